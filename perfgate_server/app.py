@@ -1,0 +1,109 @@
+"""The application factory."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flask import Flask, Response, g, request
+from flask_cors import CORS
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from perfgate_server import errors, logs
+from perfgate_server.blueprints import baselines, health
+from perfgate_server.config import ServerConfig
+from perfgate_server.keys import ApiKey
+from perfgate_server.storage import Storage, open_storage
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What requests share; it stands at ``app.extensions["perfgate"]``."""
+
+    config: ServerConfig
+    keys: Mapping[str, ApiKey]
+    storage: Storage
+
+
+def create_app(config: ServerConfig | None = None) -> Flask:
+    """Return the WSGI application for `config`.
+
+    Without a configuration it reads the environment and configures logging, as
+    ``flask --app perfgate_server run`` wants it. The storage is created and migrated here, and
+    holds no connection: a fork may follow. Raises ConfigError and storage.base.CannotOpen.
+    """
+    if config is None:
+        config = _standalone()
+    app = Flask("perfgate_server", static_folder=None)
+    app.url_map.merge_slashes = False
+    app.url_map.converters.update(baselines.CONVERTERS)
+    app.extensions["perfgate"] = State(
+        config,
+        {key.digest: key for key in config.api_keys},
+        open_storage(config.storage_type, config.sqlite_path, config.timeout),
+    )
+    app.before_request(_identify)
+    app.after_request(_show_request_id)
+    logs.init_app(app)
+    errors.init_app(app)
+    for prefix, name in (("", "root"), ("/api/v1", "v1")):
+        app.register_blueprint(health.blueprint, url_prefix=prefix, name=f"health_{name}")
+        app.register_blueprint(baselines.blueprint, url_prefix=prefix, name=f"baselines_{name}")
+    if not config.no_cors:
+        _allow_cross_origin(app)
+    hops = config.trusted_proxies
+    if hops:
+        app.wsgi_app = ProxyFix(  # type: ignore[method-assign]  # how Flask adds middleware
+            app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops, x_prefix=hops
+        )
+    return app
+
+
+def _standalone() -> ServerConfig:
+    from perfgate_server.server import announce_key, development_url
+
+    config, key = ServerConfig.load().with_some_key()
+    logs.configure(config.log_level, config.log_format)
+    if key is not None:
+        announce_key(key, development_url())
+    return config
+
+
+def _identify() -> None:
+    given = request.headers.get("X-Request-ID", "")
+    g.request_id = given if _REQUEST_ID.match(given) else secrets.token_hex(16)
+
+
+def _show_request_id(response: Response) -> Response:
+    response.headers["X-Request-ID"] = g.request_id
+    return response
+
+
+def _allow_cross_origin(app: Flask) -> None:
+    CORS(
+        app,
+        origins="*",
+        send_wildcard=True,
+        supports_credentials=False,
+        methods=["DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT"],
+        allow_headers=[
+            "Authorization",
+            "Content-Type",
+            "If-Match",
+            "If-None-Match",
+            "X-Request-ID",
+        ],
+        expose_headers=[
+            "ETag",
+            "Link",
+            "Location",
+            "Perfgate-Baseline",
+            "Perfgate-Verdict",
+            "Retry-After",
+            "X-Request-ID",
+        ],
+    )

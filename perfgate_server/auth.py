@@ -1,0 +1,79 @@
+"""Who may do what: `requires` marks a view, `enforce` is the hook that holds it to that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+from flask import current_app, g, request
+
+from perfgate_server import keys, names
+from perfgate_server.errors import ApiError, bad_request
+from perfgate_server.keys import ApiKey, Permission
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+def requires(permission: Permission) -> Callable[[View], View]:
+    """Mark a view with the permission that its callers need."""
+
+    def mark(view: View) -> View:
+        cast(Any, view).permission = permission
+        return view
+
+    return mark
+
+
+def enforce() -> None:
+    """Let a request pass, or raise: 401 for its key, 403 for its reach, 400 for its path.
+
+    It touches no body, and it does not look whether the thing asked for exists.
+    """
+    if request.method == "OPTIONS":
+        return
+    g.key = key = _authenticate(current_app.extensions["perfgate"].keys)
+    path = request.view_args or {}
+    view = cast(Any, current_app.view_functions[request.endpoint or ""])
+    if not key.permits(view.permission, path["project"]):
+        raise _forbidden()
+    if "benchmark" in path:
+        check_benchmark(path["benchmark"])
+    _check_names(path)
+
+
+def check_benchmark(benchmark: str) -> None:
+    """Raise 403 if the request's key does not reach `benchmark`."""
+    if not g.key.sees(benchmark):
+        raise _forbidden()
+
+
+def _authenticate(known: Mapping[str, ApiKey]) -> ApiKey:
+    header = request.headers.get("Authorization")
+    if header is None:
+        raise _unauthorized("An API key is needed: -H 'Authorization: Bearer pg_live_…'.")
+    scheme, _, token = header.partition(" ")
+    token = token.strip(" ")
+    if scheme.lower() != "bearer" or not keys.is_well_formed(token):
+        raise _unauthorized(f"The Authorization header is not 'Bearer' and a key, {keys.KEY_RULE}.")
+    key = known.get(keys.digest(token))
+    if key is None:
+        raise _unauthorized("The API key is not known here.")
+    return key
+
+
+def _unauthorized(message: str) -> ApiError:
+    return ApiError(401, message, headers={"WWW-Authenticate": 'Bearer realm="perfgate"'})
+
+
+def _forbidden() -> ApiError:
+    return ApiError(403, f"A {g.key.role.value} key may not do this here.")
+
+
+def _check_names(path: Mapping[str, Any]) -> None:
+    wrong = {
+        kind: names.RULES[kind][1]
+        for kind, name in path.items()
+        if not names.RULES[kind][0].match(name)
+    }
+    if wrong:
+        raise bad_request(wrong)

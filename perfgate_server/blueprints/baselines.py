@@ -1,0 +1,325 @@
+"""Everything under ``/projects``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import Blueprint, Response, current_app, g, request, url_for
+from werkzeug.routing import BaseConverter
+
+from perfgate_server import jsonio, records, schemas
+from perfgate_server.auth import check_benchmark, enforce, requires
+from perfgate_server.blueprints import requests
+from perfgate_server.errors import bad_request
+from perfgate_server.keys import Permission
+from perfgate_server.storage import Storage
+from perfgate_server.storage.base import Baseline, Filters, Listing, Page, Promotion, Receipt
+
+blueprint = Blueprint("baselines", __name__)
+blueprint.before_request(requests.start_clock)
+blueprint.before_request(enforce)
+
+
+class SegmentConverter(BaseConverter):
+    """A project or a version; an empty one too, so that it is a 400 that says so."""
+
+    regex = "[^/]*"
+
+
+class BenchmarkConverter(BaseConverter):
+    """A benchmark, with its slashes, before ``/versions/{version}``."""
+
+    part_isolating = False
+    regex = "(?s:.*)"
+
+
+class LeafBenchmarkConverter(BenchmarkConverter):
+    """A benchmark before ``/latest``, ``/versions`` and ``/promote``. Behind ``/versions`` these
+    words are versions: that reading leaves each path just one."""
+
+    regex = "(?s:.*)(?<!/versions)"
+
+
+CONVERTERS = {
+    "segment": SegmentConverter,
+    "benchmark": BenchmarkConverter,
+    "leaf": LeafBenchmarkConverter,
+}
+
+PROJECT = "/projects/<segment:project>/baselines"
+BENCHMARK = f"{PROJECT}/<leaf:benchmark>"
+VERSION = f"{PROJECT}/<benchmark:benchmark>/versions/<segment:version>"
+
+_upload_schema = schemas.UploadSchema()
+_promotion_schema = schemas.PromotionSchema()
+_put_schema = schemas.PutSchema()
+_put_query = schemas.PutQuery()
+_read_query = schemas.ReadQuery()
+_list_query = schemas.ListQuery()
+_history_query = schemas.HistoryQuery()
+_no_query = schemas.NoQuery()
+
+_CACHE_CONTROL = "private, no-cache"
+
+
+# -- write
+
+
+@blueprint.post(PROJECT)
+@requires(Permission.WRITE)
+def upload(project: str) -> Response:
+    requests.query(_no_query)
+    sent = requests.json_body()
+    if isinstance(sent, dict) and isinstance(sent.get("benchmark"), str):
+        check_benchmark(sent["benchmark"])
+    envelope = _upload_schema.load(sent)
+    created_at = records.now()
+    version = envelope.get("version") or records.version_of(created_at)
+    return _create(project, envelope["benchmark"], version, created_at, envelope, _ignored(sent))
+
+
+@blueprint.put(VERSION)
+@requires(Permission.WRITE)
+def upload_file(project: str, benchmark: str, version: str) -> Response:
+    envelope = _put_envelope()
+    envelope |= _put_schema.load({"receipt": jsonio.loads(requests.body())})
+    return _create(project, benchmark, version, records.now(), envelope, [])
+
+
+@blueprint.post(f"{BENCHMARK}/promote")
+@requires(Permission.PROMOTE)
+def promote(project: str, benchmark: str) -> Response:
+    requests.query(_no_query)
+    sent = requests.json_body()
+    envelope = _promotion_schema.load(sent)
+    promotion = Promotion(
+        project=project,
+        benchmark=benchmark,
+        from_version=envelope["from_version"],
+        to_version=envelope["to_version"],
+        git_ref=envelope.get("git_ref"),
+        git_sha=envelope.get("git_sha"),
+        tags=envelope.get("tags"),
+        normalize=records.normalize_body if envelope.get("normalize") else None,
+        id=records.new_id(),
+        created_at=records.now(),
+        created_by=g.key.actor,
+    )
+    baseline, created = _storage().promote(promotion, deadline=g.deadline)
+    answer = records.promotion_answer(baseline)
+    ignored = _ignored(sent, _promotion_schema)
+    return _stored(baseline, created, answer, ignored)
+
+
+@blueprint.delete(VERSION)
+@requires(Permission.DELETE)
+def delete(project: str, benchmark: str, version: str) -> Response:
+    requests.query(_no_query)
+    baseline = _storage().delete(
+        project, benchmark, version, deadline=g.deadline, precondition=requests.matches
+    )
+    return _json(
+        {
+            "deleted": True,
+            "id": baseline.id,
+            "benchmark": baseline.benchmark,
+            "version": baseline.version,
+            "deleted_at": records.now(),
+        }
+    )
+
+
+# -- read
+
+
+@blueprint.get(f"{BENCHMARK}/latest")
+@requires(Permission.READ)
+def get_latest(project: str, benchmark: str) -> Response:
+    return _read(
+        lambda receipt: _storage().latest(project, benchmark, receipt=receipt, deadline=g.deadline)
+    )
+
+
+@blueprint.get(VERSION)
+@requires(Permission.READ)
+def get_version(project: str, benchmark: str, version: str) -> Response:
+    return _read(
+        lambda receipt: _storage().get(
+            project, benchmark, version, receipt=receipt, deadline=g.deadline
+        )
+    )
+
+
+@blueprint.get(PROJECT)
+@requires(Permission.READ)
+def list_baselines(project: str) -> Response:
+    parameters = requests.pairs()
+    query = requests.query(_list_query, parameters)
+    page = _page_of(query, receipts=query.pop("include_receipt"))
+    visible = g.key.sees if g.key.benchmarks else None
+    filters = Filters(**query, visible=visible)
+    listing = _storage().list(project, filters, page, deadline=g.deadline)
+    if page.receipts:
+        entries = [_with_receipt(baseline) for baseline in listing.baselines]
+    else:
+        entries = [jsonio.dumps(records.summary(entry)).encode() for entry in listing.baselines]
+    return _listed("baselines", entries, listing, page, parameters)
+
+
+@blueprint.get(f"{BENCHMARK}/versions")
+@requires(Permission.READ)
+def get_history(project: str, benchmark: str) -> Response:
+    parameters = requests.pairs()
+    page = _page_of(requests.query(_history_query, parameters))
+    listing = _storage().history(project, benchmark, page, deadline=g.deadline)
+    entries = [
+        jsonio.dumps(records.version_entry(baseline, listing.current)).encode()
+        for baseline in listing.baselines
+    ]
+    return _listed("versions", entries, listing, page, parameters)
+
+
+# -- helpers
+
+
+def _storage() -> Storage:
+    storage: Storage = current_app.extensions["perfgate"].storage
+    return storage
+
+
+def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(jsonio.dumps(value) + "\n", status, headers, mimetype="application/json")
+
+
+def _ignored(sent: dict[str, Any], schema: Any = _upload_schema) -> list[str]:
+    return [name for name in sent if name not in schema.fields]
+
+
+def _put_envelope() -> dict[str, Any]:
+    """Return what the query string of an upload by PUT says about the receipt."""
+    single: dict[str, Any] = {}
+    tags: list[str] = []
+    metadata: dict[str, str] = {}
+    for name, value in requests.pairs():
+        if name == "tag":
+            tags.append(value)
+        elif name.startswith("meta."):
+            requests.add_once(metadata, name.removeprefix("meta."), value, shown=name)
+        else:
+            requests.add_once(single, name, value)
+    gathered = {**single, "tag": tags or None, "meta": metadata or None}
+    envelope: dict[str, Any] = _put_query.load(gathered)
+    return envelope
+
+
+def _create(
+    project: str,
+    benchmark: str,
+    version: str,
+    created_at: str,
+    envelope: dict[str, Any],
+    ignored: list[str],
+) -> Response:
+    value = envelope["receipt"]
+    receipt: Receipt = records.receipt_of(
+        records.normalized(value) if envelope.get("normalize") else value
+    )
+    new = Baseline(
+        id=records.new_id(),
+        project=project,
+        benchmark=benchmark,
+        version=version,
+        git_ref=envelope.get("git_ref"),
+        git_sha=envelope.get("git_sha"),
+        metadata=envelope.get("metadata") or {},
+        tags=envelope.get("tags") or [],
+        created_at=created_at,
+        created_by=g.key.actor,
+        content_hash=receipt.content_hash,
+        source="upload",
+    )
+    baseline, created = _storage().create(
+        new, receipt, deadline=g.deadline, precondition=requests.matches
+    )
+    return _stored(baseline, created, records.upload_answer(baseline), ignored)
+
+
+def _stored(
+    baseline: Baseline, created: bool, answer: dict[str, Any], ignored: list[str]
+) -> Response:
+    if ignored:
+        answer["ignored"] = ignored
+    location = url_for(
+        ".get_version",
+        project=baseline.project,
+        benchmark=baseline.benchmark,
+        version=baseline.version,
+    )
+    headers = {"ETag": f'"{records.etag_of(baseline)}"', "Location": location}
+    return _json(answer, 201 if created else 200, headers)
+
+
+def _read(find: Callable[[bool], Baseline]) -> Response:
+    """Answer a record or its bare receipt; `find` looks it up, with its receipt or without."""
+    only = requests.query(_read_query).get("receipt") == "only" if request.query_string else False
+    if "If-None-Match" in request.headers:
+        tag = _tag(find(False), only)
+        if request.if_none_match.contains_weak(tag):
+            return Response(status=304, headers=_read_headers(tag))
+    baseline = find(True)
+    receipt = baseline.receipt or b""
+    if only:
+        tag, text = records.receipt_etag(baseline), receipt + b"\n"
+    else:
+        head = records.record_head(baseline)
+        tag, text = records.etag(head), records.record(head, receipt)
+    return Response(text, headers=_read_headers(tag), mimetype="application/json")
+
+
+def _tag(baseline: Baseline, only: bool) -> str:
+    return records.receipt_etag(baseline) if only else records.etag_of(baseline)
+
+
+def _read_headers(tag: str) -> dict[str, str]:
+    return {"ETag": f'"{tag}"', "Cache-Control": _CACHE_CONTROL}
+
+
+def _page_of(query: dict[str, Any], receipts: bool = False) -> Page:
+    """Take the page's part out of a loaded query."""
+    offset, cursor = query.pop("offset", None), query.pop("cursor", None)
+    if offset is not None and cursor is not None:
+        raise bad_request({"cursor": "Must not be given together with offset."})
+    return Page(query.pop("limit"), offset or 0, cursor, query.pop("total"), receipts)
+
+
+def _with_receipt(baseline: Baseline) -> bytes:
+    head = jsonio.dumps(records.summary(baseline)).encode()
+    return b'%b,"receipt":%b}' % (head[:-1], baseline.receipt or b"")
+
+
+def _listed(
+    name: str,
+    entries: list[bytes],
+    listing: Listing,
+    page: Page,
+    parameters: list[tuple[str, str]],
+) -> Response:
+    pagination = {
+        "total": listing.total,
+        "limit": page.limit,
+        "offset": None if page.cursor is not None else page.offset,
+        "has_more": listing.has_more,
+    }
+    text = b'{"%b":[%b],"pagination":%b}\n' % (
+        name.encode(),
+        b",".join(entries),
+        jsonio.dumps(pagination).encode(),
+    )
+    response = Response(text, mimetype="application/json")
+    if listing.has_more and listing.baselines:
+        kept = [pair for pair in parameters if pair[0] not in ("offset", "cursor")]
+        cursor = schemas.encode_cursor(listing.baselines[-1].sequence)
+        response.headers["Link"] = f'<?{urlencode([*kept, ("cursor", cursor)])}>; rel="next"'
+    return response

@@ -1,0 +1,40 @@
+"""``/health``: a blueprint of its own, and so without a key."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from flask import Blueprint, Response, current_app, g
+
+from perfgate_server import jsonio
+from perfgate_server.storage.base import Unavailable
+from perfgate_server.version import VERSION
+
+blueprint = Blueprint("health", __name__)
+logger = logging.getLogger(__name__)
+
+#: The longest that a health check waits for the storage, in seconds: probes are impatient.
+_PATIENCE = 5.0
+
+
+@blueprint.get("/health")
+def get_health() -> Response:
+    state = current_app.extensions["perfgate"]
+    status = "healthy"
+    try:
+        state.storage.ping(deadline=time.monotonic() + min(_PATIENCE, state.config.timeout))
+    except Unavailable as error:
+        logger.error("storage unavailable: %s", error, extra={"request_id": g.request_id})
+        status = "unhealthy"
+    body = {
+        "status": status,
+        "version": VERSION,
+        "storage": {"backend": state.storage.backend, "status": status},
+    }
+    return Response(
+        jsonio.dumps(body) + "\n",
+        200 if status == "healthy" else 503,
+        {"Cache-Control": "no-store"},
+        mimetype="application/json",
+    )

@@ -1,0 +1,119 @@
+"""What a request brings: its body, its query string, its deadline, its preconditions."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from urllib.parse import parse_qsl
+
+from flask import current_app, g, request
+from marshmallow import Schema
+from werkzeug.exceptions import HTTPException
+from werkzeug.wsgi import get_input_stream
+
+from perfgate_server import jsonio, records
+from perfgate_server.errors import ApiError, bad_request
+from perfgate_server.storage.base import Baseline
+
+_MAX_PARAMETERS = 256
+_CHUNK = 2**20
+
+
+def start_clock() -> None:
+    """Give the request its deadline: --timeout from now."""
+    g.deadline = time.monotonic() + current_app.extensions["perfgate"].config.timeout
+
+
+def body() -> bytes:
+    """Return the request's body.
+
+    Raises 413 for one over --max-body-size (before it is read, or when a chunked one passes the
+    limit), 408 when it does not come in time, 400 when it breaks off.
+    """
+    limit = current_app.extensions["perfgate"].config.max_body_size
+    if (request.content_length or 0) > limit:
+        raise _too_large(limit)
+    read = bytearray()
+    try:
+        stream = get_input_stream(request.environ)
+        while len(read) <= limit:
+            chunk = stream.read(min(_CHUNK, limit + 1 - len(read)))
+            if not chunk:
+                break
+            read += chunk
+    except HTTPException:
+        raise
+    except (TimeoutError, BlockingIOError):
+        raise ApiError(408, "The body did not arrive in time.") from None
+    except Exception:  # each server has its own for a broken body: gunicorn's share no parent
+        raise bad_request({"body": "The body broke off, or is not framed as HTTP asks."}) from None
+    if len(read) > limit:
+        raise _too_large(limit)
+    # A client that was slow to send has not used up what the storage may take.
+    start_clock()
+    return bytes(read)
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, f"The body is over {limit} bytes, the limit of this server.")
+
+
+def json_body() -> Any:
+    """Return the parsed body of an envelope; raises 415 for one that is not called JSON."""
+    kind = request.mimetype
+    limit = current_app.extensions["perfgate"].config.max_body_size
+    if (request.content_length or 0) > limit:
+        raise _too_large(limit)
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise ApiError(
+            415,
+            f"The body must be sent as JSON, not as {kind or 'nothing'}:"
+            " -H 'Content-Type: application/json'.",
+        )
+    return jsonio.loads(body())
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Return the query string's parameters in their order; raises 400 for bad UTF-8."""
+    try:
+        found = parse_qsl(
+            request.query_string.decode("ascii"),
+            keep_blank_values=True,
+            errors="strict",
+            max_num_fields=_MAX_PARAMETERS,
+        )
+    except ValueError:
+        raise bad_request(
+            {"query": f"Must be percent-encoded UTF-8 of at most {_MAX_PARAMETERS} parameters."}
+        ) from None
+    for name, value in found:
+        if "\0" in name + value:
+            raise bad_request({name.replace("\0", "\\0"): "Must not hold U+0000."})
+    return found
+
+
+def query(schema: Schema, parameters: list[tuple[str, str]] | None = None) -> dict[str, Any]:
+    """Return the query string as `schema` has it; raises 400, also for a repeated parameter."""
+    single: dict[str, str] = {}
+    for name, value in pairs() if parameters is None else parameters:
+        add_once(single, name, value)
+    loaded: dict[str, Any] = schema.load(single)
+    return loaded
+
+
+def add_once(found: dict[str, str], name: str, value: str, shown: str | None = None) -> None:
+    """Set ``found[name]``; raises 400, which calls it `shown`, if it is there already."""
+    if name in found:
+        raise bad_request({shown or name: "Must be given once."})
+    found[name] = value
+
+
+def matches(stored: Baseline | None) -> bool:
+    """Tell whether the request's If-Match and If-None-Match allow to change `stored`."""
+    if "If-Match" in request.headers:
+        # RFC 9110 wants the strong comparison here: a weak tag matches nothing.
+        if stored is None or not request.if_match.contains(records.etag_of(stored)):
+            return False
+    if "If-None-Match" in request.headers and stored is not None:
+        return not request.if_none_match.contains_weak(records.etag_of(stored))
+    return True

@@ -1,0 +1,268 @@
+"""The server's settings: defaults < environment < arguments, validated once, here."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from perfgate_server import keys
+from perfgate_server.keys import ApiKey, Role
+
+STORAGE_TYPES = ("memory", "sqlite", "postgres")
+LOG_LEVELS = ("trace", "debug", "info", "warn", "error")
+LOG_FORMATS = ("json", "pretty")
+DEFAULT_SQLITE_PATH = "./perfgate.db"
+
+
+class ConfigError(Exception):
+    """A setting that cannot be used. Its text is one line, and never holds a key."""
+
+
+def _setting(env: str, parse: Callable[[str], Any], default: Any, **options: Any) -> Any:
+    return field(default=default, metadata={"env": env, "parse": parse}, **options)
+
+
+def _text(text: str) -> str:
+    return text
+
+
+def _integer(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ValueError("must be a whole number")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        raise ValueError("must be a number of seconds")
+    return float(text)
+
+
+_UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+def _size(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,12}) ?(?:(|B|[KMG])|([KMG])i?B)", text, re.IGNORECASE)
+    if not match:
+        raise ValueError("must be a number of bytes, such as 1048576 or 16MiB")
+    return int(match[1]) * _UNITS[(match[2] or match[3] or "").upper()]
+
+
+_BOOLEANS = {"true": True, "1": True, "yes": True, "on": True}
+_BOOLEANS |= {"false": False, "0": False, "no": False, "off": False}
+
+
+def _boolean(text: str) -> bool:
+    try:
+        return _BOOLEANS[text.lower()]
+    except KeyError:
+        raise ValueError("must be true or false") from None
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Everything the server can be told, checked when it is made.
+
+    bind, port: the address to listen on; port 0 takes any free one.
+    storage_type: ``memory``, ``sqlite`` or ``postgres``.
+    database_url: for sqlite a path (default ``./perfgate.db``); none for memory.
+    api_keys: the keys to accept, best added with `api_key`.
+    no_cors: whether cross-origin requests are left to the browser's same-origin rule.
+    timeout: seconds a request may wait for the storage before it is answered 503.
+    workers, threads: processes, and threads in each; None chooses from the machine's cores.
+    max_body_size: bytes a request body may have.
+    trusted_proxies: how many hops of ``X-Forwarded-*`` to believe.
+
+    Raises ConfigError for a value, or a combination, that cannot be used.
+    """
+
+    bind: str = _setting("PERFGATE_BIND", _text, "0.0.0.0")
+    port: int = _setting("PERFGATE_PORT", _integer, 8080)
+    storage_type: str = _setting("PERFGATE_STORAGE_TYPE", _text, "memory")
+    database_url: str | None = _setting("PERFGATE_DATABASE_URL", _text, None, repr=False)
+    no_cors: bool = _setting("PERFGATE_NO_CORS", _boolean, False)
+    timeout: float = _setting("PERFGATE_TIMEOUT", _seconds, 30.0)
+    log_level: str = _setting("PERFGATE_LOG_LEVEL", str.lower, "info")
+    log_format: str = _setting("PERFGATE_LOG_FORMAT", str.lower, "json")
+    workers: int | None = _setting("PERFGATE_WORKERS", _integer, None)
+    threads: int | None = _setting("PERFGATE_THREADS", _integer, None)
+    max_body_size: int = _setting("PERFGATE_MAX_BODY_SIZE", _size, 16 * 2**20)
+    trusted_proxies: int = _setting("PERFGATE_TRUSTED_PROXIES", _integer, 0)
+    api_keys: tuple[ApiKey, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_choice("storage type", self.storage_type, STORAGE_TYPES)
+        _check_choice("log level", self.log_level, LOG_LEVELS)
+        _check_choice("log format", self.log_format, LOG_FORMATS)
+        _check_range("port", self.port, 0, 65535)
+        _check_range("timeout", self.timeout, 0.1, 3600)
+        _check_range("workers", self.workers, 1, 512)
+        _check_range("threads", self.threads, 1, 512)
+        _check_range("max body size", self.max_body_size, 1024, 2**30)
+        _check_range("trusted proxies", self.trusted_proxies, 0, 16)
+        if not self.bind:
+            raise ConfigError("the address to bind is empty; 0.0.0.0 is every IPv4 address")
+        _check_storage(self.storage_type, self.database_url, self.workers)
+        digests = [key.digest for key in self.api_keys]
+        if len(set(digests)) < len(digests):
+            raise ConfigError("the same API key is given twice; each key has one role")
+
+    def api_key(
+        self, key: str, role: Role, project: str | None = None, benchmarks: str | None = None
+    ) -> ServerConfig:
+        """Return this configuration with one more key.
+
+        `project` limits the key to that project, `benchmarks` (a regular expression) to the
+        benchmarks that it matches whole. Raises ConfigError, whose text never holds the key.
+        """
+        try:
+            added = keys.make(key, role, project, benchmarks)
+        except ValueError as error:
+            raise ConfigError(f"API key: {error}") from None
+        return replace(self, api_keys=(*self.api_keys, added))
+
+    def with_some_key(self) -> tuple[ServerConfig, str | None]:
+        """Return a configuration that has a key: this one and None, or, if it has none, one
+        with an admin key that was made now, and that key."""
+        if self.api_keys:
+            return self, None
+        key = keys.generate()
+        return self.api_key(key, Role.ADMIN), key
+
+    @property
+    def sqlite_path(self) -> Path:
+        """The database file of ``--storage-type sqlite``, absolute."""
+        return Path(self.database_url or DEFAULT_SQLITE_PATH).absolute()
+
+    @property
+    def effective_workers(self) -> int:
+        """Processes to run: one a core up to 8; one for memory, which lives in one process."""
+        if self.storage_type == "memory":
+            return 1
+        return self.workers or min(len(os.sched_getaffinity(0)), 8)
+
+    @property
+    def effective_threads(self) -> int:
+        """Threads in each process: they overlap waiting (disk, locks), not Python."""
+        return self.threads or 4
+
+    @classmethod
+    def load(
+        cls,
+        arguments: Mapping[str, str] | None = None,
+        *,
+        api_keys: Iterable[str] = (),
+        api_keys_file: str | None = None,
+        environ: Mapping[str, str] | None = None,
+        storage_type: str = "memory",
+    ) -> ServerConfig:
+        """Read the settings: defaults < `environ` < `arguments`; keys from all places add up.
+
+        `arguments` maps field names to the text of ``--options`` (for errors, `--max-body-size`
+        is the option of ``max_body_size``), `api_keys` and `api_keys_file` are those options,
+        `environ` defaults to the process's, `storage_type` is the default. Raises ConfigError.
+        """
+        arguments = arguments or {}
+        environ = os.environ if environ is None else environ
+        values: dict[str, Any] = {"storage_type": storage_type}
+        for setting in fields(cls):
+            if "env" not in setting.metadata:
+                continue
+            option, variable = option_of(setting.name), setting.metadata["env"]
+            if setting.name in arguments:
+                source, text = option, arguments[setting.name]
+            else:
+                source, text = variable, environ.get(variable, "")
+                if not text and not (setting.name == "database_url" and variable in environ):
+                    continue  # an empty variable is an unset one, except where data would go astray
+                if setting.name == "port" and text.startswith("tcp://"):
+                    continue  # Kubernetes sets it so for a service named "perfgate"
+            try:
+                values[setting.name] = setting.metadata["parse"](text)
+            except ValueError as error:
+                raise ConfigError(f"{source}: {error}, and is {text!r}") from None
+        sources = [
+            *(("--api-keys", text) for text in api_keys),
+            *(_variable(environ, "PERFGATE_API_KEYS")),
+        ]
+        files = [("--api-keys-file", api_keys_file)] if api_keys_file is not None else []
+        files += _variable(environ, "PERFGATE_API_KEYS_FILE")
+        found = [key for source, text in sources for key in _parse_keys(source, keys.split(text))]
+        for source, path in files:
+            found += _read_keys(source, path)
+        return cls(api_keys=tuple(found), **values)
+
+
+def option_of(name: str) -> str:
+    """Return the command line's option for a field: ``max_body_size`` -> ``--max-body-size``."""
+    return "--" + name.replace("_", "-")
+
+
+def _variable(environ: Mapping[str, str], name: str) -> list[tuple[str, str]]:
+    return [(name, environ[name])] if environ.get(name, "").strip() else []
+
+
+def _parse_keys(source: str, entries: Iterable[str]) -> list[ApiKey]:
+    found = []
+    for number, entry in enumerate(entries, 1):
+        try:
+            found.append(keys.parse(entry))
+        except ValueError as error:
+            raise ConfigError(f"{source}: key {number}: {error}") from None
+    return found
+
+
+def _read_keys(source: str, path: str) -> list[ApiKey]:
+    try:
+        text = Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"{source}: cannot read {path!r}: {reason}") from None
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            found += _parse_keys(f"{source}: {path}: line {number}", [line])
+    if not found:
+        # An empty file is a mount or a template that failed, not a wish for a made-up key.
+        raise ConfigError(f"{source}: {path!r} holds no key")
+    return found
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"the {name} must be one of {', '.join(choices)}, and is {value!r}")
+
+
+def _check_range(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not (math.isfinite(value) and low <= value <= high):
+        raise ConfigError(f"{name} must be from {low} to {high}, and is {value}")
+
+
+def _check_storage(storage_type: str, database_url: str | None, workers: int | None) -> None:
+    if storage_type == "postgres":
+        raise ConfigError("storage type postgres is not there yet; use sqlite, or memory to try")
+    if storage_type == "memory":
+        if database_url is not None:
+            raise ConfigError(
+                "a database URL is given, but storage type memory keeps nothing;"
+                " did you mean --storage-type sqlite?"
+            )
+        if workers is not None and workers > 1:
+            raise ConfigError(
+                f"storage type memory lives in one process, and {workers} workers are asked for"
+            )
+    elif database_url is not None:
+        if not database_url.strip():
+            raise ConfigError("the database URL is empty; for sqlite it is the path of a file")
+        if database_url == ":memory:":
+            raise ConfigError("the database URL is :memory:; use --storage-type memory for that")
+        if "://" in database_url or database_url.startswith("file:"):
+            # Not shown: the URL of another database may hold a password.
+            raise ConfigError("for sqlite the database URL is a plain path, such as ./perfgate.db")
+        if "\0" in database_url:
+            raise ConfigError("the database path holds a NUL character")

@@ -1,0 +1,149 @@
+"""The only place that knows which exception is which status, and how an error looks."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any
+
+from flask import Flask, Response, g, request
+from marshmallow import ValidationError
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+from werkzeug.http import HTTP_STATUS_CODES
+
+from perfgate_server import jsonio, schemas
+from perfgate_server.jsonio import MalformedJSON
+from perfgate_server.storage import base as storage
+
+logger = logging.getLogger(__name__)
+
+_CODES = {
+    400: "VALIDATION_ERROR",
+    409: "ALREADY_EXISTS",
+    413: "PAYLOAD_TOO_LARGE",
+    # RFC 9110 gave these two new phrases.
+    414: "URI_TOO_LONG",
+    422: "UNPROCESSABLE_CONTENT",
+    500: "INTERNAL_ERROR",
+    503: "UNAVAILABLE",
+}
+
+#: Seconds after which a client may try again what was answered 503.
+RETRY_AFTER = 1
+
+
+class ApiError(Exception):
+    """An answer that is an error, whatever raised it."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        details: dict[str, Any] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.details = details or {}
+        self.headers = headers or {}
+
+
+def code_of(status: int) -> str:
+    """Return the code of a status: ours, or its standard phrase in capitals."""
+    phrase = HTTP_STATUS_CODES.get(status, "Error")
+    return _CODES.get(status) or re.sub(r"[^A-Z]+", "_", phrase.upper())
+
+
+def envelope(status: int, message: str, details: dict[str, Any], request_id: str) -> str:
+    """Return the JSON text of an error."""
+    error = {
+        "code": code_of(status),
+        "message": message,
+        "details": details,
+        "request_id": request_id,
+    }
+    return jsonio.dumps({"error": error}) + "\n"
+
+
+def bad_request(details: dict[str, str]) -> ApiError:
+    """Return the 400 for fields that are not valid: dotted path -> one sentence."""
+    path, sentence = next(iter(details.items()))
+    more = f" ({len(details) - 1} more in details)" if len(details) > 1 else ""
+    return ApiError(400, f"{path}: {sentence}{more}", details)
+
+
+def init_app(app: Flask) -> None:
+    """Make every error of `app` an envelope."""
+    app.register_error_handler(ApiError, _answer)
+    app.register_error_handler(MalformedJSON, lambda e: _answer(bad_request({"body": str(e)})))
+    app.register_error_handler(
+        ValidationError, lambda e: _answer(bad_request(schemas.flatten(e.messages)))
+    )
+    app.register_error_handler(storage.NotFound, lambda e: _answer(ApiError(404, str(e))))
+    app.register_error_handler(storage.Conflict, lambda e: _answer(_conflict(e)))
+    app.register_error_handler(
+        storage.PreconditionFailed,
+        lambda _: _answer(ApiError(412, "The precondition in the request's headers fails.")),
+    )
+    app.register_error_handler(storage.Unavailable, _unavailable)
+    app.register_error_handler(HTTPException, lambda e: _answer(_http_error(e)))
+    app.register_error_handler(Exception, _unexpected)
+
+
+def _answer(error: ApiError) -> Response:
+    text = envelope(error.status, error.message, error.details, g.request_id)
+    return Response(text, error.status, error.headers, mimetype="application/json")
+
+
+def _conflict(error: storage.Conflict) -> ApiError:
+    stored, sent = error.stored, error.sent
+    different = stored.differences(sent)
+    names = ["receipt" if name == "content_hash" else name for name in different]
+    if not names:
+        names = ["promoted_from"]
+    return ApiError(
+        409,
+        f"Version {stored.version!r} of benchmark {stored.benchmark!r} exists, and what was sent"
+        f" differs from it in: {', '.join(names)}.",
+        {
+            "stored_content_hash": stored.content_hash,
+            "sent_content_hash": sent.content_hash,
+            "differs": names,
+        },
+    )
+
+
+def _unavailable(error: storage.Unavailable) -> Response:
+    logger.error("storage unavailable: %s", error, extra={"request_id": g.request_id})
+    headers = {"Retry-After": str(RETRY_AFTER)}
+    message = "The storage is busy or down; nothing was changed. Try again."
+    return _answer(ApiError(503, message, headers=headers))
+
+
+def _http_error(error: HTTPException) -> ApiError:
+    status = error.code or 500
+    message = error.description or HTTP_STATUS_CODES.get(status, "Error")
+    headers = {}
+    if isinstance(error, NotFound):
+        message = _no_route()
+    elif isinstance(error, MethodNotAllowed):
+        allowed = ", ".join(sorted(error.valid_methods or ()))
+        message = f"{request.method} is not allowed here; allowed: {allowed}."
+        headers["Allow"] = allowed
+    return ApiError(status, message, headers=headers)
+
+
+def _no_route() -> str:
+    if re.fullmatch(r"(/api/v1)?/projects/[^/]*/baselines/.+", request.path, re.DOTALL):
+        return (
+            "There is no such route. Of a benchmark there are …/{benchmark}/latest,"
+            " …/{benchmark}/versions and …/{benchmark}/versions/{version}."
+        )
+    return "There is no such route."
+
+
+def _unexpected(error: Exception) -> Response:
+    logger.error("unexpected error", exc_info=error, extra={"request_id": g.request_id})
+    message = "The server failed; its log knows why, under this request id."
+    return _answer(ApiError(500, message))

@@ -1,0 +1,146 @@
+"""API keys and what they may do. Knows no Flask; holds digests, never a key."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import re
+import secrets
+import string
+from dataclasses import dataclass
+
+from perfgate_server import names
+
+
+class Permission(enum.Enum):
+    """What a route asks of a key."""
+
+    READ = "read"
+    WRITE = "write"
+    PROMOTE = "promote"
+    DELETE = "delete"
+
+
+class Role(enum.Enum):
+    """What a key is for: a named set of permissions."""
+
+    VIEWER = "viewer"
+    CONTRIBUTOR = "contributor"
+    PROMOTER = "promoter"
+    ADMIN = "admin"
+
+    @property
+    def permissions(self) -> frozenset[Permission]:
+        return _PERMISSIONS[self]
+
+
+_PERMISSIONS = {
+    Role.VIEWER: frozenset({Permission.READ}),
+    Role.CONTRIBUTOR: frozenset({Permission.READ, Permission.WRITE}),
+    Role.PROMOTER: frozenset({Permission.READ, Permission.WRITE, Permission.PROMOTE}),
+    Role.ADMIN: frozenset(Permission),
+}
+
+KEY_RULE = "pg_live_ or pg_test_ followed by 32 or more ASCII letters and digits"
+ENTRY_RULE = (
+    "must read role:key[:project[:benchmark_regex]], where role is one of "
+    + ", ".join(role.value for role in Role)
+    + f" and key is {KEY_RULE}"
+)
+
+_KEY = re.compile(r"pg_(?:live|test)_[A-Za-z0-9]{32,}\Z")
+_KEY_WITHIN = re.compile(r"pg_(?:live|test)_[A-Za-z0-9]{32}")
+_ROLES = {role.value: role for role in Role}
+# A benchmark pattern may hold commas, so only a comma before `role:` ends an entry.
+_ENTRY_END = re.compile(rf"\s*,\s*(?=(?:{'|'.join(_ROLES)}):)")
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key as the server knows it: what it may do, and the digest it is found by."""
+
+    role: Role
+    digest: str
+    project: str | None = None
+    benchmarks: re.Pattern[str] | None = None
+
+    @property
+    def id(self) -> str:
+        """The first 8 hex digits of the key's SHA-256: enough to tell keys apart in a log."""
+        return self.digest[:8]
+
+    @property
+    def actor(self) -> str:
+        """Who created a record: ``contributor:1f3a9c2e``."""
+        return f"{self.role.value}:{self.id}"
+
+    def permits(self, permission: Permission, project: str) -> bool:
+        return permission in self.role.permissions and self.project in (None, project)
+
+    def sees(self, benchmark: str) -> bool:
+        """Whether `benchmark` is the key's own; what is no benchmark's name never is."""
+        if self.benchmarks is None:
+            return True
+        # The name is checked first: it bounds what an operator's pattern is matched against.
+        return bool(names.BENCHMARK.match(benchmark) and self.benchmarks.fullmatch(benchmark))
+
+
+def digest(key: str) -> str:
+    """Return the lowercase hex SHA-256 of a key."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def is_well_formed(key: str) -> bool:
+    return _KEY.match(key) is not None
+
+
+def generate() -> str:
+    """Return a new ``pg_test_`` key with 190 bits from the system's random source."""
+    alphabet = string.ascii_letters + string.digits
+    return "pg_test_" + "".join(secrets.choice(alphabet) for _ in range(32))
+
+
+def make(key: str, role: Role, project: str | None = None, benchmarks: str | None = None) -> ApiKey:
+    """Make an `ApiKey` of its parts.
+
+    `benchmarks` is a regular expression that a benchmark must match whole; ``None`` and ``*``
+    mean every benchmark. Raises ValueError, whose text never holds the key.
+    """
+    if not is_well_formed(key):
+        raise ValueError(f"the key must be {KEY_RULE}")
+    if project and not names.PROJECT.match(project):
+        raise ValueError(f"the project is not one: {names.PROJECT_RULE}")
+    return ApiKey(role, digest(key), project or None, _compile(benchmarks))
+
+
+def _compile(pattern: str | None) -> re.Pattern[str] | None:
+    if pattern is None or pattern == "*":
+        return None
+    if not pattern:
+        raise ValueError("the benchmark pattern is empty; leave it out, or write *, for all")
+    if _KEY_WITHIN.search(pattern):
+        # A misspelt role after a comma would otherwise hide a whole key in the pattern.
+        raise ValueError(
+            "the benchmark pattern holds another key; is the role after a comma right?"
+        )
+    try:
+        return re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"the benchmark pattern is no regular expression: {error}") from None
+
+
+def parse(entry: str) -> ApiKey:
+    """Read one ``role:key[:project[:benchmark_regex]]``.
+
+    Raises ValueError, whose text never holds any of the entry: with a part forgotten, the key
+    may stand anywhere in it.
+    """
+    role, *rest = entry.strip().split(":", 3)
+    if role not in _ROLES or not rest or not is_well_formed(rest[0]):
+        raise ValueError(ENTRY_RULE)
+    return make(rest[0], _ROLES[role], *rest[1:])
+
+
+def split(text: str) -> list[str]:
+    """Split a comma-separated list of entries at each comma that is followed by ``role:``."""
+    return _ENTRY_END.split(text.strip())

@@ -1,0 +1,196 @@
+"""Logging: one configuration for the application and gunicorn, one line for a request."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import json
+import logging
+import logging.config
+import re
+import sys
+import time
+from typing import Any
+
+from flask import Flask, Response, g, request
+from gunicorn.glogging import Logger
+from pythonjsonlogger.json import JsonFormatter
+
+TRACE = 5
+_LEVELS = {
+    "trace": TRACE,
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+}
+_NAMES = {level: name for name, level in _LEVELS.items()} | {logging.CRITICAL: "error"}
+_COLORS = {"trace": "2", "debug": "2", "info": "32", "warn": "33", "error": "31"}
+
+access_logger = logging.getLogger("perfgate_server.access")
+trace_logger = logging.getLogger("perfgate_server.trace")
+
+_KEY = re.compile(r"(pg_(?:live|test)_)[A-Za-z0-9]{4,}")
+_ENCODE = json.JSONEncoder(default=str).encode
+
+
+def configure(level: str, style: str) -> None:
+    """Send every logger's lines to standard error: from `level` up, as ``json`` or ``pretty``."""
+    logging.addLevelName(TRACE, "TRACE")
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {
+                "json": {"()": JsonLines, "json_serializer": lambda data, **_: _ENCODE(data)},
+                "pretty": {"()": PrettyLines},
+            },
+            "filters": {"no_requests": {"()": NoDevelopmentRequests}},
+            "handlers": {
+                "stderr": {
+                    "class": "logging.StreamHandler",
+                    "formatter": style,
+                    "stream": "ext://sys.stderr",
+                }
+            },
+            "root": {"level": _LEVELS[level], "handlers": ["stderr"]},
+            "loggers": {
+                "werkzeug": {"filters": ["no_requests"]},
+                # It tells its headers of each request; ours say the same.
+                "flask_cors": {"level": "WARNING"},
+            },
+        }
+    )
+
+
+def redact(line: str) -> str:
+    """Return `line` without keys, whoever logged them: a key in a path is somebody's mistake."""
+    return _KEY.sub(r"\1…", line) if "pg_" in line else line
+
+
+class JsonLines(JsonFormatter):
+    """``{"time": …, "level": …, "logger": …, "message": …}`` and the record's own fields."""
+
+    def add_fields(
+        self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
+    ) -> None:
+        log_data["time"] = _time(record)
+        log_data["level"] = _NAMES.get(record.levelno, record.levelname.lower())
+        log_data["logger"] = record.name
+        log_data["message"] = record.message
+        super().add_fields(log_data, record, message_dict)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+class PrettyLines(logging.Formatter):
+    """A line for people, coloured on a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = _NAMES.get(record.levelno, record.levelname.lower())
+        tag = f"{level:5}"
+        if sys.stderr.isatty():
+            tag = f"\033[{_COLORS.get(level, '0')}m{tag}\033[0m"
+        message = record.getMessage()
+        if record.name == access_logger.name:
+            message = self._request(record.__dict__)
+        # Nothing that a client sends may end the line, or move the cursor.
+        lines = [f"{_time(record)} {tag} {_printable(message)}"]
+        if record.exc_info:
+            lines.append(self.formatException(record.exc_info))
+        return redact("\n".join(lines))
+
+    @staticmethod
+    def _request(fields: dict[str, Any]) -> str:
+        key = f"{fields['role']}:{fields['key_id']}" if fields.get("key_id") else "-"
+        return (
+            f"{fields['method']} {fields['path']} {fields['status']} {fields['duration_ms']} ms"
+            f" {fields['bytes']} B {key} {fields['request_id']}"
+        )
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def _time(record: logging.LogRecord) -> str:
+    moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+class NoDevelopmentRequests(logging.Filter):
+    """Drops the request lines of Flask's development server; ours say more."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return " - - [" not in record.getMessage()
+
+
+class GunicornLogger(Logger):  # type: ignore[misc]  # gunicorn is not typed
+    """gunicorn's logger without handlers of its own: its lines go where ours go."""
+
+    def setup(self, cfg: Any) -> None:
+        self.cfg = cfg
+        self.error_log.propagate = True
+
+    def info(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        # What it tells at start and stop, the server says itself, in one line each.
+        self.debug(msg, *args, **kwargs)
+
+    def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
+        """The application writes the request's line: it knows the route and the key."""
+
+    def debug(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        # gunicorn's parsing errors quote what was sent, an Authorization header among it.
+        plain = [type(arg).__name__ if isinstance(arg, Exception) else arg for arg in args]
+        super().debug(msg, *plain, **kwargs)
+
+
+@functools.cache
+def _route(rule: str) -> str:
+    """Return a routing rule as the README has it: ``/projects/{project}/baselines``."""
+    return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule)
+
+
+def init_app(app: Flask) -> None:
+    """Write a line for every request that `app` answers. To be called before whatever else
+    hooks into its requests: first in is last out."""
+    app.before_request(_start)
+    app.after_request(_finish)
+
+
+def _start() -> None:
+    g.started = time.perf_counter()
+    if trace_logger.isEnabledFor(TRACE):
+        headers = [
+            f"{name}: {value if name != 'Authorization' else '…'}"
+            for name, value in request.headers.items()
+        ]
+        trace_logger.log(
+            TRACE, "request headers", extra={"request_id": g.request_id, "headers": headers}
+        )
+
+
+def _finish(response: Response) -> Response:
+    status = response.status_code
+    level = logging.INFO if status < 500 else logging.WARNING
+    if access_logger.isEnabledFor(level):
+        key = g.get("key")
+        access_logger.log(
+            level,
+            "request",
+            extra={
+                "request_id": g.request_id,
+                "method": request.method,
+                "route": _route(request.url_rule.rule) if request.url_rule else None,
+                "path": request.environ.get("SCRIPT_NAME", "") + request.path,
+                "status": status,
+                "duration_ms": round((time.perf_counter() - g.started) * 1000, 3),
+                "bytes": 0 if request.method == "HEAD" else response.content_length or 0,
+                "key_id": key.id if key else None,
+                "role": key.role.value if key else None,
+                "project": (request.view_args or {}).get("project"),
+                "client": request.remote_addr,
+            },
+        )
+    return response

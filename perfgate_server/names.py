@@ -1,0 +1,29 @@
+"""What a project, a benchmark and a version may be called. One place; knows nothing else.
+
+Patterns end with ``\\Z``: ``$`` would let a trailing newline through.
+"""
+
+import re
+
+PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+
+_SEGMENT = r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9_.\-:@+=,()\[\]<>]+"
+BENCHMARK = re.compile(rf"(?=.{{1,256}}\Z)(?:{_SEGMENT}/)*(?!versions\Z){_SEGMENT}\Z")
+
+VERSION = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.\-:@+=()~!]{1,128}\Z")
+
+PROJECT_RULE = (
+    "Must be 1 to 64 letters, digits, '.', '_' or '-', and begin with a letter or a digit."
+)
+BENCHMARK_RULE = (
+    "Must be at most 256 characters in segments separated by '/', each of letters, digits and"
+    " _.-:@+=,()[]<>, none of them '.' or '..', and the last not 'versions'."
+)
+VERSION_RULE = "Must be 1 to 128 letters, digits and _.-:@+=()~!, and neither '.' nor '..'."
+
+#: The part of a path that names something -> what it must match, and the sentence that says so.
+RULES = {
+    "project": (PROJECT, PROJECT_RULE),
+    "benchmark": (BENCHMARK, BENCHMARK_RULE),
+    "version": (VERSION, VERSION_RULE),
+}

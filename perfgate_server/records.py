@@ -1,0 +1,149 @@
+"""How records look to a client: JSON members, ETags, identifiers, times. Pure functions."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from datetime import UTC, datetime
+from typing import Any
+
+from perfgate_server import jsonio
+from perfgate_server.storage.base import Baseline, Receipt
+
+RECORD_SCHEMA = "perfgate.baseline.v1"
+
+
+def now() -> str:
+    """Return the time as records have it: RFC 3339, UTC, ``Z``, microseconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def new_id() -> str:
+    return secrets.token_hex(16)
+
+
+def version_of(moment: str) -> str:
+    """Return a version made of a time, such as ``20260308T120000.123456Z-9f86d081``.
+
+    The random end keeps two uploads in one microsecond apart.
+    """
+    return moment.replace("-", "").replace(":", "") + "-" + secrets.token_hex(4)
+
+
+def receipt_of(value: Any) -> Receipt:
+    """Return a parsed receipt as it is stored."""
+    body = jsonio.canonical(value)
+    return Receipt(body, hashlib.sha256(body).hexdigest())
+
+
+def normalized(value: Any) -> Any:
+    """Return a receipt without what differs between two equal runs: its id and its times."""
+    epoch = "1970-01-01T00:00:00Z"
+    run = {**value["run"], "id": "baseline", "started_at": epoch, "ended_at": epoch}
+    return {**value, "run": run}
+
+
+def normalize_body(body: bytes) -> Receipt:
+    """Return a stored receipt's body as a normalized receipt."""
+    return receipt_of(normalized(jsonio.loads(body)))
+
+
+def record_head(baseline: Baseline) -> bytes:
+    """Return the record as JSON, all of it but the receipt.
+
+    It decides the ETag too: whatever a client can see of a record, its ETag covers.
+    """
+    members = {
+        "schema": RECORD_SCHEMA,
+        "id": baseline.id,
+        "project": baseline.project,
+        "benchmark": baseline.benchmark,
+        "version": baseline.version,
+        "git_ref": baseline.git_ref,
+        "git_sha": baseline.git_sha,
+        "metadata": baseline.metadata,
+        "tags": baseline.tags,
+        "created_at": baseline.created_at,
+        "updated_at": baseline.created_at,
+        "created_by": baseline.created_by,
+        "content_hash": baseline.content_hash,
+        "source": baseline.source,
+        "promoted_from": baseline.promoted_from,
+        "deleted": False,
+    }
+    for optional in ("git_ref", "git_sha", "promoted_from"):
+        if members[optional] is None:
+            del members[optional]
+    return jsonio.dumps(members).encode()
+
+
+def record(head: bytes, receipt: bytes) -> bytes:
+    """Return the whole record as JSON. The receipt's stored text goes in as it is."""
+    return b'%b,"receipt":%b}\n' % (head[:-1], receipt)
+
+
+def etag(head: bytes) -> str:
+    """Return the opaque part of a record's ETag."""
+    return "sha256:" + hashlib.sha256(head).hexdigest()
+
+
+def etag_of(baseline: Baseline) -> str:
+    return etag(record_head(baseline))
+
+
+def receipt_etag(baseline: Baseline) -> str:
+    """Return the opaque part of the bare receipt's ETag."""
+    return "sha256:" + baseline.content_hash
+
+
+def upload_answer(baseline: Baseline) -> dict[str, Any]:
+    return {
+        "id": baseline.id,
+        "benchmark": baseline.benchmark,
+        "version": baseline.version,
+        "created_at": baseline.created_at,
+        "etag": f'"{etag_of(baseline)}"',
+    }
+
+
+def promotion_answer(baseline: Baseline) -> dict[str, Any]:
+    return {
+        "id": baseline.id,
+        "benchmark": baseline.benchmark,
+        "version": baseline.version,
+        "promoted_from": baseline.promoted_from,
+        "promoted_at": baseline.created_at,
+        "created_at": baseline.created_at,
+    }
+
+
+def summary(baseline: Baseline) -> dict[str, Any]:
+    """Return a record's entry in a list."""
+    return {
+        "id": baseline.id,
+        "benchmark": baseline.benchmark,
+        "version": baseline.version,
+        "created_at": baseline.created_at,
+        "git_ref": baseline.git_ref,
+        "git_sha": baseline.git_sha,
+        "tags": baseline.tags,
+        "source": baseline.source,
+        "content_hash": baseline.content_hash,
+    }
+
+
+def version_entry(baseline: Baseline, current: int | None) -> dict[str, Any]:
+    """Return a record's entry in a history whose newest record has the sequence `current`."""
+    entry = {
+        "version": baseline.version,
+        "git_ref": baseline.git_ref,
+        "git_sha": baseline.git_sha,
+        "created_at": baseline.created_at,
+        "created_by": baseline.created_by,
+        "is_current": baseline.sequence == current,
+        "source": baseline.source,
+        "promoted_from": baseline.promoted_from,
+        "tags": baseline.tags,
+        "content_hash": baseline.content_hash,
+    }
+    return {name: value for name, value in entry.items() if value is not None}

@@ -1,0 +1,257 @@
+"""gunicorn, embedded: the settings, the worker, and `run_server`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections import Counter
+from typing import Any
+
+import click
+from flask import Flask
+from gunicorn import util
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.http import errors as http
+from gunicorn.workers.gthread import ThreadWorker
+
+from perfgate_server import logs
+from perfgate_server.app import create_app
+from perfgate_server.config import ConfigError, ServerConfig
+from perfgate_server.errors import envelope
+from perfgate_server.storage import open_storage
+from perfgate_server.storage.base import CannotOpen
+
+logger = logging.getLogger(__name__)
+
+#: What gunicorn refuses before the application sees it -> status and reason.
+_REFUSALS: dict[type[Exception], tuple[int, str]] = {
+    http.LimitRequestLine: (414, "The request line is too long."),
+    http.LimitRequestHeaders: (431, "The headers are too many or too long."),
+    http.ExpectationFailed: (417, "The expectation cannot be met."),
+    http.UnsupportedTransferCoding: (501, "The transfer coding is not supported."),
+    http.ForbiddenProxyRequest: (403, "This proxy is not trusted."),
+    http.InvalidRequestMethod: (400, "The method is not one."),
+    http.InvalidHTTPVersion: (400, "The HTTP version is not supported."),
+    http.ParseException: (400, "The request is not well-formed HTTP."),
+}
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
+    """gunicorn's threaded worker, whose own errors are envelopes too."""
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        # Ctrl-C reaches the whole process group; the master tells the workers how to stop.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
+        """Answer what never reached the application. gunicorn would answer HTML, and log what
+        was sent, an Authorization header among it."""
+        status, message = _refusal(exc)
+        request_id = secrets.token_hex(16)
+        fields = {"request_id": request_id, "status": status, "client": addr[0] if addr else None}
+        if status == 500:
+            logger.error("gunicorn failed", exc_info=exc, extra=fields)
+        else:
+            fields["reason"] = type(exc).__name__
+            logger.info("refused by gunicorn", extra=fields)
+        try:
+            util.write_nonblock(client, _raw_answer(status, message, request_id))
+        except OSError as error:
+            logger.debug("the client is gone: %s", error, extra=fields)
+
+
+def _refusal(exc: Exception) -> tuple[int, str]:
+    for kind, refusal in _REFUSALS.items():
+        if isinstance(exc, kind):
+            return refusal
+    return 500, "The server failed; its log knows why, under this request id."
+
+
+def _raw_answer(status: int, message: str, request_id: str) -> bytes:
+    body = envelope(status, message, {}, request_id).encode()
+    phrase = {431: "Request Header Fields Too Large"}.get(status, "Error")
+    head = (
+        f"HTTP/1.1 {status} {phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nX-Request-ID: {request_id}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def gunicorn_settings(config: ServerConfig) -> dict[str, Any]:
+    """Return gunicorn's settings, for `run_server` and for gunicorn.conf.py."""
+    return {
+        "worker_class": "perfgate_server.server.Worker",
+        "logger_class": "perfgate_server.logs.GunicornLogger",
+        "loglevel": {"trace": "debug", "warn": "warning"}.get(config.log_level, config.log_level),
+        "proc_name": "perfgate-server",
+        # Set always: gunicorn's own default is taken from WEB_CONCURRENCY.
+        "workers": config.effective_workers,
+        "threads": config.effective_threads,
+        # The application is made once, before the workers: what is wrong shows before anything
+        # listens, and a worker that is started later can neither create nor migrate a database.
+        "preload_app": True,
+        # Longer than nginx keeps its idle connections (60 s), so that nginx closes them first.
+        "keepalive": 75,
+        # The worker's heart beats beside the requests. This kills it when it is stuck whole,
+        # later than any request that could have been answered.
+        "timeout": int(config.timeout) + 30,
+        "graceful_timeout": int(config.timeout) + 5,
+        # A file in memory: a heartbeat must not wait for a disk.
+        "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,
+        "control_socket_disable": True,
+        # The longest that gunicorn takes: names and metadata in a query string need room.
+        "limit_request_line": 8190,
+        # X-Forwarded-* is the application's to believe (--trusted-proxies), SCRIPT_NAME and
+        # PATH_INFO as headers nobody's.
+        "forwarded_allow_ips": "",
+        "forwarder_headers": "",
+    }
+
+
+class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn is not typed
+    def __init__(self, app: Flask, settings: dict[str, Any]) -> None:
+        self.app = app
+        self.settings = settings
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in self.settings.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        return self.app
+
+
+class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn is not typed
+    def handle_int(self) -> None:
+        """Stop on Ctrl-C as on SIGTERM: the requests in flight are finished."""
+        raise StopIteration
+
+
+def run_server(config: ServerConfig) -> None:
+    """Serve until SIGTERM or SIGINT, then finish the requests in flight and return.
+
+    With no key in `config` it makes one and prints it on standard error. Raises ConfigError
+    (also when the address cannot be bound) and storage.base.CannotOpen before it listens.
+    """
+    config, key = config.with_some_key()
+    logs.configure(config.log_level, config.log_format)
+    app = create_app(config)
+    listener = _bind(config.bind, config.port)
+    url = _url(listener)
+    if key is not None:
+        announce_key(key, url)
+    settings = gunicorn_settings(config) | {
+        "bind": f"fd://{listener.detach()}",
+        "when_ready": lambda _: logger.info(_started(config, url)),
+        "on_exit": _log_stop,
+    }
+    parent = os.getpid()
+    try:
+        _Arbiter(_Application(app, settings)).run()
+    except SystemExit as stop:
+        if stop.code or os.getpid() != parent:  # a failure, or the end of a forked worker
+            raise
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Return a socket bound here, so that a port in use is known at once."""
+    listener = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except (OSError, UnicodeError) as error:
+        if listener is not None:
+            listener.close()
+        reason = error.strerror if isinstance(error, OSError) else "it is no host name"
+        raise ConfigError(f"cannot listen on {host} port {port}: {reason}") from None
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _started(config: ServerConfig, url: str) -> str:
+    where = f"sqlite at {config.sqlite_path}" if config.storage_type == "sqlite" else "memory"
+    roles = Counter(key.role.value for key in config.api_keys)
+    granted = ", ".join(f"{count} {role}" for role, count in roles.items())
+    return f"listening on {url}, storing in {where}, keys: {granted}"
+
+
+def _log_stop(_: Any) -> None:
+    logger.info("stopped")
+
+
+def announce_key(key: str, url: str) -> None:
+    """Print a key that was made at start, once, with a line to try it."""
+    reachable = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+    print(
+        f"No API key is configured. This one (admin) is good until the server stops:\n\n"
+        f"  {key}\n\n"
+        f"  curl -H 'Authorization: Bearer {key}' {reachable}/projects/demo/baselines\n",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def development_url() -> str:
+    """Return the URL that `flask run` is about to serve."""
+    context = click.get_current_context(silent=True)
+    options = context.params if context else {}
+    return f"http://{options.get('host') or '127.0.0.1'}:{options.get('port') or 5000}"
+
+
+# -- gunicorn as the server, with wsgi.py and gunicorn.conf.py
+
+
+def wsgi_config() -> ServerConfig:
+    """Return the environment's configuration for many processes: in SQLite if not told where.
+
+    Raises ConfigError for memory, which lives in one process, and without any key.
+    """
+    config = ServerConfig.load(storage_type="sqlite")
+    if config.storage_type == "memory":
+        raise ConfigError("wsgi.py serves many processes; storage type memory lives in one")
+    if not config.api_keys:
+        raise ConfigError("wsgi.py needs keys: set PERFGATE_API_KEYS or PERFGATE_API_KEYS_FILE")
+    return config
+
+
+def create_wsgi_app() -> Flask:
+    """Return the application for wsgi.py. Raises ConfigError and CannotOpen."""
+    config = wsgi_config()
+    logs.configure(config.log_level, config.log_format)
+    return create_app(config)
+
+
+def wsgi_settings() -> dict[str, Any]:
+    """Return gunicorn's settings for gunicorn.conf.py.
+
+    What would keep the application from starting ends the process here, with one line and exit
+    status 2: later, gunicorn would answer it with a traceback, or start workers for ever.
+    """
+    try:
+        config = wsgi_config()
+        logs.configure(config.log_level, config.log_format)
+        open_storage(config.storage_type, config.sqlite_path, config.timeout).close()
+    except (ConfigError, CannotOpen) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+    return gunicorn_settings(config) | {
+        "bind": f"{f'[{config.bind}]' if ':' in config.bind else config.bind}:{config.port}",
+        "when_ready": lambda server: logger.info(_started(config, str(server.LISTENERS[0]))),
+        "on_exit": _log_stop,
+    }

@@ -1,0 +1,252 @@
+"""What a storage keeps, promises and raises. The docstrings of `Storage` are the contract that
+every backend is tested against; nothing of HTTP is known here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A receipt as it is kept: canonical JSON in UTF-8, and the SHA-256 of that in hex."""
+
+    body: bytes
+    content_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """One record. It never changes; `receipt` is None where it was not asked for."""
+
+    id: str
+    project: str
+    benchmark: str
+    version: str
+    git_ref: str | None
+    git_sha: str | None
+    metadata: dict[str, str]
+    tags: list[str]
+    created_at: str
+    created_by: str
+    content_hash: str
+    source: str
+    promoted_from: str | None = None
+    #: Its place in the order of all records; given by the storage.
+    sequence: int = 0
+    receipt: bytes | None = None
+
+    def differences(self, other: Baseline) -> list[str]:
+        """Return in which of its contents this record is not `other`'s equal.
+
+        What it is called and who made it, when and how, is not content.
+        """
+        return [name for name in _CONTENTS if getattr(self, name) != getattr(other, name)]
+
+
+_CONTENTS = ("content_hash", "git_ref", "git_sha", "metadata", "tags")
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """A wish for a new record with the receipt and metadata of the record `from_version`.
+
+    A None among git_ref, git_sha and tags means the source's. `normalize` makes the new
+    receipt of the source's; without it the receipt is shared.
+    """
+
+    project: str
+    benchmark: str
+    from_version: str
+    to_version: str
+    git_ref: str | None
+    git_sha: str | None
+    tags: list[str] | None
+    normalize: Callable[[bytes], Receipt] | None
+    id: str
+    created_at: str
+    created_by: str
+
+    def result(self, source: Baseline, content_hash: str) -> Baseline:
+        """Return the record that promoting `source` makes."""
+        return replace(
+            source,
+            id=self.id,
+            version=self.to_version,
+            git_ref=source.git_ref if self.git_ref is None else self.git_ref,
+            git_sha=source.git_sha if self.git_sha is None else self.git_sha,
+            tags=source.tags if self.tags is None else self.tags,
+            created_at=self.created_at,
+            created_by=self.created_by,
+            content_hash=content_hash,
+            source="promote",
+            promoted_from=source.version,
+            receipt=None,
+        )
+
+    def may_have_made(self, target: Baseline) -> bool:
+        """Whether `target`, which holds its receipt, can be what this promotion made of a
+        source that is gone since."""
+        receipt = target.receipt or b""
+        return (
+            target.promoted_from == self.from_version
+            and self.git_ref in (None, target.git_ref)
+            and self.git_sha in (None, target.git_sha)
+            and self.tags in (None, target.tags)
+            and (self.normalize is None or self.normalize(receipt).body == receipt)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which records of a project a list holds: all that are not None apply.
+
+    `since` and `until` are inclusive and compare as text with `Baseline.created_at`. `visible`
+    tells which benchmarks may be seen.
+    """
+
+    benchmark: str | None = None
+    benchmark_prefix: str | None = None
+    git_ref: str | None = None
+    git_sha: str | None = None
+    tags: Sequence[str] | None = None
+    source: str | None = None
+    since: str | None = None
+    until: str | None = None
+    visible: Callable[[str], bool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which part of a list: `limit` records, newest first, after `offset` others or after the
+    record whose sequence is `cursor`; whether to count all, and whether to read receipts."""
+
+    limit: int
+    offset: int = 0
+    cursor: int | None = None
+    total: bool = True
+    receipts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A page: its records, whether there are more after it, and the count of all if asked for."""
+
+    baselines: list[Baseline]
+    has_more: bool
+    total: int | None
+    #: The newest record's sequence, in a history.
+    current: int | None = None
+
+
+#: Given the record that is there now, or None, tells whether to go on.
+Precondition = Callable[[Baseline | None], bool]
+
+#: The most receipt bytes that one page holds, if it holds more than one receipt.
+MAX_PAGE_BYTES = 64 * 2**20
+
+
+class StorageError(Exception):
+    """The parent of all that a storage raises."""
+
+
+class CannotOpen(StorageError):
+    """The storage cannot be opened at all; the text is one line for whoever starts the server."""
+
+
+class NotFound(StorageError):
+    """There is no such record; the text says which."""
+
+
+class Conflict(StorageError):
+    """The version exists and is not what was sent."""
+
+    def __init__(self, stored: Baseline, sent: Baseline) -> None:
+        super().__init__(f"version {stored.version!r} exists")
+        self.stored = stored
+        self.sent = sent
+
+
+class PreconditionFailed(StorageError):
+    """The caller's precondition does not hold."""
+
+
+class Unavailable(StorageError):
+    """The storage is busy past the deadline, or down. Its text is for the log, not for clients."""
+
+
+class Storage(Protocol):
+    """Where baselines are kept.
+
+    Every method takes a `deadline`, a time.monotonic(), and raises Unavailable when it cannot
+    answer by then or when the database is down. Writes are atomic, and on the disk when the
+    method returns. All can be called from many threads, and from processes forked before the
+    first call.
+    """
+
+    backend: str
+
+    def create(
+        self,
+        new: Baseline,
+        receipt: Receipt,
+        *,
+        deadline: float,
+        precondition: Precondition | None = None,
+    ) -> tuple[Baseline, bool]:
+        """Keep a new record; return it and True.
+
+        If its version exists with the same contents, return the stored record and False. Raises
+        PreconditionFailed, and Conflict if the version exists with anything else.
+        """
+
+    def promote(self, promotion: Promotion, *, deadline: float) -> tuple[Baseline, bool]:
+        """Make the promotion's record; return it and True.
+
+        If the target is this very promotion's result already, return it and False, also when
+        the source is gone since. Raises NotFound without a source, Conflict with another target.
+        """
+
+    def get(
+        self, project: str, benchmark: str, version: str, *, receipt: bool, deadline: float
+    ) -> Baseline:
+        """Return one record, with its receipt if asked for. Raises NotFound."""
+
+    def latest(self, project: str, benchmark: str, *, receipt: bool, deadline: float) -> Baseline:
+        """Return the newest record of a benchmark, however it was made. Raises NotFound."""
+
+    def list(self, project: str, filters: Filters, page: Page, *, deadline: float) -> Listing:
+        """Return a page of a project's records, newest first.
+
+        With `page.receipts` it may end early, with `has_more`, once it holds MAX_PAGE_BYTES.
+        """
+
+    def history(self, project: str, benchmark: str, page: Page, *, deadline: float) -> Listing:
+        """Return a page of a benchmark's records, newest first. Raises NotFound without any."""
+
+    def delete(
+        self,
+        project: str,
+        benchmark: str,
+        version: str,
+        *,
+        deadline: float,
+        precondition: Precondition | None = None,
+    ) -> Baseline:
+        """Remove a record for good and return it; its receipt goes with the last record that
+        points to it. Raises NotFound and PreconditionFailed."""
+
+    def ping(self, *, deadline: float) -> None:
+        """Return if the storage answers, and is still the one that was opened."""
+
+    def close(self) -> None:
+        """Close what is open in this process."""
+
+
+def no_benchmark(project: str, benchmark: str) -> NotFound:
+    return NotFound(f"Benchmark {benchmark!r} has no baseline in project {project!r}.")
+
+
+def no_version(project: str, benchmark: str, version: str) -> NotFound:
+    return NotFound(f"Benchmark {benchmark!r} has no version {version!r} in project {project!r}.")

@@ -1,0 +1,38 @@
+"""The numbered SQL files under ``migrations/``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    version: int
+    name: str
+    sql: str
+
+
+def load(dialect: str) -> list[Migration]:
+    """Return the migrations of a dialect (``sqlite``), in order.
+
+    Raises ValueError if their numbers are not 1, 2, 3 and so on.
+    """
+    migrations = []
+    for file in sorted(_folder(dialect).iterdir(), key=lambda file: file.name):
+        match = re.fullmatch(r"(\d{4})_(\w+)\.sql", file.name)
+        if match:
+            migrations.append(Migration(int(match[1]), match[2], file.read_text("utf-8")))
+    if [migration.version for migration in migrations] != list(range(1, len(migrations) + 1)):
+        raise ValueError(f"the migrations of {dialect} are not numbered 1, 2, 3, …")
+    return migrations
+
+
+def _folder(dialect: str) -> Traversable:
+    try:
+        return files("perfgate_server.migrations") / dialect
+    except ModuleNotFoundError:  # a checkout that was never installed
+        return Path(__file__).parents[2] / "migrations" / dialect
