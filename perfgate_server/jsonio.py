@@ -43,6 +43,8 @@ def loads(body: bytes) -> Any:
         text = body.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
     except UnicodeDecodeError as error:
         raise MalformedJSON(f"The body is not UTF-8 (byte {error.start}).") from None
+    if not text.strip():
+        raise MalformedJSON("The body is empty.")
     try:
         value = _DECODER.decode(text)
     except json.JSONDecodeError as error:

@@ -1,0 +1,92 @@
+"""The fixtures: one thin one for each backend, the same tests for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from support import KEYS, bearer, receipt
+
+from perfgate_server import Role, ServerConfig, create_app
+from perfgate_server.storage import Storage, open_storage
+
+BACKENDS = ("memory", "sqlite")
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def storage(backend: str, tmp_path: Path) -> Iterator[Storage]:
+    opened = open_storage(backend, tmp_path / "perfgate.db", 20.0)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def config(backend: str, tmp_path: Path) -> ServerConfig:
+    path = str(tmp_path / "perfgate.db") if backend == "sqlite" else None
+    made = ServerConfig(storage_type=backend, database_url=path, max_body_size=2**20)
+    for role, key in KEYS.items():
+        made = made.api_key(key, Role(role))
+    return made
+
+
+class Api:
+    """The application's test client, with short words for what tests do all the time."""
+
+    def __init__(self, client: FlaskClient, root: str = "") -> None:
+        self.client = client
+        self.root = root
+
+    def __call__(self, method: str, path: str, role: str | None = "admin", **options: Any) -> Any:
+        headers = (bearer(role) if role else {}) | options.pop("headers", {})
+        return self.client.open(self.root + path, method=method, headers=headers, **options)
+
+    def get(self, path: str, **options: Any) -> Any:
+        return self("GET", path, **options)
+
+    def upload(self, benchmark: str = "b", version: str | None = "v1", **options: Any) -> Any:
+        """POST a receipt to project p."""
+        project = options.pop("project", "p")
+        role = options.pop("role", "admin")
+        envelope = {"benchmark": benchmark, "version": version, "receipt": receipt(), **options}
+        return self("POST", f"/projects/{project}/baselines", role=role, json=envelope)
+
+    def put(
+        self, benchmark: str = "b", version: str = "v1", query: str = "", **options: Any
+    ) -> Any:
+        options.setdefault("json", receipt())
+        path = f"/projects/p/baselines/{benchmark}/versions/{version}{query}"
+        return self("PUT", path, **options)
+
+    def promote(self, source: str, target: str, benchmark: str = "b", **members: Any) -> Any:
+        path = f"/projects/p/baselines/{benchmark}/promote"
+        role = members.pop("role", "admin")
+        body = {"from_version": source, "to_version": target, **members}
+        return self("POST", path, role=role, json=body)
+
+    def delete(self, version: str = "v1", benchmark: str = "b", **options: Any) -> Any:
+        return self("DELETE", f"/projects/p/baselines/{benchmark}/versions/{version}", **options)
+
+    def list(self, query: str = "", project: str = "p", **options: Any) -> Any:
+        return self.get(f"/projects/{project}/baselines{query}", **options)
+
+    def versions_listed(self, query: str = "", **options: Any) -> list[str]:
+        answer = self.list(query, **options)
+        assert answer.status_code == 200, answer.text
+        return [entry["version"] for entry in answer.json["baselines"]]
+
+
+@pytest.fixture
+def api(config: ServerConfig) -> Iterator[Api]:
+    """The API of a fresh server, on each backend."""
+    app = create_app(config)
+    yield Api(app.test_client())
+    app.extensions["perfgate"].storage.close()

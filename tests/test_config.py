@@ -1,0 +1,197 @@
+"""Settings: where they come from, which wins, what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perfgate_server import Role, ServerConfig
+from perfgate_server.config import ConfigError
+
+KEY = "pg_live_" + "a1B2" * 8
+OTHER = "pg_test_" + "c3D4" * 8
+
+
+def load(arguments: dict[str, str] | None = None, **environ: str) -> ServerConfig:
+    return ServerConfig.load(arguments, environ=environ)
+
+
+def test_the_defaults() -> None:
+    config = load()
+    assert (config.bind, config.port, config.storage_type) == ("0.0.0.0", 8080, "memory")
+    assert (config.timeout, config.max_body_size) == (30, 16 * 1024 * 1024)
+    assert (config.log_level, config.log_format) == ("info", "json")
+    assert (config.no_cors, config.trusted_proxies, config.api_keys) == (False, 0, ())
+
+
+def test_arguments_win_over_the_environment_and_that_over_the_default() -> None:
+    assert load(PERFGATE_PORT="1234").port == 1234
+    assert load({"port": "5678"}, PERFGATE_PORT="1234").port == 5678
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("bind", "::1", "::1"),
+        ("port", "0", 0),
+        ("storage_type", "sqlite", "sqlite"),
+        ("timeout", "2.5", 2.5),
+        ("log_level", "TRACE", "trace"),
+        ("log_format", "pretty", "pretty"),
+        ("workers", "1", 1),
+        ("threads", "16", 16),
+        ("max_body_size", "65536", 65536),
+        ("max_body_size", "16MiB", 16 * 2**20),
+        ("max_body_size", "16 MB", 16 * 2**20),
+        ("max_body_size", "64k", 64 * 2**10),
+        ("trusted_proxies", "1", 1),
+        ("no_cors", "true", True),
+        ("no_cors", "false", False),
+        ("no_cors", "0", False),
+    ],
+)
+def test_every_setting_has_a_variable_with_its_name(name: str, text: str, value: Any) -> None:
+    assert getattr(load(**{f"PERFGATE_{name.upper()}": text}), name) == value
+    assert getattr(load({name: text}), name) == value
+
+
+def test_no_setting_is_without_a_variable() -> None:
+    named = {setting.name for setting in fields(ServerConfig) if "env" in setting.metadata}
+    assert {setting.name for setting in fields(ServerConfig)} - named == {"api_keys"}
+    for setting in fields(ServerConfig):
+        if setting.name != "api_keys":
+            assert setting.metadata["env"] == f"PERFGATE_{setting.name.upper()}"
+
+
+def test_what_kubernetes_makes_of_a_service_named_perfgate_is_ignored() -> None:
+    assert load(PERFGATE_PORT="tcp://10.0.0.1:8080").port == 8080
+
+
+def test_an_empty_variable_is_an_unset_one() -> None:
+    assert load(PERFGATE_PORT="", PERFGATE_API_KEYS=" ", PERFGATE_NO_CORS="") == load()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"port": "http"}, "--port: must be a whole number, and is 'http'"),
+        ({"port": ""}, "--port"),
+        ({"port": "65536"}, "65535"),
+        ({"port": "-1"}, "--port"),
+        ({"port": "٣"}, "--port"),
+        ({"timeout": "0"}, "timeout"),
+        ({"timeout": "nan"}, "--timeout"),
+        ({"timeout": "1e9"}, "--timeout"),
+        ({"storage_type": "mysql"}, "memory, sqlite, postgres"),
+        ({"storage_type": "postgres"}, "not there yet"),
+        ({"log_level": "loud"}, "trace, debug, info, warn, error"),
+        ({"log_format": "xml"}, "json, pretty"),
+        ({"workers": "0"}, "workers"),
+        ({"workers": "2"}, "one process"),
+        ({"threads": "x"}, "--threads"),
+        ({"max_body_size": "lots"}, "--max-body-size"),
+        ({"max_body_size": "1"}, "max body size"),
+        ({"trusted_proxies": "yes"}, "--trusted-proxies"),
+        ({"no_cors": "maybe"}, "true or false"),
+        ({"bind": ""}, "bind"),
+        ({"storage_type": "sqlite", "database_url": ""}, "empty"),
+        ({"storage_type": "sqlite", "database_url": " "}, "empty"),
+        ({"storage_type": "sqlite", "database_url": ":memory:"}, "--storage-type memory"),
+        ({"storage_type": "sqlite", "database_url": "sqlite:///x.db"}, "plain path"),
+        ({"storage_type": "sqlite", "database_url": "file:x.db"}, "plain path"),
+        ({"storage_type": "sqlite", "database_url": "a\0b"}, "NUL"),
+        ({"database_url": "x.db"}, "did you mean --storage-type sqlite"),
+    ],
+)
+def test_a_bad_setting_is_one_line_that_says_what_is_wrong(
+    arguments: dict[str, str], said: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(arguments)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_error_names_the_variable_it_comes_from() -> None:
+    with pytest.raises(ConfigError, match="^PERFGATE_PORT: "):
+        load(PERFGATE_PORT="http")
+
+
+def test_an_empty_database_variable_is_refused_where_data_would_go_astray() -> None:
+    with pytest.raises(ConfigError, match="empty"):
+        load(PERFGATE_STORAGE_TYPE="sqlite", PERFGATE_DATABASE_URL="")
+
+
+def test_another_databases_password_is_not_shown() -> None:
+    config = {"storage_type": "sqlite", "database_url": "postgresql://u:hunter2@h/d"}
+    with pytest.raises(ConfigError) as error:
+        load(config)
+    assert "hunter2" not in str(error.value)
+
+
+def test_keys_from_all_places_add_up(tmp_path: Path) -> None:
+    third, fourth = KEY + "3", KEY + "4"
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_text(f"# comment\n\n  viewer:{third}  \r\n")
+    two.write_text(f"viewer:{fourth}:web:x{{1,2}},y")
+    config = ServerConfig.load(
+        api_keys=[f"admin:{KEY}"],
+        api_keys_file=str(one),
+        environ={
+            "PERFGATE_API_KEYS": f"viewer:{OTHER}, promoter:{OTHER}2",
+            "PERFGATE_API_KEYS_FILE": str(two),
+        },
+    )
+    roles = [key.role for key in config.api_keys]
+    assert roles == [Role.ADMIN, Role.VIEWER, Role.PROMOTER, Role.VIEWER, Role.VIEWER]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"viewer:{KEY}\nadmin:short\n", "line 2"),
+        (f"viewer:{KEY}\nadmin:{KEY}\n", "twice"),
+        ("# nothing\n", "no key"),
+        ("", "no key"),
+        (None, "No such file"),
+    ],
+)
+def test_a_bad_key_file_is_refused(tmp_path: Path, text: str | None, said: str) -> None:
+    path = tmp_path / "keys"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=said) as error:
+        ServerConfig.load(api_keys_file=str(path), environ={})
+    assert "a1B2" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", [f"admin:{KEY},root:{OTHER}", "viewer:short", ""])
+def test_a_bad_key_is_refused_without_being_shown(text: str) -> None:
+    with pytest.raises(ConfigError, match="--api-keys: key 1: .*32 or more") as error:
+        ServerConfig.load(api_keys=[text], environ={})
+    assert "a1B2" not in str(error.value) and "c3D4" not in str(error.value)
+
+
+def test_keys_can_be_added_in_python() -> None:
+    config = ServerConfig().api_key(KEY, Role.ADMIN).api_key(OTHER, Role.VIEWER, "web", "io/.*")
+    assert [key.role for key in config.api_keys] == [Role.ADMIN, Role.VIEWER]
+    assert config.api_keys[1].sees("io/x") and not config.api_keys[1].sees("cpu")
+    assert KEY not in repr(config)
+    for bad in (lambda: config.api_key(KEY, Role.VIEWER), lambda: config.api_key("x", Role.ADMIN)):
+        with pytest.raises(ConfigError):
+            bad()
+
+
+def test_a_key_is_made_only_where_none_is_given() -> None:
+    config, key = ServerConfig().with_some_key()
+    assert key is not None and config.api_keys[0].role is Role.ADMIN
+    assert config.with_some_key() == (config, None)
+
+
+def test_memory_gets_one_worker_and_sqlite_a_few(tmp_path: Path) -> None:
+    assert ServerConfig().effective_workers == 1
+    assert ServerConfig(storage_type="sqlite").effective_workers >= 1
+    assert ServerConfig(storage_type="sqlite", workers=3).effective_workers == 3

@@ -1,0 +1,135 @@
+"""JSON: what is refused, and what comes back as it went in."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perfgate_server import jsonio
+from perfgate_server.jsonio import MalformedJSON
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(min_value=-(10**600), max_value=10**600),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
+)
+names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner) | st.dictionaries(names, inner), max_leaves=20
+)
+
+
+def exactly(value: object) -> object:
+    """Return a form in which 1, 1.0 and true differ, and 0.0 and -0.0."""
+    if isinstance(value, float):
+        return ("double", struct.pack(">d", value))
+    if isinstance(value, dict):
+        return {name: exactly(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [exactly(item) for item in value]
+    return (type(value).__name__, value)
+
+
+@given(values, st.booleans())
+def test_values_survive(value: object, ascii_only: bool) -> None:
+    """Integers come back exactly, other numbers as the same double."""
+    sent = json.dumps(value, ensure_ascii=ascii_only).encode()
+    loaded = jsonio.loads(sent)
+    assert exactly(loaded) == exactly(value)
+    assert exactly(jsonio.loads(jsonio.canonical(loaded))) == exactly(value)
+    assert exactly(jsonio.loads(jsonio.dumps(loaded).encode())) == exactly(value)
+
+
+@given(st.dictionaries(names, scalars))
+def test_canonical_text_forgets_order_and_white_space(value: dict[str, object]) -> None:
+    turned = dict(reversed(value.items()))
+    loose = json.dumps(turned, indent=3).encode()
+    assert jsonio.canonical(jsonio.loads(loose)) == jsonio.canonical(value)
+
+
+@given(st.binary())
+def test_no_bytes_are_a_surprise(body: bytes) -> None:
+    try:
+        jsonio.loads(body)
+    except MalformedJSON as error:
+        assert str(error).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "empty"),
+        (b" \n", "empty"),
+        (b"{", "line 1 column 2"),
+        (b'{"a": 1,\n  "b" 2}', "line 2 column 7"),
+        (b"{} {}", "line 1 column 4"),
+        (b"{'a': 1}", "line 1 column 2"),
+        (b'{"a": 01}', "line 1"),
+        (b'{"a": +1}', "line 1"),
+        (b'"a\nb"', "line 1"),
+        (b'"\x00"', "line 1"),
+        (b"NaN", "NaN"),
+        (b"[Infinity]", "Infinity"),
+        (b"[-Infinity]", "Infinity"),
+        (b"1e999", "double"),
+        (b"[-1.5e400]", "double"),
+        (b"1" * 310 + b".5", "double"),
+        (b"1" * 5000, "digits"),
+        (b'"\\ud800"', "surrogate"),
+        (b'{"\\udc00": 1}', "surrogate"),
+        (b'[{"a": ["\\ud83d\\u0041"]}]', "surrogate"),
+        (b'"\\u0000"', "U+0000"),
+        (b'{"a\\u0000": 1}', "U+0000"),
+        (b'"\xff"', "UTF-8"),
+        (b'"\xed\xa0\x80"', "UTF-8"),
+        ('"é"'.encode("utf-16"), "UTF-8"),
+        (b"[" * 65 + b"]" * 65, "64 levels"),
+        (b'{"a":' * 65 + b"1" + b"}" * 65, "64 levels"),
+        (b'[{"a":' * 33 + b"1" + b"}]" * 33, "64 levels"),
+        (b'["]]]]",' * 40 + b'["[[[[",' * 40 + b"1" + b"]" * 80, "64 levels"),
+        (b"[" * 100_000 + b"]" * 100_000, "64 levels"),
+        (b"[" * 100_000, ""),
+        (b'{"a":' * 100_000, ""),
+    ],
+    ids=itertools.count(),
+)
+def test_what_is_not_the_json_we_take_is_refused_with_a_sentence(body: bytes, said: str) -> None:
+    with pytest.raises(MalformedJSON) as error:
+        jsonio.loads(body)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (b"[" * 64 + b"]" * 64, None),
+        (b'["' + b"[" * 200 + b'"]', None),
+        (b'["\\"[[[", "{{{{"' + b",[]" * 100 + b"]", None),
+        (b'\xef\xbb\xbf{"a": 1}', {"a": 1}),
+        (b'{"a": 1, "a": 2}', {"a": 2}),
+        (b'"\\ud83d\\ude80"', "🚀"),
+        (b'"\\\\u0000 \\\\ud800"', "\\u0000 \\ud800"),
+        (b"1.7976931348623157e308", 1.7976931348623157e308),
+        (b"1e-999", 0.0),
+        (b"-0.0", -0.0),
+        (b"-0", 0),
+        (b"1E2", 100.0),
+        (b"9" * 4300, 10**4300 - 1),
+    ],
+    ids=itertools.count(),
+)
+def test_what_is_unusual_and_yet_json_is_taken(body: bytes, value: object) -> None:
+    loaded = jsonio.loads(body)
+    if value is not None:
+        assert loaded == value and type(loaded) is type(value)
+        if isinstance(value, float):
+            assert math.copysign(1, loaded) == math.copysign(1, value)

@@ -1,0 +1,121 @@
+"""Keys, roles, and the text they are given as."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from perfgate_server import keys
+from perfgate_server.keys import Permission, Role
+
+KEY = "pg_live_" + "a1B2" * 8
+
+
+@pytest.mark.parametrize(
+    ("role", "permissions"),
+    [
+        (Role.VIEWER, {Permission.READ}),
+        (Role.CONTRIBUTOR, {Permission.READ, Permission.WRITE}),
+        (Role.PROMOTER, {Permission.READ, Permission.WRITE, Permission.PROMOTE}),
+        (Role.ADMIN, set(Permission)),
+    ],
+)
+def test_roles(role: Role, permissions: set[Permission]) -> None:
+    key = keys.make(KEY, role)
+    assert {each for each in Permission if key.permits(each, "any")} == permissions
+
+
+def test_a_key_is_kept_as_its_digest_alone() -> None:
+    key = keys.parse(f"contributor:{KEY}")
+    assert key.digest == hashlib.sha256(KEY.encode()).hexdigest()
+    assert key.actor == f"contributor:{key.digest[:8]}"
+    assert KEY not in repr(key)
+
+
+@pytest.mark.parametrize("entry", [f"viewer:{KEY}", f"viewer:{KEY}:", f"viewer:{KEY}::*"])
+def test_without_a_project_a_key_reaches_every_project(entry: str) -> None:
+    key = keys.parse(entry)
+    assert key.permits(Permission.READ, "a") and key.permits(Permission.READ, "b")
+    assert key.sees("any/bench[mark]")
+
+
+def test_a_project_limits_a_key() -> None:
+    key = keys.parse(f"viewer:{KEY}:web")
+    assert key.permits(Permission.READ, "web")
+    assert not key.permits(Permission.READ, "webs")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "seen", "unseen"),
+    [
+        ("io/.*", "io/read", "cpu/io/read"),
+        ("io/.*", "io/read/x", "io"),
+        ("read|write", "write", "writer"),
+        ("[a-z]{1,3}", "abc", "abcd"),
+        ("(?i)IO:.*", "io:x", "cpu"),
+        ("a:b,c", "a:b,c", "a"),
+    ],
+)
+def test_a_pattern_must_match_the_whole_benchmark(pattern: str, seen: str, unseen: str) -> None:
+    key = keys.parse(f"viewer:{KEY}:web:{pattern}")
+    assert key.sees(seen)
+    assert not key.sees(unseen)
+
+
+@pytest.mark.parametrize("name", ["", "..", "a//b", "io/read\n", "io/" + "x" * 300, "io/versions"])
+def test_what_is_no_benchmark_belongs_to_no_limited_key(name: str) -> None:
+    assert not keys.parse(f"viewer:{KEY}:web:(?s:.*)").sees(name)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "",
+        KEY,
+        f":{KEY}",
+        f"root:{KEY}",
+        f"Viewer:{KEY}",
+        "viewer",
+        "viewer:",
+        "viewer:short",
+        f"viewer:{KEY[:-1]}",
+        f"viewer:{KEY}\u00e9",
+        f"viewer:{KEY}\u0661",
+        f"viewer:{KEY.replace('live', 'prod')}",
+        f"viewer:{KEY} ,x",
+        f"viewer:{KEY}:we b",
+        f"viewer:{KEY}:.web",
+        f"viewer:{KEY}:web:(",
+        f"viewer:{KEY}:web:",
+        f"viewer:{KEY}:web:*a",
+        f"viewer:{KEY}:web:io/.*,promotor:{KEY}",
+    ],
+)
+def test_a_bad_entry_is_refused_without_being_shown(entry: str) -> None:
+    """Whatever part was forgotten, the key may stand anywhere in the entry."""
+    with pytest.raises(ValueError) as error:
+        keys.parse(entry)
+    assert "a1B2" not in str(error.value)
+    assert str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "entries"),
+    [
+        ("viewer:a", ["viewer:a"]),
+        ("viewer:a,admin:b", ["viewer:a", "admin:b"]),
+        ("viewer:a , admin:b", ["viewer:a", "admin:b"]),
+        ("viewer:a:p:x{1,3},admin:b:p:(c,d)", ["viewer:a:p:x{1,3}", "admin:b:p:(c,d)"]),
+        ("viewer:a,administrator:b", ["viewer:a,administrator:b"]),
+        ("viewer:a,", ["viewer:a,"]),
+    ],
+)
+def test_a_list_is_split_where_a_role_follows_a_comma(text: str, entries: list[str]) -> None:
+    assert keys.split(text) == entries
+
+
+def test_generated_keys_are_well_formed_and_differ() -> None:
+    made = {keys.generate() for _ in range(20)}
+    assert len(made) == 20
+    assert all(keys.is_well_formed(key) and key.startswith("pg_test_") for key in made)

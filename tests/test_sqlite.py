@@ -1,0 +1,297 @@
+"""What only the SQLite backend promises: about its file, its processes, its schema."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from support import soon, stored
+
+from perfgate_server.storage import migrate, sqlite
+from perfgate_server.storage.base import CannotOpen, Filters, Page, Unavailable
+from perfgate_server.storage.sqlite import SqliteStorage
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "perfgate.db"
+
+
+@pytest.fixture
+def storage(path: Path):  # type: ignore[no-untyped-def]
+    opened = SqliteStorage(path, 5.0)
+    yield opened
+    opened.close()
+
+
+def query(path: Path, sql: str) -> list[tuple[object, ...]]:
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        return connection.execute(sql).fetchall()
+    finally:
+        connection.close()
+
+
+def test_the_file_is_in_wal_mode_and_commits_reach_the_disk(
+    storage: SqliteStorage, path: Path
+) -> None:
+    assert query(path, "PRAGMA journal_mode") == [("wal",)]
+    with storage._connection(soon()) as db:
+        assert db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+        assert db.execute("PRAGMA foreign_keys").fetchone() == (1,)
+
+
+def test_deleting_everything_leaves_nothing(storage: SqliteStorage, path: Path) -> None:
+    """No receipt and no tag outlives its record."""
+    storage.create(*stored(tags=["a", "b"]), deadline=soon())
+    storage.delete("p", "b", "v1", deadline=soon())
+    for table in ("baselines", "receipts", "baseline_tags"):
+        assert query(path, f"SELECT count(*) FROM {table}") == [(0,)]
+
+
+def test_a_promotion_shares_its_sources_receipt(storage: SqliteStorage, path: Path) -> None:
+    from test_storage import promotion
+
+    storage.create(*stored(), deadline=soon())
+    storage.promote(promotion(), deadline=soon())
+    assert query(path, "SELECT count(*) FROM receipts") == [(1,)]
+
+
+# -- the schema
+
+
+def test_migrations_are_recorded(storage: SqliteStorage, path: Path) -> None:
+    recorded = query(path, "SELECT version, name FROM schema_migrations ORDER BY version")
+    assert recorded == [(each.version, each.name) for each in migrate.load("sqlite")]
+
+
+def test_opening_again_changes_nothing(storage: SqliteStorage, path: Path) -> None:
+    storage.create(*stored(), deadline=soon())
+    before = query(path, "SELECT * FROM schema_migrations")
+    SqliteStorage(path)
+    assert query(path, "SELECT * FROM schema_migrations") == before
+    assert storage.get("p", "b", "v1", receipt=True, deadline=soon()).receipt
+
+
+def test_a_newer_schema_is_refused_and_left_alone(storage: SqliteStorage, path: Path) -> None:
+    query(path, "INSERT INTO schema_migrations VALUES (999, 'future', 'then')")
+    with pytest.raises(CannotOpen, match="newer perfgate-server"):
+        SqliteStorage(path)
+    assert query(path, "SELECT max(version) FROM schema_migrations") == [(999,)]
+
+
+def test_a_failed_migration_leaves_the_old_schema_and_its_data(
+    storage: SqliteStorage, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.create(*stored(), deadline=soon())
+    broken = migrate.Migration(
+        2, "broken", "CREATE TABLE extra (x);\nINSERT INTO nowhere VALUES (1);\n"
+    )
+    monkeypatch.setattr(migrate, "load", lambda _: [*_migrations, broken])
+    _migrations = [migrate.Migration(1, "baselines", "")]
+    with pytest.raises(CannotOpen):
+        SqliteStorage(path)
+    monkeypatch.undo()
+    assert query(path, "SELECT max(version) FROM schema_migrations") == [(1,)]
+    assert query(path, "SELECT name FROM sqlite_schema WHERE name = 'extra'") == []
+    assert SqliteStorage(path).get("p", "b", "v1", receipt=False, deadline=soon()).version == "v1"
+
+
+def test_a_migration_must_end_with_a_statement() -> None:
+    with pytest.raises(ValueError, match="complete statement"):
+        list(sqlite._statements("CREATE TABLE a (x);\nCREATE TABLE b (x)"))
+
+
+_OPEN_AND_WRITE = """
+import sys, time
+from pathlib import Path
+from support import soon, stored, wait_for
+from perfgate_server.storage.sqlite import SqliteStorage
+wait_for(Path(sys.argv[1]).with_suffix(".go").exists, "the start")
+storage = SqliteStorage(Path(sys.argv[1]))
+storage.create(*stored("b", sys.argv[2]), deadline=soon())
+storage.close()
+"""
+
+
+def test_eight_processes_may_open_a_fresh_file_at_once(path: Path) -> None:
+    """All start, the schema is made once, and what each of them writes is there."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _OPEN_AND_WRITE, str(path), f"v{number}"],
+            cwd=Path(__file__).parent,
+        )
+        for number in range(8)
+    ]
+    path.with_suffix(".go").touch()
+    assert [process.wait(60) for process in processes] == [0] * 8
+    assert query(path, "SELECT version FROM schema_migrations") == [(1,)]
+    assert query(path, "SELECT count(*) FROM baselines") == [(8,)]
+
+
+# -- files that are not what they should be
+
+
+def test_what_cannot_be_opened_is_said_in_one_line(tmp_path: Path) -> None:
+    garbage = tmp_path / "garbage"
+    garbage.write_bytes(b"not a database, whatever its name " * 100)
+    foreign = tmp_path / "foreign"
+    query(foreign, "CREATE TABLE theirs (x)")
+    for path, reason in (
+        (garbage, "not a database"),
+        (foreign, "another program"),
+        (tmp_path, "directory"),
+        (tmp_path / "nowhere" / "perfgate.db", "nowhere"),
+    ):
+        with pytest.raises(CannotOpen, match=reason) as error:
+            SqliteStorage(path)
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
+    assert query(foreign, "SELECT name FROM sqlite_schema") == [("theirs",)]
+
+
+def test_an_empty_file_is_a_fresh_database(path: Path) -> None:
+    path.touch()
+    SqliteStorage(path)
+    assert query(path, "SELECT count(*) FROM baselines") == [(0,)]
+
+
+@pytest.mark.parametrize("name", ["with space?and#marks%20.db", "naïve 🚀.db"])
+def test_any_file_name_will_do(tmp_path: Path, name: str) -> None:
+    SqliteStorage(tmp_path / name)
+    assert (tmp_path / name).is_file()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_database_that_was_removed_is_an_error_and_not_an_empty_store(
+    storage: SqliteStorage, path: Path, replaced: bool
+) -> None:
+    storage.create(*stored(), deadline=soon())
+    storage.close()
+    path.rename(path.with_suffix(".away"))
+    if replaced:
+        SqliteStorage(path)
+    for call in (
+        lambda: storage.ping(deadline=soon()),
+        lambda: storage.create(*stored("b", "v2"), deadline=soon()),
+        lambda: storage.list("p", Filters(), Page(limit=1), deadline=soon()),
+    ):
+        with pytest.raises(Unavailable):
+            call()
+    assert path.exists() == replaced
+    path.with_suffix(".away").replace(path)
+    assert storage.latest("p", "b", receipt=False, deadline=soon()).version == "v1"
+
+
+# -- locks, deadlines, full disks
+
+
+def test_a_lock_held_by_another_program_is_waited_for_until_the_deadline(
+    storage: SqliteStorage, path: Path
+) -> None:
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
+    with pytest.raises(Unavailable, match="locked"):
+        storage.create(*stored(), deadline=soon(0.5))
+    assert 0.3 < time.monotonic() - began < 5
+    timer = threading.Timer(0.2, other.rollback)
+    timer.start()
+    assert storage.create(*stored(), deadline=soon())[1]
+    timer.join()
+    other.close()
+
+
+def test_reading_does_not_wait_for_a_writer(storage: SqliteStorage, path: Path) -> None:
+    storage.create(*stored(), deadline=soon())
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    assert storage.latest("p", "b", receipt=True, deadline=soon(1)).receipt
+    other.close()
+
+
+def test_a_long_query_is_given_up_at_the_deadline(storage: SqliteStorage) -> None:
+    """And the connection is good for the next one."""
+    with pytest.raises(Unavailable, match="interrupted"), storage._connection(soon(0.1)) as db:
+        db.execute(
+            """WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)
+               SELECT count(*) FROM n"""
+        )
+    storage.ping(deadline=soon())
+
+
+def test_a_full_disk_is_unavailable_and_nothing_is_half_written(
+    storage: SqliteStorage, path: Path
+) -> None:
+    storage.create(*stored(), deadline=soon())
+    with storage._connection(soon()) as db:
+        pages = db.execute("PRAGMA page_count").fetchone()[0]
+        db.execute(f"PRAGMA max_page_count = {pages}")
+    huge = {"wall_ms": 1, "exit_code": 0, "stdout": "x" * 100_000}
+    from support import receipt
+
+    big = stored("b", "v2", value=receipt(samples=[huge]))
+    with pytest.raises(Unavailable, match="full"):
+        storage.create(*big, deadline=soon())
+    assert storage.latest("p", "b", receipt=True, deadline=soon()).version == "v1"
+    # The connection was given up with its limit: there is room now.
+    assert storage.create(*big, deadline=soon())[1]
+    assert query(path, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_read_only_file_is_refused_at_start() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "perfgate.db")
+        SqliteStorage(path)
+        path.chmod(0o444)
+        Path(folder).chmod(0o555)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)  # root may write anything, so somebody else must try
+        try:
+            with pytest.raises(CannotOpen, match="readonly|unable to open"):
+                SqliteStorage(path)
+        finally:
+            os.seteuid(user)
+            Path(folder).chmod(0o755)
+
+
+# -- queries that stay quick
+
+
+@pytest.mark.parametrize(
+    ("filters", "index"),
+    [
+        (Filters(), "baselines_by_project"),
+        (Filters(benchmark="b"), "baselines_by_benchmark"),
+        (Filters(git_ref="r"), "baselines_by_git_ref"),
+        (Filters(git_sha="s"), "baselines_by_git_sha"),
+        (Filters(tags=["t"]), "PRIMARY KEY"),
+        (Filters(source="promote"), "baselines_promoted"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_page_is_read_from_an_index_in_its_order(
+    storage: SqliteStorage, filters: Filters, index: str
+) -> None:
+    """No list sorts, and none looks at more rows than it answers."""
+    plans: list[str] = []
+    with storage._reading(soon()) as db:
+        table, conditions, values = sqlite._conditions("p", filters)
+
+        class Explaining:
+            def execute(self, sql: str, bound: list[object]) -> list[tuple[object, ...]]:
+                plans.extend(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", bound))
+                return []
+
+        page = Page(limit=50, cursor=10, total=False)
+        sqlite._page(Explaining(), table, conditions, values, page)  # type: ignore[arg-type]
+    assert any(index in plan for plan in plans), plans
+    assert not any("TEMP B-TREE" in plan or plan.startswith("SCAN") for plan in plans), plans
