@@ -84,6 +84,8 @@ def _show_request_id(response: Response) -> Response:
 
 
 def _allow_cross_origin(app: Flask) -> None:
+    # Registered first, so it runs after flask-cors, which knows no routes.
+    app.after_request(_allow_routed_methods)
     CORS(
         app,
         origins="*",
@@ -107,3 +109,10 @@ def _allow_cross_origin(app: Flask) -> None:
             "X-Request-ID",
         ],
     )
+
+
+def _allow_routed_methods(response: Response) -> Response:
+    if "Access-Control-Allow-Methods" in response.headers and "Allow" in response.headers:
+        methods = ", ".join(sorted(response.allow))
+        response.headers["Access-Control-Allow-Methods"] = methods
+    return response

@@ -209,7 +209,8 @@ def _put_envelope() -> dict[str, Any]:
             requests.add_once(metadata, name.removeprefix("meta."), value, shown=name)
         else:
             requests.add_once(single, name, value)
-    gathered = {**single, "tag": tags or None, "meta": metadata or None}
+    # A parameter called "meta" is not hidden by what was gathered under that name.
+    gathered = {"tag": tags or None, "meta": metadata or None} | single
     envelope: dict[str, Any] = _put_query.load(gathered)
     return envelope
 
