@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import re
 import secrets
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import click
 from flask import Flask, Response, g, request
 from flask_cors import CORS
+from werkzeug.exceptions import NotFound
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from perfgate_server import errors, logs
 from perfgate_server.blueprints import baselines, health
-from perfgate_server.config import ServerConfig
+from perfgate_server.config import ConfigError, ServerConfig, error_line
 from perfgate_server.keys import ApiKey
 from perfgate_server.storage import Storage, open_storage
+from perfgate_server.storage.base import CannotOpen
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 
@@ -37,7 +41,7 @@ def create_app(config: ServerConfig | None = None) -> Flask:
     holds no connection: a fork may follow. Raises ConfigError and storage.base.CannotOpen.
     """
     if config is None:
-        config = _standalone()
+        return _create_standalone()
     app = Flask("perfgate_server", static_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.converters.update(baselines.CONVERTERS)
@@ -49,6 +53,7 @@ def create_app(config: ServerConfig | None = None) -> Flask:
     app.before_request(_identify)
     app.after_request(_show_request_id)
     logs.init_app(app)
+    app.before_request(_refuse_leading_slashes)
     errors.init_app(app)
     for prefix, name in (("", "root"), ("/api/v1", "v1")):
         app.register_blueprint(health.blueprint, url_prefix=prefix, name=f"health_{name}")
@@ -63,19 +68,33 @@ def create_app(config: ServerConfig | None = None) -> Flask:
     return app
 
 
-def _standalone() -> ServerConfig:
+def _create_standalone() -> Flask:
     from perfgate_server.server import announce_key, development_url
 
-    config, key = ServerConfig.load().with_some_key()
-    logs.configure(config.log_level, config.log_format)
+    try:
+        config, key = ServerConfig.load().with_some_key()
+        logs.configure(config.log_level, config.log_format)
+        app = create_app(config)
+    except (ConfigError, CannotOpen) as error:
+        if click.get_current_context(silent=True) is None:
+            raise
+        # In the flask command, which would show a traceback.
+        print(error_line(error), file=sys.stderr)
+        sys.exit(2)
     if key is not None:
         announce_key(key, development_url())
-    return config
+    return app
 
 
 def _identify() -> None:
     given = request.headers.get("X-Request-ID", "")
     g.request_id = given if _REQUEST_ID.match(given) else secrets.token_hex(16)
+
+
+def _refuse_leading_slashes() -> None:
+    # werkzeug takes them off before it looks for a route.
+    if request.environ["PATH_INFO"].startswith("//"):
+        raise NotFound
 
 
 def _show_request_id(response: Response) -> Response:

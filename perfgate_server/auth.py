@@ -34,8 +34,10 @@ def enforce() -> None:
     g.key = key = _authenticate(current_app.extensions["perfgate"].keys)
     path = request.view_args or {}
     view = cast(Any, current_app.view_functions[request.endpoint or ""])
-    if not key.permits(view.permission, path["project"]):
-        raise _forbidden()
+    if view.permission not in key.role.permissions:
+        raise ApiError(403, f"The key's role, {key.role.value}, may not {view.permission.value}.")
+    if not key.reaches(path["project"]):
+        raise ApiError(403, "The key does not reach this project.")
     if "benchmark" in path:
         check_benchmark(path["benchmark"])
     _check_names(path)
@@ -44,7 +46,7 @@ def enforce() -> None:
 def check_benchmark(benchmark: str) -> None:
     """Raise 403 if the request's key does not reach `benchmark`."""
     if not g.key.sees(benchmark):
-        raise _forbidden()
+        raise ApiError(403, "The key does not reach this benchmark.")
 
 
 def _authenticate(known: Mapping[str, ApiKey]) -> ApiKey:
@@ -63,10 +65,6 @@ def _authenticate(known: Mapping[str, ApiKey]) -> ApiKey:
 
 def _unauthorized(message: str) -> ApiError:
     return ApiError(401, message, headers={"WWW-Authenticate": 'Bearer realm="perfgate"'})
-
-
-def _forbidden() -> ApiError:
-    return ApiError(403, f"A {g.key.role.value} key may not do this here.")
 
 
 def _check_names(path: Mapping[str, Any]) -> None:

@@ -7,7 +7,13 @@ from typing import Any
 
 import click
 
-from perfgate_server.config import DEFAULT_SQLITE_PATH, ConfigError, ServerConfig, option_of
+from perfgate_server.config import (
+    DEFAULT_SQLITE_PATH,
+    ConfigError,
+    ServerConfig,
+    error_line,
+    option_of,
+)
 from perfgate_server.storage.base import CannotOpen
 from perfgate_server.version import VERSION
 
@@ -92,5 +98,5 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
-    print(f"Error: {message}", file=sys.stderr)
+    print(error_line(message), file=sys.stderr)
     sys.exit(2)

@@ -20,7 +20,15 @@ DEFAULT_SQLITE_PATH = "./perfgate.db"
 
 
 class ConfigError(Exception):
-    """A setting that cannot be used. Its text is one line, and never holds a key."""
+    """A setting that cannot be used. Its text never holds a key."""
+
+
+def error_line(reason: object) -> str:
+    """Return the one line that says why the server does not start, with no key in it."""
+    text = str(reason)
+    if not text.isprintable():
+        text = text.encode("unicode_escape").decode()
+    return f"Error: {keys.redact(text)}"
 
 
 def _setting(env: str, parse: Callable[[str], Any], default: Any, **options: Any) -> Any:
@@ -144,7 +152,7 @@ class ServerConfig:
         """Processes to run: one a core up to 8; one for memory, which lives in one process."""
         if self.storage_type == "memory":
             return 1
-        return self.workers or min(len(os.sched_getaffinity(0)), 8)
+        return self.workers or min(_cores(), 8)
 
     @property
     def effective_threads(self) -> int:
@@ -198,6 +206,13 @@ class ServerConfig:
         return cls(api_keys=tuple(found), **values)
 
 
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def option_of(name: str) -> str:
     """Return the command line's option for a field: ``max_body_size`` -> ``--max-body-size``."""
     return "--" + name.replace("_", "-")
@@ -219,7 +234,7 @@ def _parse_keys(source: str, entries: Iterable[str]) -> list[ApiKey]:
 
 def _read_keys(source: str, path: str) -> list[ApiKey]:
     try:
-        text = Path(path).read_text("utf-8")
+        text = Path(path).read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"{source}: cannot read {path!r}: {reason}") from None
@@ -247,7 +262,7 @@ def _check_storage(storage_type: str, database_url: str | None, workers: int | N
     if storage_type == "postgres":
         raise ConfigError("storage type postgres is not there yet; use sqlite, or memory to try")
     if storage_type == "memory":
-        if database_url is not None:
+        if database_url:
             raise ConfigError(
                 "a database URL is given, but storage type memory keeps nothing;"
                 " did you mean --storage-type sqlite?"

@@ -11,7 +11,7 @@ from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.http import HTTP_STATUS_CODES
 
-from perfgate_server import jsonio, schemas
+from perfgate_server import jsonio, keys, schemas
 from perfgate_server.jsonio import MalformedJSON
 from perfgate_server.storage import base as storage
 
@@ -63,7 +63,7 @@ def envelope(status: int, message: str, details: dict[str, Any], request_id: str
         "details": details,
         "request_id": request_id,
     }
-    return jsonio.dumps({"error": error}) + "\n"
+    return keys.redact(jsonio.dumps({"error": error})) + "\n"
 
 
 def bad_request(details: dict[str, str]) -> ApiError:
@@ -84,7 +84,7 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(storage.Conflict, lambda e: _answer(_conflict(e)))
     app.register_error_handler(
         storage.PreconditionFailed,
-        lambda _: _answer(ApiError(412, "The precondition in the request's headers fails.")),
+        lambda _: _answer(ApiError(412, "What is stored does not fit the request's If-… header.")),
     )
     app.register_error_handler(storage.Unavailable, _unavailable)
     app.register_error_handler(HTTPException, lambda e: _answer(_http_error(e)))

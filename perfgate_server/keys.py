@@ -7,6 +7,7 @@ import hashlib
 import re
 import secrets
 import string
+import warnings
 from dataclasses import dataclass
 
 from perfgate_server import names
@@ -49,7 +50,7 @@ ENTRY_RULE = (
 )
 
 _KEY = re.compile(r"pg_(?:live|test)_[A-Za-z0-9]{32,}\Z")
-_KEY_WITHIN = re.compile(r"pg_(?:live|test)_[A-Za-z0-9]{32}")
+_KEY_WITHIN = re.compile(r"(pg_(?:live|test)_)[A-Za-z0-9]{16,}")
 _ROLES = {role.value: role for role in Role}
 # A benchmark pattern may hold commas, so only a comma before `role:` ends an entry.
 _ENTRY_END = re.compile(rf"\s*,\s*(?=(?:{'|'.join(_ROLES)}):)")
@@ -74,8 +75,8 @@ class ApiKey:
         """Who created a record: ``contributor:1f3a9c2e``."""
         return f"{self.role.value}:{self.id}"
 
-    def permits(self, permission: Permission, project: str) -> bool:
-        return permission in self.role.permissions and self.project in (None, project)
+    def reaches(self, project: str) -> bool:
+        return self.project in (None, project)
 
     def sees(self, benchmark: str) -> bool:
         """Whether `benchmark` is the key's own; what is no benchmark's name never is."""
@@ -92,6 +93,11 @@ def digest(key: str) -> str:
 
 def is_well_formed(key: str) -> bool:
     return _KEY.match(key) is not None
+
+
+def redact(text: str) -> str:
+    """Return `text` without the keys in it: one in a path or an option is somebody's mistake."""
+    return _KEY_WITHIN.sub(r"\1…", text) if "pg_" in text else text
 
 
 def generate() -> str:
@@ -124,8 +130,10 @@ def _compile(pattern: str | None) -> re.Pattern[str] | None:
             "the benchmark pattern holds another key; is the role after a comma right?"
         )
     try:
-        return re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Python prints a doubtful pattern otherwise
+            return re.compile(pattern)
+    except (FutureWarning, re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"the benchmark pattern is no regular expression: {error}") from None
 
 

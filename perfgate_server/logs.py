@@ -16,6 +16,8 @@ from flask import Flask, Response, g, request
 from gunicorn.glogging import Logger
 from pythonjsonlogger.json import JsonFormatter
 
+from perfgate_server.keys import redact
+
 TRACE = 5
 _LEVELS = {
     "trace": TRACE,
@@ -30,7 +32,6 @@ _COLORS = {"trace": "2", "debug": "2", "info": "32", "warn": "33", "error": "31"
 access_logger = logging.getLogger("perfgate_server.access")
 trace_logger = logging.getLogger("perfgate_server.trace")
 
-_KEY = re.compile(r"(pg_(?:live|test)_)[A-Za-z0-9]{4,}")
 _ENCODE = json.JSONEncoder(default=str).encode
 
 
@@ -61,11 +62,6 @@ def configure(level: str, style: str) -> None:
             },
         }
     )
-
-
-def redact(line: str) -> str:
-    """Return `line` without keys, whoever logged them: a key in a path is somebody's mistake."""
-    return _KEY.sub(r"\1…", line) if "pg_" in line else line
 
 
 class JsonLines(JsonFormatter):

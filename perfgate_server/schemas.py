@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields
+from marshmallow import EXCLUDE, Schema, ValidationError, fields
 
 from perfgate_server import names
 
@@ -65,9 +65,9 @@ class Number(_Field):
     """A JSON number that a double can hold."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> float:
-        if type(value) is float or (type(value) is int and abs(value) < 2**1023):
-            return value
-        raise ValidationError("Must be a number.")
+        if type(value) is not float and type(value) is not int:
+            raise ValidationError("Must be a number.")
+        return value
 
 
 class Flag(_Field):
@@ -172,7 +172,7 @@ def _first(errors: dict[Any, Any]) -> dict[Any, Any]:
 
 
 class _Object(Schema):
-    error_messages = {"type": "Must be a JSON object.", "unknown": "Is not known here."}
+    error_messages = {"type": "Must be a JSON object."}
 
     class Meta:
         unknown = EXCLUDE
@@ -261,6 +261,8 @@ class Samples(_Field):
                 errors[index] = problem
                 if len(errors) >= _MAX_ERRORS:
                     break
+        if len(errors) >= _MAX_ERRORS:
+            errors["_schema"] = [f"Holds more that is wrong than in these {_MAX_ERRORS} samples."]
         if errors:
             raise ValidationError(errors)
         return value
@@ -480,16 +482,19 @@ def decode_cursor(text: str) -> int:
     return sequence
 
 
-class _Query(_Object):
-    class Meta:
-        unknown = RAISE
+class Query(_Object):
+    """Parameters; `unknown_rule` is the sentence about any other."""
+
+    def unknown_rule(self) -> str:
+        known = ", ".join(str(field.data_key or name) for name, field in self.fields.items())
+        return f"Is no parameter of this route; it takes {known or 'none'}."
 
 
-class NoQuery(_Query):
+class NoQuery(Query):
     """A route that takes no parameters."""
 
 
-class _PageQuery(_Query):
+class _PageQuery(Query):
     limit = _IntegerParameter(MAX_LIMIT, load_default=50)
     offset = _IntegerParameter(MAX_OFFSET)
     cursor = _CursorParameter()
@@ -512,11 +517,11 @@ class ListQuery(_PageQuery):
     include_receipt = _BooleanParameter(load_default=False)
 
 
-class ReadQuery(_Query):
+class ReadQuery(Query):
     receipt = _ChoiceParameter("only")
 
 
-class PutQuery(_Query):
+class PutQuery(Query):
     """The query string of an upload by PUT, its ``tag`` and ``meta.NAME`` already gathered."""
 
     git_ref = Text(1, 256)
@@ -524,6 +529,9 @@ class PutQuery(_Query):
     tags = Tags(data_key="tag")
     metadata = Metadata(data_key="meta")
     normalize = _BooleanParameter()
+
+    def unknown_rule(self) -> str:
+        return super().unknown_rule().replace("meta,", "meta.NAME,")
 
 
 class PutSchema(_Object):
@@ -542,8 +550,9 @@ def flatten(messages: Any) -> dict[str, str]:
 def _flatten(messages: Any, path: tuple[str, ...], flat: dict[str, str]) -> None:
     if isinstance(messages, Mapping):
         for name, inner in messages.items():
-            # "_schema" is marshmallow's name for "the whole of it".
-            _flatten(inner, path if name == "_schema" else (*path, str(name)), flat)
+            # "_schema" with a list is how marshmallow says "the whole of it".
+            whole = name == "_schema" and isinstance(inner, list)
+            _flatten(inner, path if whole else (*path, str(name)), flat)
     else:
         sentence = " ".join(messages) if isinstance(messages, list) else str(messages)
         flat[".".join(path) or "body"] = sentence

@@ -18,10 +18,11 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.http import errors as http
 from gunicorn.workers.gthread import ThreadWorker
+from werkzeug.http import HTTP_STATUS_CODES
 
 from perfgate_server import logs
 from perfgate_server.app import create_app
-from perfgate_server.config import ConfigError, ServerConfig
+from perfgate_server.config import ConfigError, ServerConfig, error_line
 from perfgate_server.errors import envelope
 from perfgate_server.storage import open_storage
 from perfgate_server.storage.base import CannotOpen
@@ -60,8 +61,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         else:
             fields["reason"] = type(exc).__name__
             logger.info("refused by gunicorn", extra=fields)
+        cors = not self.wsgi.extensions["perfgate"].config.no_cors
         try:
-            util.write_nonblock(client, _raw_answer(status, message, request_id))
+            util.write_nonblock(client, _raw_answer(status, message, request_id, cors))
         except OSError as error:
             logger.debug("the client is gone: %s", error, extra=fields)
 
@@ -73,14 +75,21 @@ def _refusal(exc: Exception) -> tuple[int, str]:
     return 500, "The server failed; its log knows why, under this request id."
 
 
-def _raw_answer(status: int, message: str, request_id: str) -> bytes:
+def _raw_answer(status: int, message: str, request_id: str, cors: bool) -> bytes:
     body = envelope(status, message, {}, request_id).encode()
-    phrase = {431: "Request Header Fields Too Large"}.get(status, "Error")
-    head = (
-        f"HTTP/1.1 {status} {phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nX-Request-ID: {request_id}\r\n\r\n"
-    )
-    return head.encode() + body
+    lines = [
+        f"HTTP/1.1 {status} {HTTP_STATUS_CODES[status]}",
+        "Connection: close",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        f"X-Request-ID: {request_id}",
+    ]
+    if cors:
+        lines += [
+            "Access-Control-Allow-Origin: *",
+            "Access-Control-Expose-Headers: X-Request-ID",
+        ]
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def gunicorn_settings(config: ServerConfig) -> dict[str, Any]:
@@ -231,10 +240,16 @@ def wsgi_config() -> ServerConfig:
 
 
 def create_wsgi_app() -> Flask:
-    """Return the application for wsgi.py. Raises ConfigError and CannotOpen."""
-    config = wsgi_config()
-    logs.configure(config.log_level, config.log_format)
-    return create_app(config)
+    """Return the application for wsgi.py, or end the process with one line."""
+    try:
+        config = wsgi_config()
+        logs.configure(config.log_level, config.log_format)
+        return create_app(config)
+    except (ConfigError, CannotOpen) as error:
+        print(error_line(error), file=sys.stderr)
+        # Without our gunicorn.conf.py a worker comes here, and gunicorn starts another for
+        # ever, unless it ends with this status.
+        sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
 
 def wsgi_settings() -> dict[str, Any]:
@@ -248,7 +263,7 @@ def wsgi_settings() -> dict[str, Any]:
         logs.configure(config.log_level, config.log_format)
         open_storage(config.storage_type, config.sqlite_path, config.timeout).close()
     except (ConfigError, CannotOpen) as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(error_line(error), file=sys.stderr)
         sys.exit(2)
     return gunicorn_settings(config) | {
         "bind": f"{f'[{config.bind}]' if ':' in config.bind else config.bind}:{config.port}",

@@ -267,31 +267,58 @@ def test_a_read_only_file_is_refused_at_start() -> None:
 
 
 @pytest.mark.parametrize(
-    ("filters", "index"),
+    ("filters", "index", "sorts"),
     [
-        (Filters(), "baselines_by_project"),
-        (Filters(benchmark="b"), "baselines_by_benchmark"),
-        (Filters(git_ref="r"), "baselines_by_git_ref"),
-        (Filters(git_sha="s"), "baselines_by_git_sha"),
-        (Filters(tags=["t"]), "PRIMARY KEY"),
-        (Filters(source="promote"), "baselines_promoted"),
+        (Filters(), "baselines_by_project", False),
+        (Filters(benchmark="b"), "baselines_by_benchmark", False),
+        (Filters(git_ref="r"), "baselines_by_git_ref", False),
+        (Filters(git_sha="s", benchmark="b"), "baselines_by_git_sha", False),
+        (Filters(tags=["t", "u"]), "PRIMARY KEY", False),
+        (Filters(source="promote"), "baselines_promoted", False),
+        (Filters(since="2"), "COVERING INDEX baselines_by_created_at", True),
+        (Filters(benchmark_prefix="b"), "COVERING INDEX baselines_by_benchmark", True),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
+    ids=str,
 )
-def test_a_page_is_read_from_an_index_in_its_order(
-    storage: SqliteStorage, filters: Filters, index: str
+def test_a_page_is_found_in_an_index(
+    storage: SqliteStorage, filters: Filters, index: str, sorts: bool
 ) -> None:
-    """No list sorts, and none looks at more rows than it answers."""
+    """No list walks a table; one that has to sort does so within an index."""
     plans: list[str] = []
+
+    class Explaining:
+        def execute(self, sql: str, values: list[object]) -> sqlite3.Cursor:
+            plans.extend(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", values))
+            return db.execute("SELECT 1 WHERE 0")
+
     with storage._reading(soon()) as db:
-        table, conditions, values = sqlite._conditions("p", filters)
-
-        class Explaining:
-            def execute(self, sql: str, bound: list[object]) -> list[tuple[object, ...]]:
-                plans.extend(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", bound))
-                return []
-
+        selection = sqlite._select(db, "p", filters)
+        assert selection
         page = Page(limit=50, cursor=10, total=False)
-        sqlite._page(Explaining(), table, conditions, values, page)  # type: ignore[arg-type]
-    assert any(index in plan for plan in plans), plans
-    assert not any("TEMP B-TREE" in plan or plan.startswith("SCAN") for plan in plans), plans
+        sqlite._page(Explaining(), selection, page)  # type: ignore[arg-type]
+    # The last sort is of the page's own rows.
+    assert plans.pop() == "USE TEMP B-TREE FOR ORDER BY"
+    found = [plan for plan in plans if index in plan]
+    assert found, plans
+    assert not any(plan.startswith("SCAN") and "places" not in plan for plan in plans), plans
+    assert sorts == any("TEMP B-TREE" in plan for plan in plans), plans
+
+
+def test_a_file_that_is_refused_is_not_changed(tmp_path: Path) -> None:
+    path = tmp_path / "foreign"
+    query(path, "CREATE TABLE theirs (x)")
+    before = path.read_bytes()
+    with pytest.raises(CannotOpen):
+        SqliteStorage(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "\udcff.db"])
+def test_an_odd_path_is_opened_or_refused_in_words(tmp_path: Path, name: str) -> None:
+    try:
+        SqliteStorage(tmp_path / name)
+    except CannotOpen as error:
+        assert "too long" in str(error)
+    else:
+        assert (tmp_path / name).is_file()

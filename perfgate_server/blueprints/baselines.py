@@ -39,7 +39,7 @@ class LeafBenchmarkConverter(BenchmarkConverter):
     """A benchmark before ``/latest``, ``/versions`` and ``/promote``. Behind ``/versions`` these
     words are versions: that reading leaves each path just one."""
 
-    regex = "(?s:.*)(?<!/versions)"
+    regex = "(?:versions|(?s:.*)(?<!/versions))"
 
 
 CONVERTERS = {
@@ -70,10 +70,12 @@ _CACHE_CONTROL = "private, no-cache"
 @blueprint.post(PROJECT)
 @requires(Permission.WRITE)
 def upload(project: str) -> Response:
-    requests.query(_no_query)
     sent = requests.json_body()
     if isinstance(sent, dict) and isinstance(sent.get("benchmark"), str):
         check_benchmark(sent["benchmark"])
+    requests.query(_no_query)
+    if isinstance(sent, dict) and "schema" in sent and "receipt" not in sent:
+        raise bad_request({"receipt": "Must be given; a receipt by itself is for PUT."})
     envelope = _upload_schema.load(sent)
     created_at = records.now()
     version = envelope.get("version") or records.version_of(created_at)
@@ -83,16 +85,19 @@ def upload(project: str) -> Response:
 @blueprint.put(VERSION)
 @requires(Permission.WRITE)
 def upload_file(project: str, benchmark: str, version: str) -> Response:
+    sent = jsonio.loads(requests.body())
     envelope = _put_envelope()
-    envelope |= _put_schema.load({"receipt": jsonio.loads(requests.body())})
+    if isinstance(sent, dict) and "receipt" in sent and "schema" not in sent:
+        raise bad_request({"receipt": "Must be the receipt itself; an envelope is for POST."})
+    envelope |= _put_schema.load({"receipt": sent})
     return _create(project, benchmark, version, records.now(), envelope, [])
 
 
 @blueprint.post(f"{BENCHMARK}/promote")
 @requires(Permission.PROMOTE)
 def promote(project: str, benchmark: str) -> Response:
-    requests.query(_no_query)
     sent = requests.json_body()
+    requests.query(_no_query)
     envelope = _promotion_schema.load(sent)
     promotion = Promotion(
         project=project,
@@ -199,20 +204,23 @@ def _ignored(sent: dict[str, Any], schema: Any = _upload_schema) -> list[str]:
 
 def _put_envelope() -> dict[str, Any]:
     """Return what the query string of an upload by PUT says about the receipt."""
-    single: dict[str, Any] = {}
+    gathered: dict[str, Any] = {}
     tags: list[str] = []
     metadata: dict[str, str] = {}
     for name, value in requests.pairs():
         if name == "tag":
             tags.append(value)
+        elif name == "meta":
+            raise bad_request({name: _put_query.unknown_rule()})
         elif name.startswith("meta."):
             requests.add_once(metadata, name.removeprefix("meta."), value, shown=name)
         else:
-            requests.add_once(single, name, value)
-    # A parameter called "meta" is not hidden by what was gathered under that name.
-    gathered = {"tag": tags or None, "meta": metadata or None} | single
-    envelope: dict[str, Any] = _put_query.load(gathered)
-    return envelope
+            requests.add_once(gathered, name, value)
+    if tags:
+        gathered["tag"] = tags
+    if metadata:
+        gathered["meta"] = metadata
+    return requests.load(_put_query, gathered)
 
 
 def _create(

@@ -7,12 +7,11 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from flask import current_app, g, request
-from marshmallow import Schema
-from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import get_input_stream
 
 from perfgate_server import jsonio, records
 from perfgate_server.errors import ApiError, bad_request
+from perfgate_server.schemas import Query
 from perfgate_server.storage.base import Baseline
 
 _MAX_PARAMETERS = 256
@@ -28,11 +27,11 @@ def body() -> bytes:
     """Return the request's body.
 
     Raises 413 for one over --max-body-size (before it is read, or when a chunked one passes the
-    limit), 408 when it does not come in time, 400 when it breaks off.
+    limit), 408 when it does not come in time, 400 when it breaks off, 415 for a compressed one.
     """
-    limit = current_app.extensions["perfgate"].config.max_body_size
-    if (request.content_length or 0) > limit:
-        raise _too_large(limit)
+    limit = _check_length()
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise ApiError(415, "The body must be sent plain, without a Content-Encoding.")
     read = bytearray()
     try:
         stream = get_input_stream(request.environ)
@@ -41,29 +40,23 @@ def body() -> bytes:
             if not chunk:
                 break
             read += chunk
-    except HTTPException:
-        raise
     except (TimeoutError, BlockingIOError):
         raise ApiError(408, "The body did not arrive in time.") from None
-    except Exception:  # each server has its own for a broken body: gunicorn's share no parent
-        raise bad_request({"body": "The body broke off, or is not framed as HTTP asks."}) from None
+    except Exception:  # each server has its own for a broken body; gunicorn's share no parent
+        raise _broken() from None
     if len(read) > limit:
         raise _too_large(limit)
+    if len(read) < (request.content_length or 0):
+        raise _broken()
     # A client that was slow to send has not used up what the storage may take.
     start_clock()
     return bytes(read)
 
 
-def _too_large(limit: int) -> ApiError:
-    return ApiError(413, f"The body is over {limit} bytes, the limit of this server.")
-
-
 def json_body() -> Any:
     """Return the parsed body of an envelope; raises 415 for one that is not called JSON."""
+    _check_length()
     kind = request.mimetype
-    limit = current_app.extensions["perfgate"].config.max_body_size
-    if (request.content_length or 0) > limit:
-        raise _too_large(limit)
     if kind != "application/json" and not kind.endswith("+json"):
         raise ApiError(
             415,
@@ -71,6 +64,22 @@ def json_body() -> Any:
             " -H 'Content-Type: application/json'.",
         )
     return jsonio.loads(body())
+
+
+def _check_length() -> int:
+    """Return the limit; raise 413 if the body is announced to be over it."""
+    limit: int = current_app.extensions["perfgate"].config.max_body_size
+    if (request.content_length or 0) > limit:
+        raise _too_large(limit)
+    return limit
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, f"The body is over {limit} bytes, the limit of this server.")
+
+
+def _broken() -> ApiError:
+    return bad_request({"body": "Broke off, or is not framed as HTTP asks."})
 
 
 def pairs() -> list[tuple[str, str]]:
@@ -82,30 +91,40 @@ def pairs() -> list[tuple[str, str]]:
             errors="strict",
             max_num_fields=_MAX_PARAMETERS,
         )
+    except UnicodeDecodeError:
+        raise bad_request({"query": "Must be percent-encoded UTF-8."}) from None
     except ValueError:
-        raise bad_request(
-            {"query": f"Must be percent-encoded UTF-8 of at most {_MAX_PARAMETERS} parameters."}
-        ) from None
+        raise bad_request({"query": f"Must be at most {_MAX_PARAMETERS} parameters."}) from None
     for name, value in found:
         if "\0" in name + value:
-            raise bad_request({name.replace("\0", "\\0"): "Must not hold U+0000."})
+            raise bad_request({name: "Must not hold U+0000."})
     return found
 
 
-def query(schema: Schema, parameters: list[tuple[str, str]] | None = None) -> dict[str, Any]:
-    """Return the query string as `schema` has it; raises 400, also for a repeated parameter."""
-    single: dict[str, str] = {}
+def query(schema: Query, parameters: list[tuple[str, str]] | None = None) -> dict[str, Any]:
+    """Return the query string as `schema` has it; raises 400, also for what it does not know
+    and for a repeated parameter."""
+    single: dict[str, Any] = {}
     for name, value in pairs() if parameters is None else parameters:
         add_once(single, name, value)
-    loaded: dict[str, Any] = schema.load(single)
-    return loaded
+    return load(schema, single)
 
 
-def add_once(found: dict[str, str], name: str, value: str, shown: str | None = None) -> None:
+def add_once(found: dict[str, Any], name: str, value: str, shown: str | None = None) -> None:
     """Set ``found[name]``; raises 400, which calls it `shown`, if it is there already."""
     if name in found:
         raise bad_request({shown or name: "Must be given once."})
     found[name] = value
+
+
+def load(schema: Query, single: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters as `schema` has them; raises 400, also for what it does not know."""
+    known = {field.data_key or name for name, field in schema.fields.items()}
+    unknown = {name: schema.unknown_rule() for name in single if name not in known}
+    if unknown:
+        raise bad_request(unknown)
+    loaded: dict[str, Any] = schema.load(single)
+    return loaded
 
 
 def matches(stored: Baseline | None) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
+import os
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,6 @@ from perfgate_server.storage.base import (
     no_benchmark,
     no_version,
 )
-
-logger = logging.getLogger(__name__)
 
 #: Connections to one file in one process; they are opened as they are needed.
 MAX_CONNECTIONS = 16
@@ -175,12 +173,10 @@ class SqliteStorage:
 
     def list(self, project: str, filters: Filters, page: Page, *, deadline: float) -> Listing:
         with self._reading(deadline) as db:
-            table, conditions, values = _conditions(project, filters)
-            if filters.visible is not None:
-                seen = [name for name in _benchmarks(db, project) if filters.visible(name)]
-                conditions.append("b.benchmark IN (SELECT value FROM json_each(?))")
-                values.append(json.dumps(seen))
-            return _page(db, table, conditions, values, page)
+            selection = _select(db, project, filters)
+            if selection is None:
+                return Listing([], False, 0 if page.total else None)
+            return _page(db, selection, page)
 
     def history(self, project: str, benchmark: str, page: Page, *, deadline: float) -> Listing:
         with self._reading(deadline) as db:
@@ -191,8 +187,9 @@ class SqliteStorage:
             ).fetchone()
             if row is None:
                 raise no_benchmark(project, benchmark)
-            table, conditions, values = _conditions(project, Filters(benchmark=benchmark))
-            return replace(_page(db, table, conditions, values, page), current=row[0])
+            selection = _select(db, project, Filters(benchmark=benchmark))
+            assert selection is not None  # only what is visible can make it so
+            return replace(_page(db, selection, page), current=row[0])
 
     # -- the database
 
@@ -295,7 +292,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def _connect(path: Path | None, mode: str, timeout: float) -> _Connection:
     # Anything but the migrator opens without creating: a database that was removed must not
     # come back as an empty one.
-    target = ":memory:" if path is None else f"file:{quote(str(path))}?mode={mode}"
+    target = ":memory:" if path is None else f"file:{quote(os.fsencode(path))}?mode={mode}"
     return sqlite3.connect(
         target,
         uri=path is not None,
@@ -308,24 +305,23 @@ def _connect(path: Path | None, mode: str, timeout: float) -> _Connection:
 
 def _prepare(path: Path) -> None:
     """Create the file if it is not there, and bring it to this program's schema."""
-    if path.is_dir():
-        raise CannotOpen(f"cannot open the database {path}: it is a directory")
-    if not path.parent.is_dir():
-        raise CannotOpen(f"cannot open the database {path}: {path.parent} is no directory")
     try:
+        if path.is_dir():
+            raise CannotOpen("it is a directory")
+        if not path.parent.is_dir():
+            raise CannotOpen(f"{path.parent} is no directory")
         db = _connect(path, "rwc", OPEN_TIMEOUT)
         try:
-            _enter_wal(db, path)
+            _check_origin(db)  # before anything is changed in a file that is not ours
+            _enter_wal(db)
             _migrate(db)
         finally:
             db.close()
-    except StorageError as error:
-        raise CannotOpen(f"cannot open the database {path}: {error}") from None
-    except sqlite3.Error as error:
+    except (StorageError, sqlite3.Error, OSError) as error:
         raise CannotOpen(f"cannot open the database {path}: {error}") from error
 
 
-def _enter_wal(db: sqlite3.Connection, path: Path) -> None:
+def _enter_wal(db: sqlite3.Connection) -> None:
     """Turn on the write-ahead log, in which readers and the writer do not wait for each other."""
     give_up = time.monotonic() + OPEN_TIMEOUT
     while True:
@@ -342,36 +338,40 @@ def _enter_wal(db: sqlite3.Connection, path: Path) -> None:
             return
 
 
+def _check_origin(db: sqlite3.Connection) -> int:
+    """Return the version of the schema, 0 for a fresh database. Raises CannotOpen for another
+    program's, and for one that a newer version of this program has made."""
+    tables = {row[0] for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    if not tables:
+        return 0
+    if not {"schema_migrations", "baselines"} <= tables:
+        raise CannotOpen("it is another program's database")
+    version = int(db.execute("SELECT max(version) FROM schema_migrations").fetchone()[0])
+    known = len(migrate.load("sqlite"))
+    if version > known:
+        raise CannotOpen(
+            f"it was made by a newer perfgate-server (schema {version}; this program knows"
+            f" {known}); upgrade the program"
+        )
+    return version
+
+
 def _migrate(db: sqlite3.Connection) -> None:
     """Apply what is missing, and record it, in one transaction under SQLite's write lock."""
-    migrations = migrate.load("sqlite")
     with _transaction(db, "BEGIN IMMEDIATE"):
-        version = _schema_version(db)
-        if version > len(migrations):
-            raise CannotOpen(
-                f"it was made by a newer perfgate-server (schema {version};"
-                f" this program knows {len(migrations)}); upgrade the program"
+        version = _check_origin(db)
+        if version == 0:
+            db.execute(
+                """CREATE TABLE schema_migrations (
+                    version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at TEXT NOT NULL)"""
             )
-        for migration in migrations[version:]:
+        for migration in migrate.load("sqlite")[version:]:
             for statement in _statements(migration.sql):
                 db.execute(statement)
             db.execute(
                 "INSERT INTO schema_migrations (version, name, applied_at) VALUES (?, ?, ?)",
                 (migration.version, migration.name, datetime.now(UTC).isoformat()),
             )
-
-
-def _schema_version(db: sqlite3.Connection) -> int:
-    tables = {row[0] for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    if not tables:
-        db.execute(
-            """CREATE TABLE schema_migrations (
-                version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at TEXT NOT NULL)"""
-        )
-    elif "schema_migrations" not in tables or "baselines" not in tables:
-        raise CannotOpen("it is another program's database")
-    row = db.execute("SELECT coalesce(max(version), 0) FROM schema_migrations").fetchone()
-    return int(row[0])
 
 
 def _statements(sql: str) -> Iterator[str]:
@@ -471,24 +471,63 @@ def _benchmarks(db: sqlite3.Connection, project: str) -> list[str]:
     return [row[0] for row in rows]
 
 
-def _conditions(project: str, filters: Filters) -> tuple[str, list[str], list[Any]]:
-    """Return the table, the conditions and the values bound in them, for `filters`."""
-    table, conditions, values = "baselines b", ["b.project = ?"], [project]
-    if filters.tags:
-        # The first tag leads: its rows are in the list's order already.
-        table = "baseline_tags t CROSS JOIN baselines b ON b.seq = t.seq"
-        conditions, values = ["t.project = ?", "t.tag = ?"], [project, filters.tags[0]]
-        for tag in filters.tags[1:]:
-            conditions.append(
-                """EXISTS (SELECT 1 FROM baseline_tags o
-                           WHERE o.project = t.project AND o.tag = ? AND o.seq = t.seq)"""
-            )
-            values.append(tag)
-    for column in ("benchmark", "git_ref", "git_sha", "source"):
+@dataclass(frozen=True, slots=True)
+class _Selection:
+    """Which rows a list holds: where their places in the order are found, and the conditions.
+
+    The index to walk is named, for SQLite's planner guesses: it takes a small list for a large
+    one, and a page's cost then depends on the page.
+    """
+
+    place: str
+    table: str
+    conditions: list[str]
+    values: list[Any]
+
+    def sql(self, columns: str) -> str:
+        return f"SELECT {columns} FROM {self.table} WHERE {' AND '.join(self.conditions)}"
+
+
+def _select(db: sqlite3.Connection, project: str, filters: Filters) -> _Selection | None:
+    """Return the selection for `filters`, or None if it can hold nothing."""
+    conditions, values = _conditions(filters)
+    limited = False
+    if filters.visible is not None:
+        names = _benchmarks(db, project)
+        seen = [name for name in names if filters.visible(name)]
+        if not seen:
+            return None
+        limited = len(seen) < len(names)
+        if limited:
+            conditions.append("b.benchmark IN (SELECT value FROM json_each(?))")
+            values.append(json.dumps(seen))
+    if filters.tags and filters.git_sha is None:
+        # The first tag leads: its rows stand in the list's order. The records themselves are
+        # looked at only if there is more to know of them.
+        table = "baseline_tags t"
+        if conditions:
+            table += " CROSS JOIN baselines b ON b.seq = t.seq"
+        tagged, bound = _tagged("t.seq", project, filters.tags[1:])
+        leading = ["t.project = ?", "t.tag = ?", *tagged, *conditions]
+        return _Selection("t.seq", table, leading, [project, filters.tags[0], *bound, *values])
+    tagged, bound = _tagged("b.seq", project, filters.tags or ())
+    leading = ["b.project = ?", *tagged, *conditions]
+    table = f"baselines b INDEXED BY {_index(filters, limited)}"
+    return _Selection("b.seq", table, leading, [project, *bound, *values])
+
+
+def _conditions(filters: Filters) -> tuple[list[str], list[Any]]:
+    """Return the conditions on the records themselves, and the values bound in them."""
+    conditions: list[str] = []
+    values: list[Any] = []
+    for column in ("benchmark", "git_ref", "git_sha"):
         value = getattr(filters, column)
         if value is not None:
             conditions.append(f"b.{column} = ?")
             values.append(value)
+    if filters.source is not None:
+        # In words, not bound: so SQLite sees that the index of promotions holds them all.
+        conditions.append(f"b.source = '{'promote' if filters.source == 'promote' else 'upload'}'")
     if filters.benchmark_prefix is not None:
         # Names are ASCII, so DEL sorts behind every character that may follow the prefix.
         conditions.append("b.benchmark >= ? AND b.benchmark < ?")
@@ -499,35 +538,66 @@ def _conditions(project: str, filters: Filters) -> tuple[str, list[str], list[An
     if filters.until is not None:
         conditions.append("b.created_at <= ?")
         values.append(filters.until)
-    return table, conditions, values
+    return conditions, values
 
 
-def _page(
-    db: sqlite3.Connection, table: str, conditions: list[str], values: list[Any], page: Page
-) -> Listing:
-    where = " AND ".join(conditions)
+def _tagged(place: str, project: str, tags: Sequence[str]) -> tuple[list[str], list[Any]]:
+    """Return the conditions that the record at `place` has all of `tags`."""
+    condition = f"""EXISTS (SELECT 1 FROM baseline_tags o
+        WHERE o.project = ? AND o.tag = ? AND o.seq = {place})"""
+    return [condition] * len(tags), [value for tag in tags for value in (project, tag)]
+
+
+def _index(filters: Filters, limited: bool) -> str:
+    """Name the index to walk: that of the filter that usually leaves the fewest rows."""
+    if filters.git_sha is not None:
+        return "baselines_by_git_sha"
+    if filters.benchmark is not None:
+        return "baselines_by_benchmark"
+    if filters.git_ref is not None:
+        return "baselines_by_git_ref"
+    if filters.source == "promote":
+        return "baselines_promoted"
+    if filters.since is not None or filters.until is not None:
+        return "baselines_by_created_at"
+    if filters.benchmark_prefix is not None or limited:
+        return "baselines_by_benchmark"
+    return "baselines_by_project"
+
+
+def _page(db: sqlite3.Connection, selection: _Selection, page: Page) -> Listing:
     total = None
     if page.total:
-        row = db.execute(f"SELECT count(*) FROM {table} WHERE {where}", values).fetchone()
+        row = db.execute(selection.sql("count(*)"), selection.values).fetchone()
         total = int(row[0])
-    order = "t.seq" if table.startswith("baseline_tags") else "b.seq"
+    place, values = selection.place, list(selection.values)
+    places = selection.sql(f"{place} AS seq")
     if page.cursor is not None:
-        where += f" AND {order} < ?"
-        values = [*values, page.cursor]
-    columns = _COLUMNS
-    if page.receipts:
-        columns += f", {_RECEIPT}"
-        table += " JOIN receipts r ON r.id = b.receipt_id"
+        places += f" AND {place} < ?"
+        values.append(page.cursor)
+    # The places are found in an index alone; whole rows are read for those on the page.
     rows = db.execute(
-        f"SELECT {columns} FROM {table} WHERE {where} ORDER BY {order} DESC LIMIT ? OFFSET ?",
+        f"""WITH places AS MATERIALIZED ({places} ORDER BY {place} DESC LIMIT ? OFFSET ?)
+            SELECT {_COLUMNS}, b.receipt_id FROM places JOIN baselines b ON b.seq = places.seq
+            ORDER BY places.seq DESC""",
         [*values, page.limit + 1, page.offset],
-    )
+    ).fetchall()
     baselines: list[Baseline] = []
-    size, has_more = 0, False
-    for row in rows:
-        if len(baselines) == page.limit or size >= MAX_PAGE_BYTES:
-            has_more = True
+    size = 0
+    for row in rows[: page.limit]:
+        baseline = _baseline(row[:-1])
+        if page.receipts:
+            receipt = _receipt(db, row[-1])
+            baseline = replace(baseline, receipt=receipt)
+            size += len(receipt)
+        baselines.append(baseline)
+        if size >= MAX_PAGE_BYTES:
             break
-        baselines.append(_baseline(row))
-        size += len(row[-1]) if page.receipts else 0
-    return Listing(baselines, has_more, total)
+    return Listing(baselines, len(baselines) < len(rows), total)
+
+
+def _receipt(db: sqlite3.Connection, receipt_id: int) -> bytes:
+    body: bytes = db.execute(
+        f"SELECT {_RECEIPT} FROM receipts r WHERE r.id = ?", (receipt_id,)
+    ).fetchone()[0]
+    return body
