@@ -69,8 +69,6 @@ def create_app(config: ServerConfig | None = None) -> Flask:
 
 
 def _create_standalone() -> Flask:
-    from perfgate_server.server import announce_key, development_url
-
     try:
         config, key = ServerConfig.load().with_some_key()
         logs.configure(config.log_level, config.log_format)
@@ -82,8 +80,27 @@ def _create_standalone() -> Flask:
         print(error_line(error), file=sys.stderr)
         sys.exit(2)
     if key is not None:
-        announce_key(key, development_url())
+        announce_key(key, _development_url())
     return app
+
+
+def announce_key(key: str, url: str) -> None:
+    """Print a key that was made at start, once, with a line to try it."""
+    reachable = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+    print(
+        f"No API key is configured. This one (admin) is good until the server stops:\n\n"
+        f"  {key}\n\n"
+        f"  curl -H 'Authorization: Bearer {key}' {reachable}/projects/demo/baselines\n",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _development_url() -> str:
+    """Return the URL that `flask run` is about to serve."""
+    context = click.get_current_context(silent=True)
+    options = context.params if context else {}
+    return f"http://{options.get('host') or '127.0.0.1'}:{options.get('port') or 5000}"
 
 
 def _identify() -> None:

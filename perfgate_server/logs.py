@@ -133,6 +133,12 @@ class GunicornLogger(Logger):  # type: ignore[misc]  # gunicorn is not typed
         # What it tells at start and stop, the server says itself, in one line each.
         self.debug(msg, *args, **kwargs)
 
+    def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        if isinstance(sys.exc_info()[1], (BlockingIOError, TimeoutError)):
+            self.debug("a client stopped in the middle; its connection is closed")
+        else:
+            super().exception(msg, *args, **kwargs)
+
     def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
         """The application writes the request's line: it knows the route and the key."""
 

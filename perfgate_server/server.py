@@ -7,11 +7,11 @@ import os
 import secrets
 import signal
 import socket
+import struct
 import sys
 from collections import Counter
 from typing import Any
 
-import click
 from flask import Flask
 from gunicorn import util
 from gunicorn.app.base import BaseApplication
@@ -21,7 +21,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from werkzeug.http import HTTP_STATUS_CODES
 
 from perfgate_server import logs
-from perfgate_server.app import create_app
+from perfgate_server.app import announce_key, create_app
 from perfgate_server.config import ConfigError, ServerConfig, error_line
 from perfgate_server.errors import envelope
 from perfgate_server.storage import open_storage
@@ -49,6 +49,24 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         super().init_signals()
         # Ctrl-C reaches the whole process group; the master tells the workers how to stop.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            # Stopping: whoever connects from here on is refused, and can go elsewhere, instead
+            # of waiting in the backlog for the reset at the end.
+            for listener in self.sockets:
+                listener.close()
+
+    def enqueue_req(self, conn: Any) -> None:
+        if not conn.initialized:
+            # A client that stops in the middle would hold its thread for ever. gunicorn makes
+            # its sockets block without a timeout, so the kernel has to keep the time.
+            seconds = self.wsgi.extensions["perfgate"].config.timeout
+            patience = struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
+            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
+        super().enqueue_req(conn)
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
         """Answer what never reached the application. gunicorn would answer HTML, and log what
@@ -202,25 +220,6 @@ def _started(config: ServerConfig, url: str) -> str:
 
 def _log_stop(_: Any) -> None:
     logger.info("stopped")
-
-
-def announce_key(key: str, url: str) -> None:
-    """Print a key that was made at start, once, with a line to try it."""
-    reachable = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
-    print(
-        f"No API key is configured. This one (admin) is good until the server stops:\n\n"
-        f"  {key}\n\n"
-        f"  curl -H 'Authorization: Bearer {key}' {reachable}/projects/demo/baselines\n",
-        file=sys.stderr,
-        flush=True,
-    )
-
-
-def development_url() -> str:
-    """Return the URL that `flask run` is about to serve."""
-    context = click.get_current_context(silent=True)
-    options = context.params if context else {}
-    return f"http://{options.get('host') or '127.0.0.1'}:{options.get('port') or 5000}"
 
 
 # -- gunicorn as the server, with wsgi.py and gunicorn.conf.py

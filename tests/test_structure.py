@@ -1,0 +1,108 @@
+"""Rules that the source keeps: imports run one way, and the core stays small."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+from support import ROOT, environment
+
+PACKAGE = ROOT / "perfgate_server"
+
+#: A module, or the modules of a folder -> what of the package it may import.
+ALLOWED = {
+    "names": set(),
+    "version": set(),
+    "jsonio": set(),
+    "keys": {"names"},
+    "schemas": {"names"},
+    "config": {"keys"},
+    "storage": {"storage", "migrations"},
+    "records": {"jsonio", "storage"},
+    "errors": {"jsonio", "keys", "schemas", "storage"},
+    "auth": {"errors", "keys", "names"},
+    "logs": {"keys"},
+    "blueprints": {
+        "auth",
+        "blueprints",
+        "errors",
+        "jsonio",
+        "keys",
+        "records",
+        "schemas",
+        "storage",
+        "version",
+    },
+    "app": {"blueprints", "config", "errors", "keys", "logs", "storage"},
+    "server": {"app", "config", "errors", "logs", "storage"},
+    "cli": {"config", "server", "storage", "version"},
+    "__main__": {"cli"},
+    "__init__": {"app", "config", "keys", "server"},
+}
+
+#: A module -> the libraries that it alone, of its kind, may not know.
+FOREIGN = {
+    "keys": {"flask", "werkzeug", "marshmallow", "gunicorn", "click"},
+    "jsonio": {"flask", "werkzeug", "marshmallow", "gunicorn", "click"},
+    "schemas": {"flask", "werkzeug", "gunicorn", "click"},
+    "storage": {"flask", "werkzeug", "marshmallow", "gunicorn", "click"},
+    "config": {"flask", "werkzeug", "marshmallow", "gunicorn", "click"},
+    "records": {"flask", "werkzeug", "marshmallow", "gunicorn", "click"},
+}
+
+
+def room(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else path.stem
+
+
+def imports(path: Path) -> set[str]:
+    """Return the dotted names of all that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "perfgate_server":
+            found |= {f"perfgate_server.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_imports_run_one_way(path: Path) -> None:
+    dotted = imports(path)
+    own = {name.split(".")[1] for name in dotted if name.startswith("perfgate_server.")}
+    assert own <= ALLOWED[room(path)], path
+    assert not {name.split(".")[0] for name in dotted} & FOREIGN.get(room(path), set()), path
+
+
+def test_the_core_installs_what_it_names_and_no_more() -> None:
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    required = setup["options"]["install_requires"].split("\n")
+    assert {line.split(" ")[0] for line in required if line} == {
+        "flask",
+        "gunicorn",
+        "marshmallow",
+        "click",
+        "python-json-logger",
+        "flask-cors",
+    }
+
+
+def test_importing_the_package_starts_nothing() -> None:
+    """No thread, no file, no logging configuration."""
+    code = (
+        "import threading, logging, perfgate_server;"
+        "assert threading.active_count() == 1;"
+        "assert not logging.getLogger().handlers;"
+        "import sys; assert not {'hypothesis', 'pytest', 'psycopg'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment())
