@@ -1,0 +1,176 @@
+"""The README is true: its commands run as printed, its tables are complete."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from support import KEYS, ROOT, environment, free_port, perfgate_server, program, receipt, serving
+
+from perfgate_server import ServerConfig, create_app
+from perfgate_server.cli import command
+from perfgate_server.errors import _CODES
+from perfgate_server.version import VERSION
+
+README = (ROOT / "README.md").read_text("utf-8")
+
+#: What differs from run to run, in what is printed as in what comes out.
+VARYING = (
+    (r"\b[0-9a-f]{64}\b", "SHA256"),
+    (r"\b[0-9a-f]{32}\b", "ID"),
+    (r":[0-9a-f]{8}\b", ":KEYID"),
+    (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", "TIME"),
+)
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def steps() -> Iterator[tuple[str, str]]:
+    """Yield each command of the README's console blocks with the output printed below it."""
+    for block in blocks("console"):
+        for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            line, _, output = step.partition("\n")
+            yield line, output
+
+
+def masked(text: str) -> str:
+    for pattern, name in VARYING:
+        text = re.sub(pattern, name, text)
+    return text
+
+
+def test_the_tour_runs_as_printed(tmp_path: Path) -> None:
+    """Every command, in one shell, in the order of the README."""
+    port = str(free_port())
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    found = list(steps())
+    assert len(found) > 20
+    script = "".join(f"{line}\necho; echo '=== {n}'\n" for n, (line, _) in enumerate(found))
+    shell = subprocess.Popen(
+        ["bash"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=tmp_path,
+        env=environment(
+            PATH=f"{Path(program()).parent}:{os.environ['PATH']}",
+            PERFGATE_PORT=port,
+            PERFGATE_BIND="127.0.0.1",
+        ),
+        start_new_session=True,
+    )
+    try:
+        printed, _ = shell.communicate(script.replace(":8080", f":{port}") + "kill %1\n", 60)
+    finally:
+        if shell.poll() is None:
+            os.killpg(shell.pid, signal.SIGKILL)
+    outputs = re.split(r"\n=== \d+\n", printed)
+    for (line, expected), output in zip(found, outputs, strict=False):
+        assert masked(output).strip() == masked(expected).strip(), line
+    assert len(outputs) == len(found) + 1
+
+
+@pytest.mark.parametrize(
+    ("language", "name"),
+    [
+        ("sh", "upload-baseline.sh"),
+        ("sh", "fetch-baseline.sh"),
+        ("yaml", "github-actions.yml"),
+        ("nginx", "nginx.conf"),
+        ("ini", "perfgate-server.service"),
+    ],
+)
+def test_the_files_that_are_shown_are_the_files_that_are_there(language: str, name: str) -> None:
+    assert (ROOT / "examples" / name).read_text("utf-8") in blocks(language)
+
+
+def test_the_ci_scripts_work_and_tell_by_their_exit_status(tmp_path: Path) -> None:
+    """Uploaded, uploaded again, refused; fetched, none yet, refused, down."""
+    (tmp_path / "run.json").write_text(json.dumps(receipt()))
+    with serving(perfgate_server(), tmp_path) as server:
+        variables = {
+            "PERFGATE_URL": server.url,
+            "PERFGATE_KEY": KEYS["contributor"],
+            "PROJECT": "p",
+            "BENCHMARK": "tests/io[gzip]",
+            "GIT_SHA": "abc123",
+            "GIT_REF": "refs/heads/main",
+        }
+
+        def run(script: str, **changed: str) -> int:
+            return subprocess.run(
+                [ROOT / "examples" / script],
+                capture_output=True,
+                cwd=tmp_path,
+                env=environment(**(variables | changed)),
+            ).returncode
+
+        assert run("fetch-baseline.sh") == 3
+        assert run("upload-baseline.sh") == 0
+        assert run("upload-baseline.sh") == 0
+        assert run("fetch-baseline.sh") == 0
+        assert json.loads((tmp_path / "baseline.json").read_text()) == receipt()
+        assert run("upload-baseline.sh", PERFGATE_KEY=KEYS["viewer"]) not in (0, 3)
+        assert run("fetch-baseline.sh", PERFGATE_KEY="wrong") not in (0, 3)
+        assert run("fetch-baseline.sh", BENCHMARK="") not in (0, 3)
+        (tmp_path / "run.json").write_text(json.dumps(receipt(wall_ms=7)))
+        assert run("upload-baseline.sh") not in (0, 3)
+        record = json.loads(server.request("GET", "/projects/p/baselines/tests/io[gzip]/latest")[2])
+        assert record["git_ref"] == "refs/heads/main"
+        server.stop()
+        down = {"PERFGATE_URL": f"http://127.0.0.1:{free_port()}"}
+        quick = (ROOT / "examples" / "fetch-baseline.sh").read_text().replace("--retry 5", "")
+        (tmp_path / "quick.sh").write_text(quick)
+        result = subprocess.run(
+            ["sh", "quick.sh"], cwd=tmp_path, env=environment(**(variables | down))
+        )
+        assert result.returncode not in (0, 3)
+
+
+def test_every_option_and_variable_stands_in_the_readme() -> None:
+    for option in command.params:
+        assert f"| `{option.opts[0]}`" in README, option
+    for setting in fields(ServerConfig):
+        assert f"`PERFGATE_{setting.name.upper()}`" in README
+    assert "`PERFGATE_API_KEYS_FILE`" in README
+
+
+def test_the_help_names_every_variable() -> None:
+    result = subprocess.run([program(), "--help"], capture_output=True, text=True)
+    for variable in re.findall(r"`(PERFGATE_\w+)`", README):
+        assert variable in result.stdout
+
+
+def test_every_route_stands_in_the_readme() -> None:
+    app = create_app(ServerConfig())
+    for rule in app.url_map.iter_rules():
+        path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule).removeprefix("/api/v1")
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
+            assert f"| {method} | `{path}` |" in README
+
+
+def test_every_code_stands_in_the_readme() -> None:
+    for status, code in _CODES.items():
+        if status not in (414, 422):  # no route of ours answers these
+            assert f"| {status} | `{code}` |" in README
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    assert f'"version":"{VERSION}"' in README
+    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert f"## [{VERSION}]" in changelog or "## [Unreleased]" in changelog
+
+
+def test_links_lead_to_files() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).is_file(), target

@@ -1,0 +1,56 @@
+"""The wheel, in an empty environment: what people install is what was tested."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+from support import EVERY_KEY, ROOT, environment, serving
+from test_server import drive
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel and install it; return the folder of its programs."""
+    folder = tmp_path_factory.mktemp("wheel")
+    # A copy: the build must not depend on what lies about, nor leave anything.
+    subprocess.run(["git", "clone", "-q", ROOT, folder / "source"], check=True)
+    changes = subprocess.run(["git", "diff", "HEAD", "--binary"], cwd=ROOT, capture_output=True)
+    if changes.stdout:
+        subprocess.run(["git", "apply"], cwd=folder / "source", input=changes.stdout, check=True)
+    build = [sys.executable, "-m", "build", "--wheel", "--outdir", folder, folder / "source"]
+    subprocess.run(build, check=True, capture_output=True, env=environment())
+    (wheel,) = folder.glob("*.whl")
+    venv.create(folder / "venv", with_pip=True)
+    pip = [folder / "venv/bin/python", "-m", "pip", "install", "-q", wheel]
+    subprocess.run(pip, check=True, capture_output=True, env=environment())
+    return folder / "venv/bin"
+
+
+def test_it_serves(installed: Path, tmp_path: Path) -> None:
+    command = [str(installed / "perfgate-server"), "--port", "{port}", "--storage-type", "sqlite"]
+    with serving([*command, "--api-keys", EVERY_KEY], tmp_path) as server:
+        drive(server)
+        assert server.stop() == 0
+
+
+def test_it_brings_only_what_it_needs(installed: Path) -> None:
+    listed = subprocess.run(
+        [installed / "python", "-m", "pip", "list", "--format=freeze"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.lower()
+    names = {line.split("==")[0].replace("_", "-") for line in listed.split()}
+    assert names - {"pip", "setuptools"} == {
+        "perfgate-server",
+        # what it names
+        *("flask", "gunicorn", "marshmallow", "click", "python-json-logger", "flask-cors"),
+        # what Flask and gunicorn need
+        *("blinker", "itsdangerous", "jinja2", "markupsafe", "werkzeug", "packaging"),
+        # what marshmallow and python-json-logger need on older Pythons
+        *({"typing-extensions"} & names),
+    }
