@@ -42,6 +42,9 @@ _REFUSALS: dict[type[Exception], tuple[int, str]] = {
 }
 
 
+_STOPPING = {signal.SIGTERM, signal.SIGQUIT}
+
+
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
     """gunicorn's threaded worker, whose own errors are envelopes too."""
 
@@ -49,6 +52,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         super().init_signals()
         # Ctrl-C reaches the whole process group; the master tells the workers how to stop.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
 
     def set_accept_enabled(self, enabled: bool) -> None:
         super().set_accept_enabled(enabled)
@@ -156,6 +160,15 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn is not ty
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn is not typed
+    def spawn_worker(self) -> Any:
+        """Fork a worker that cannot miss being told to stop: until it has its own handlers it
+        would run this process's, which swallow the signal. `Worker` lets it through then."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+        try:
+            return super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+
     def handle_int(self) -> None:
         """Stop on Ctrl-C as on SIGTERM: the requests in flight are finished."""
         raise StopIteration

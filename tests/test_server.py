@@ -319,6 +319,25 @@ def test_requests_in_flight_are_finished(
         lock.close()
 
 
+_SLOW_START = """
+import time
+from perfgate_server import Role, ServerConfig, run_server, server
+prompt = server.Worker.init_signals
+server.Worker.init_signals = lambda worker: (time.sleep(1), prompt(worker))
+run_server(ServerConfig(bind="127.0.0.1", port=0))
+"""
+
+
+def test_a_worker_that_is_still_starting_stops_too() -> None:
+    """It does not miss the signal, however young it is."""
+    process = subprocess.Popen(
+        [program("python"), "-c", _SLOW_START], stderr=subprocess.DEVNULL, env=environment()
+    )
+    server = Server(process, 0, Path(os.devnull))
+    wait_for(server.workers, "a worker")
+    assert server.stop() == 0
+
+
 def _uploads_accepted(server: Server) -> int:
     """Return how many connections to the server are established."""
     local = f"0100007F:{server.port:04X}"
