@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support import soon, stored
 
-from perfgate_server.storage import migrate, sqlite
+from perfgate_server.storage import migrate, sqlite_file, sqlite_rows
 from perfgate_server.storage.base import CannotOpen, Filters, Page, Unavailable
 from perfgate_server.storage.sqlite import SqliteStorage
 
@@ -106,7 +106,7 @@ def test_a_failed_migration_leaves_the_old_schema_and_its_data(
 
 def test_a_migration_must_end_with_a_statement() -> None:
     with pytest.raises(ValueError, match="complete statement"):
-        list(sqlite._statements("CREATE TABLE a (x);\nCREATE TABLE b (x)"))
+        list(sqlite_file.statements("CREATE TABLE a (x);\nCREATE TABLE b (x)"))
 
 
 _OPEN_AND_WRITE = """
@@ -292,10 +292,10 @@ def test_a_page_is_found_in_an_index(
             return db.execute("SELECT 1 WHERE 0")
 
     with storage._reading(soon()) as db:
-        selection = sqlite._select(db, "p", filters)
+        selection = sqlite_rows.select(db, "p", filters)
         assert selection
         page = Page(limit=50, cursor=10, total=False)
-        sqlite._page(Explaining(), selection, page)  # type: ignore[arg-type]
+        sqlite_rows.page(Explaining(), selection, page)  # type: ignore[arg-type]
     # The last sort is of the page's own rows.
     assert plans.pop() == "USE TEMP B-TREE FOR ORDER BY"
     found = [plan for plan in plans if index in plan]

@@ -392,8 +392,7 @@ def test_a_page_of_receipts_has_a_bounded_size(
     shelf: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends early and says that there is more; a walk still sees everything."""
-    module = __import__(type(shelf).__module__, fromlist=["MAX_PAGE_BYTES"])
-    monkeypatch.setattr(module, "MAX_PAGE_BYTES", len(stored()[1].body) + 1)
+    monkeypatch.setattr(base, "MAX_PAGE_BYTES", len(stored()[1].body) + 1)
     found = shelf.list("p", Filters(), Page(limit=50, receipts=True), deadline=soon())
     assert [baseline.version for baseline in found.baselines] == ["6", "5"]
     assert (found.has_more, found.total) == (True, 6)

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from flask import Blueprint, Response, current_app, g, request, url_for
 from werkzeug.routing import BaseConverter
 
-from perfgate_server import jsonio, records, schemas
+from perfgate_server import jsonio, queries, records, schemas
 from perfgate_server.auth import check_benchmark, enforce, requires
 from perfgate_server.blueprints import requests
 from perfgate_server.errors import bad_request
@@ -55,11 +55,11 @@ VERSION = f"{PROJECT}/<benchmark:benchmark>/versions/<segment:version>"
 _upload_schema = schemas.UploadSchema()
 _promotion_schema = schemas.PromotionSchema()
 _put_schema = schemas.PutSchema()
-_put_query = schemas.PutQuery()
-_read_query = schemas.ReadQuery()
-_list_query = schemas.ListQuery()
-_history_query = schemas.HistoryQuery()
-_no_query = schemas.NoQuery()
+_put_query = queries.PutQuery()
+_read_query = queries.ReadQuery()
+_list_query = queries.ListQuery()
+_history_query = queries.HistoryQuery()
+_no_query = queries.NoQuery()
 
 _CACHE_CONTROL = "private, no-cache"
 
@@ -329,6 +329,6 @@ def _listed(
     response = Response(text, mimetype="application/json")
     if listing.has_more and listing.baselines:
         kept = [pair for pair in parameters if pair[0] not in ("offset", "cursor")]
-        cursor = schemas.encode_cursor(listing.baselines[-1].sequence)
+        cursor = queries.encode_cursor(listing.baselines[-1].sequence)
         response.headers["Link"] = f'<?{urlencode([*kept, ("cursor", cursor)])}>; rel="next"'
     return response

@@ -11,7 +11,7 @@ from werkzeug.wsgi import get_input_stream
 
 from perfgate_server import jsonio, records
 from perfgate_server.errors import ApiError, bad_request
-from perfgate_server.schemas import Query
+from perfgate_server.queries import Query
 from perfgate_server.storage.base import Baseline
 
 _MAX_PARAMETERS = 256

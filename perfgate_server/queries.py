@@ -1,0 +1,203 @@
+"""What a query string must look like: every value is text, and none is empty.
+
+Knows marshmallow alone. Refusals are marshmallow's ValidationError, with sentences.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime
+import re
+from typing import Any
+
+from marshmallow import ValidationError
+
+from perfgate_server.schemas import Field, Metadata, Object, Tags, Text, integer_rule
+
+MAX_LIMIT = 1000
+MAX_OFFSET = 2**63 - 1
+
+
+class Parameter(Field):
+    """Text in a query string, which is never empty: an unset variable must not match all."""
+
+    def _deserialize(self, value: str, *args: Any, **kwargs: Any) -> Any:
+        if not value:
+            raise ValidationError("Must not be empty.")
+        return self.parse(value)
+
+    def parse(self, text: str) -> Any:
+        return text
+
+
+class IntegerParameter(Parameter):
+    def __init__(self, high: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.high = high
+
+    def parse(self, text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,30}", text, re.ASCII) or int(text) > self.high:
+            raise ValidationError(integer_rule(0, self.high))
+        return int(text)
+
+
+class BooleanParameter(Parameter):
+    values = {"true": True, "1": True, "false": False, "0": False}
+
+    def parse(self, text: str) -> bool:
+        if text not in self.values:
+            raise ValidationError("Must be true, false, 1 or 0.")
+        return self.values[text]
+
+
+class ChoiceParameter(Parameter):
+    def __init__(self, *choices: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.choices = choices
+
+    def parse(self, text: str) -> str:
+        if text not in self.choices:
+            raise ValidationError(f"Must be {' or '.join(self.choices)}.")
+        return text
+
+
+class TagsParameter(Parameter):
+    def parse(self, text: str) -> list[str]:
+        tags = text.split(",")
+        if "" in tags:
+            raise ValidationError("Must be tags separated by single commas.")
+        return list(dict.fromkeys(tags))
+
+
+class CursorParameter(Parameter):
+    def parse(self, text: str) -> int:
+        try:
+            return decode_cursor(text)
+        except ValueError:
+            raise ValidationError("Must be a cursor from a Link header, unchanged.") from None
+
+
+_TIMESTAMP = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))",
+    re.ASCII,
+)
+_DAY = 86_400_000_000  # microseconds
+_EPOCH = datetime.datetime(1, 1, 1)
+
+
+class TimestampParameter(Parameter):
+    """A time in RFC 3339, as the text that records are stamped with, for comparing as text.
+
+    Records have microseconds. A finer time is rounded to the microsecond that leaves the
+    comparison right: up for a lower bound, down for an upper one.
+    """
+
+    def __init__(self, *, round_up: bool, **options: Any) -> None:
+        super().__init__(**options)
+        self.round_up = round_up
+
+    def parse(self, text: str) -> str:
+        # A bare + in a query string is a space.
+        match = _TIMESTAMP.fullmatch(text.replace(" ", "+"))
+        try:
+            if match is None:
+                raise ValueError
+            return _render_microseconds(self._microseconds(match))
+        except ValueError:
+            raise ValidationError(
+                "Must be an RFC 3339 time with an offset, such as 2026-03-08T12:00:00Z."
+            ) from None
+
+    def _microseconds(self, match: re.Match[str]) -> int:
+        """Return the microseconds since 0001-01-01T00:00:00Z, which may be negative."""
+        year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
+        offset_hour, offset_minute = int(match[9] or 0), int(match[10] or 0)
+        if hour > 23 or minute > 59 or second > 60 or offset_hour > 23 or offset_minute > 59:
+            raise ValueError
+        seconds = (datetime.date(year, month, day).toordinal() - 1) * 86_400
+        seconds += hour * 3600 + minute * 60 + second
+        offset = offset_hour * 3600 + offset_minute * 60
+        seconds += offset if match[8] == "-" else -offset
+        fraction = match[7] or ""
+        microseconds = int(fraction[:6].ljust(6, "0"))
+        if self.round_up and fraction[6:].strip("0"):
+            microseconds += 1
+        return seconds * 1_000_000 + microseconds
+
+
+def _render_microseconds(microseconds: int) -> str:
+    try:
+        moment = _EPOCH + datetime.timedelta(microseconds=microseconds)
+    except OverflowError:  # an offset took it out of the years that can be written
+        return "0000" if microseconds < 0 else "9999-12-31T24"
+    return moment.isoformat(timespec="microseconds") + "Z"
+
+
+def encode_cursor(sequence: int) -> str:
+    """Return the opaque text that stands for a place in a list."""
+    return base64.urlsafe_b64encode(sequence.to_bytes(8, "big", signed=True)).decode().rstrip("=")
+
+
+def decode_cursor(text: str) -> int:
+    """Return what `encode_cursor` was given; raises ValueError for anything else."""
+    try:
+        raw = base64.b64decode(text + "=", altchars=b"-_", validate=True)
+    except (binascii.Error, UnicodeEncodeError):
+        raise ValueError("not a cursor") from None
+    sequence = int.from_bytes(raw, "big", signed=True)
+    if len(raw) != 8 or encode_cursor(sequence) != text:
+        raise ValueError("not a cursor")
+    return sequence
+
+
+class Query(Object):
+    """Parameters; `unknown_rule` is the sentence about any other."""
+
+    def unknown_rule(self) -> str:
+        known = ", ".join(str(field.data_key or name) for name, field in self.fields.items())
+        return f"Is no parameter of this route; it takes {known or 'none'}."
+
+
+class NoQuery(Query):
+    """A route that takes no parameters."""
+
+
+class PageQuery(Query):
+    limit = IntegerParameter(MAX_LIMIT, load_default=50)
+    offset = IntegerParameter(MAX_OFFSET)
+    cursor = CursorParameter()
+    total = BooleanParameter(load_default=True)
+
+
+class HistoryQuery(PageQuery):
+    pass
+
+
+class ListQuery(PageQuery):
+    benchmark = Parameter()
+    benchmark_prefix = Parameter()
+    git_ref = Parameter()
+    git_sha = Parameter()
+    tags = TagsParameter()
+    source = ChoiceParameter("upload", "promote")
+    since = TimestampParameter(round_up=True)
+    until = TimestampParameter(round_up=False)
+    include_receipt = BooleanParameter(load_default=False)
+
+
+class ReadQuery(Query):
+    receipt = ChoiceParameter("only")
+
+
+class PutQuery(Query):
+    """The query string of an upload by PUT, its ``tag`` and ``meta.NAME`` already gathered."""
+
+    git_ref = Text(1, 256)
+    git_sha = Text(1, 256)
+    tags = Tags(data_key="tag")
+    metadata = Metadata(data_key="meta")
+    normalize = BooleanParameter()
+
+    def unknown_rule(self) -> str:
+        return super().unknown_rule().replace("meta,", "meta.NAME,")

@@ -1,0 +1,144 @@
+"""The file under the SQLite storage: connections to it, its creation and its schema."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import quote
+
+from perfgate_server.storage import migrate
+from perfgate_server.storage.base import CannotOpen, StorageError
+
+#: How long opening may wait for other processes that are migrating the same file, in seconds.
+OPEN_TIMEOUT = 30.0
+
+
+class Connection(sqlite3.Connection):
+    """A connection that gives up a statement once its deadline has passed."""
+
+    deadline = float("inf")
+
+    def is_late(self) -> bool:
+        return time.monotonic() > self.deadline
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection, begin: str) -> Iterator[None]:
+    db.execute(begin)
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # SQLite itself has ended it after, say, a full disk
+            db.execute("ROLLBACK")
+        raise
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def connect(path: Path | None, mode: str, timeout: float) -> Connection:
+    # Anything but the migrator opens without creating: a database that was removed must not
+    # come back as an empty one.
+    target = ":memory:" if path is None else f"file:{quote(os.fsencode(path))}?mode={mode}"
+    return sqlite3.connect(
+        target,
+        uri=path is not None,
+        timeout=timeout,
+        isolation_level=None,  # transactions are begun and ended here, in words
+        check_same_thread=False,  # a connection is lent to one thread at a time
+        factory=Connection,
+    )
+
+
+def prepare(path: Path) -> None:
+    """Create the file if it is not there, and bring it to this program's schema."""
+    try:
+        if path.is_dir():
+            raise CannotOpen("it is a directory")
+        if not path.parent.is_dir():
+            raise CannotOpen(f"{path.parent} is no directory")
+        db = connect(path, "rwc", OPEN_TIMEOUT)
+        try:
+            _check_origin(db)  # before anything is changed in a file that is not ours
+            _enter_wal(db)
+            apply_migrations(db)
+        finally:
+            db.close()
+    except (StorageError, sqlite3.Error, OSError) as error:
+        raise CannotOpen(f"cannot open the database {path}: {error}") from error
+
+
+def _enter_wal(db: sqlite3.Connection) -> None:
+    """Turn on the write-ahead log, in which readers and the writer do not wait for each other."""
+    give_up = time.monotonic() + OPEN_TIMEOUT
+    while True:
+        try:
+            mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        except sqlite3.OperationalError as error:
+            # Switching a fresh file ignores the busy timeout when another process switches too.
+            if "locked" not in str(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+        else:
+            if mode != "wal":
+                raise CannotOpen(f"its file system allows no write-ahead log ({mode})")
+            return
+
+
+def _check_origin(db: sqlite3.Connection) -> int:
+    """Return the version of the schema, 0 for a fresh database. Raises CannotOpen for another
+    program's, and for one that a newer version of this program has made."""
+    tables = {row[0] for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    if not tables:
+        return 0
+    if not {"schema_migrations", "baselines"} <= tables:
+        raise CannotOpen("it is another program's database")
+    version = int(db.execute("SELECT max(version) FROM schema_migrations").fetchone()[0])
+    known = len(migrate.load("sqlite"))
+    if version > known:
+        raise CannotOpen(
+            f"it was made by a newer perfgate-server (schema {version}; this program knows"
+            f" {known}); upgrade the program"
+        )
+    return version
+
+
+def apply_migrations(db: sqlite3.Connection) -> None:
+    """Apply what is missing, and record it, in one transaction under SQLite's write lock."""
+    with transaction(db, "BEGIN IMMEDIATE"):
+        version = _check_origin(db)
+        if version == 0:
+            db.execute(
+                """CREATE TABLE schema_migrations (
+                    version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at TEXT NOT NULL)"""
+            )
+        for migration in migrate.load("sqlite")[version:]:
+            for statement in statements(migration.sql):
+                db.execute(statement)
+            db.execute(
+                "INSERT INTO schema_migrations (version, name, applied_at) VALUES (?, ?, ?)",
+                (migration.version, migration.name, datetime.now(UTC).isoformat()),
+            )
+
+
+def statements(sql: str) -> Iterator[str]:
+    """Split a script; Connection.executescript would commit."""
+    statement = ""
+    for line in sql.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+    if statement.strip():
+        raise ValueError("a migration does not end with a complete statement")
