@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from support import KEYS, bearer, receipt
 
@@ -37,6 +38,9 @@ def config(backend: str, tmp_path: Path) -> ServerConfig:
     for role, key in KEYS.items():
         made = made.api_key(key, Role(role))
     return made
+
+
+Create = Callable[[ServerConfig], Flask]
 
 
 class Api:
@@ -89,8 +93,20 @@ class Api:
 
 
 @pytest.fixture
-def api(config: ServerConfig) -> Iterator[Api]:
+def create() -> Iterator[Create]:
+    """create_app, for applications whose storage is closed at the end."""
+    apps: list[Flask] = []
+
+    def create(config: ServerConfig) -> Flask:
+        apps.append(create_app(config))
+        return apps[-1]
+
+    yield create
+    for app in apps:
+        app.extensions["perfgate"].storage.close()
+
+
+@pytest.fixture
+def api(config: ServerConfig, create: Create) -> Api:
     """The API of a fresh server, on each backend."""
-    app = create_app(config)
-    yield Api(app.test_client())
-    app.extensions["perfgate"].storage.close()
+    return Api(create(config).test_client())

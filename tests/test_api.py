@@ -9,10 +9,10 @@ import re
 from typing import Any
 
 import pytest
-from conftest import Api
+from conftest import Api, Create
 from support import KEYS, bearer, receipt
 
-from perfgate_server import ServerConfig, create_app
+from perfgate_server import ServerConfig
 from perfgate_server.records import normalized
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
@@ -37,8 +37,8 @@ def fails(answer: Any, status: int, *fields: str) -> dict[str, Any]:
 # -- where
 
 
-def test_both_roots_answer_alike(config: ServerConfig) -> None:
-    app = create_app(config)
+def test_both_roots_answer_alike(config: ServerConfig, create: Create) -> None:
+    app = create(config)
     root, v1 = Api(app.test_client()), Api(app.test_client(), "/api/v1")
     assert root.upload().headers["Location"] == VERSION
     assert v1.upload().headers["Location"] == "/api/v1" + VERSION
@@ -214,9 +214,11 @@ def test_roles_and_routes(
             assert fails(answer, 403)["code"] == "FORBIDDEN"
 
 
-def test_every_route_under_projects_asks_for_a_permission(config: ServerConfig) -> None:
+def test_every_route_under_projects_asks_for_a_permission(
+    config: ServerConfig, create: Create
+) -> None:
     """A view that nobody marked would be open to every key, or to none."""
-    app = create_app(config)
+    app = create(config)
     public = {"health_root.get_health", "health_v1.get_health"}
     rules = [rule for rule in app.url_map.iter_rules() if rule.endpoint not in public]
     assert {rule.endpoint for rule in rules} == {
@@ -268,13 +270,13 @@ def test_the_scheme_is_in_any_case(api: Api) -> None:
 
 
 @pytest.fixture
-def limited(config: ServerConfig) -> Api:
+def limited(config: ServerConfig, create: Create) -> Api:
     """An API whose contributor key "limited" reaches project p's io/… benchmarks only."""
     from perfgate_server import Role
 
     KEYS_LIMITED = "pg_live_" + "L" * 32
     config = config.api_key(KEYS_LIMITED, Role.ADMIN, "p", "io/.*")
-    api = Api(create_app(config).test_client())
+    api = Api(create(config).test_client())
     for benchmark in ("io/read", "io/write", "cpu"):
         assert api.upload(benchmark, tags=["t"], git_ref="main").status_code == 201
     assert api.upload("io/read", project="q").status_code == 201
@@ -1186,10 +1188,10 @@ def test_a_preflight_needs_no_key_and_tells_the_routed_methods(
     assert all(name in allowed for name in ("authorization", "if-match", "x-request-id"))
 
 
-def test_no_cors_turns_all_of_it_off(config: ServerConfig) -> None:
+def test_no_cors_turns_all_of_it_off(config: ServerConfig, create: Create) -> None:
     from dataclasses import replace
 
-    api = Api(create_app(replace(config, no_cors=True)).test_client())
+    api = Api(create(replace(config, no_cors=True)).test_client())
     headers = {"Origin": "https://dash.example", "Access-Control-Request-Method": "GET"}
     for method in ("GET", "OPTIONS"):
         answer = api(method, "/health", role=None, headers=headers)
@@ -1200,13 +1202,13 @@ def test_no_cors_turns_all_of_it_off(config: ServerConfig) -> None:
 
 
 def test_forwarded_headers_are_believed_only_for_as_many_hops_as_told(
-    config: ServerConfig,
+    config: ServerConfig, create: Create
 ) -> None:
     from dataclasses import replace
 
     forwarded = {"X-Forwarded-Prefix": "/perf", "X-Forwarded-For": "10.0.0.9"}
-    bare = Api(create_app(config).test_client())
+    bare = Api(create(config).test_client())
     assert bare.put(headers=forwarded).headers["Location"] == VERSION
-    behind = Api(create_app(replace(config, trusted_proxies=1)).test_client())
+    behind = Api(create(replace(config, trusted_proxies=1)).test_client())
     location = behind.put("b", "v2", headers=forwarded).headers["Location"]
     assert location == "/perf/projects/p/baselines/b/versions/v2"

@@ -12,9 +12,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from conftest import Create
 from support import KEYS, ROOT, environment, free_port, perfgate_server, program, receipt, serving
 
-from perfgate_server import ServerConfig, create_app
+from perfgate_server import ServerConfig
 from perfgate_server.cli import command
 from perfgate_server.errors import _CODES
 from perfgate_server.version import VERSION
@@ -151,8 +152,8 @@ def test_the_help_names_every_variable() -> None:
         assert variable in result.stdout
 
 
-def test_every_route_stands_in_the_readme() -> None:
-    app = create_app(ServerConfig())
+def test_every_route_stands_in_the_readme(create: Create) -> None:
+    app = create(ServerConfig())
     for rule in app.url_map.iter_rules():
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule).removeprefix("/api/v1")
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:

@@ -64,6 +64,16 @@ def test_a_promotion_shares_its_sources_receipt(storage: SqliteStorage, path: Pa
     assert query(path, "SELECT count(*) FROM receipts") == [(1,)]
 
 
+def test_close_closes_every_connection(storage: SqliteStorage) -> None:
+    with storage._connection(soon()) as one, storage._connection(soon()) as other:
+        pass
+    storage.close()
+    for connection in (one, other):
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("SELECT 1")
+    storage.ping(deadline=soon())
+
+
 # -- the schema
 
 
@@ -101,7 +111,8 @@ def test_a_failed_migration_leaves_the_old_schema_and_its_data(
     monkeypatch.undo()
     assert query(path, "SELECT max(version) FROM schema_migrations") == [(1,)]
     assert query(path, "SELECT name FROM sqlite_schema WHERE name = 'extra'") == []
-    assert SqliteStorage(path).get("p", "b", "v1", receipt=False, deadline=soon()).version == "v1"
+    SqliteStorage(path)
+    assert storage.get("p", "b", "v1", receipt=False, deadline=soon()).version == "v1"
 
 
 def test_a_migration_must_end_with_a_statement() -> None:

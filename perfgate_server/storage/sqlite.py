@@ -176,8 +176,7 @@ class SqliteStorage:
             db.execute("SELECT seq FROM baselines LIMIT 1").fetchall()
 
     def close(self) -> None:
-        for _ in range(self._slots.qsize()):
-            connection = self._slots.get_nowait()
+        for connection in [self._slots.get_nowait() for _ in range(self._slots.qsize())]:
             if connection is not None:
                 connection.close()
             self._slots.put(None)
