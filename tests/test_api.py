@@ -817,18 +817,18 @@ def test_conditional_reads(api: Api, path: str, query: str) -> None:
 
 
 def test_a_304_reads_no_receipt(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    from perfgate_server.storage.sqlite import SqliteStorage
+    from perfgate_server.storage.sql import SqlStorage
 
     api.upload()
     tag = api.get(VERSION).headers["ETag"]
     asked: list[bool] = []
-    original = SqliteStorage.get
+    original = SqlStorage.get
 
     def get(self: Any, *names: str, receipt: bool, deadline: float) -> Any:
         asked.append(receipt)
         return original(self, *names, receipt=receipt, deadline=deadline)
 
-    monkeypatch.setattr(SqliteStorage, "get", get)
+    monkeypatch.setattr(SqlStorage, "get", get)
     assert api.get(VERSION, headers={"If-None-Match": tag}).status_code == 304
     assert asked == [False]
 

@@ -14,9 +14,14 @@ from pathlib import Path
 import pytest
 from support import soon, stored
 
-from perfgate_server.storage import migrate, sqlite_file, sqlite_rows
+from perfgate_server.storage import migrate, sqlite_file
 from perfgate_server.storage.base import CannotOpen, Filters, Page, Unavailable
-from perfgate_server.storage.sqlite import SqliteStorage
+from perfgate_server.storage.sql import SqlStorage
+from perfgate_server.storage.sqlite import SqliteEngine
+
+
+def opened(path: Path, timeout: float = 30.0) -> SqlStorage:
+    return SqlStorage(SqliteEngine(path, timeout))
 
 
 @pytest.fixture
@@ -26,9 +31,9 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def storage(path: Path):  # type: ignore[no-untyped-def]
-    opened = SqliteStorage(path, 5.0)
-    yield opened
-    opened.close()
+    storage = opened(path, 5.0)
+    yield storage
+    storage.close()
 
 
 def query(path: Path, sql: str) -> list[tuple[object, ...]]:
@@ -40,15 +45,15 @@ def query(path: Path, sql: str) -> list[tuple[object, ...]]:
 
 
 def test_the_file_is_in_wal_mode_and_commits_reach_the_disk(
-    storage: SqliteStorage, path: Path
+    storage: SqlStorage, path: Path
 ) -> None:
     assert query(path, "PRAGMA journal_mode") == [("wal",)]
-    with storage._connection(soon()) as db:
+    with storage._engine.single(soon()) as db:
         assert db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
         assert db.execute("PRAGMA foreign_keys").fetchone() == (1,)
 
 
-def test_deleting_everything_leaves_nothing(storage: SqliteStorage, path: Path) -> None:
+def test_deleting_everything_leaves_nothing(storage: SqlStorage, path: Path) -> None:
     """No receipt and no tag outlives its record."""
     storage.create(*stored(tags=["a", "b"]), deadline=soon())
     storage.delete("p", "b", "v1", deadline=soon())
@@ -56,7 +61,7 @@ def test_deleting_everything_leaves_nothing(storage: SqliteStorage, path: Path) 
         assert query(path, f"SELECT count(*) FROM {table}") == [(0,)]
 
 
-def test_a_promotion_shares_its_sources_receipt(storage: SqliteStorage, path: Path) -> None:
+def test_a_promotion_shares_its_sources_receipt(storage: SqlStorage, path: Path) -> None:
     from test_storage import promotion
 
     storage.create(*stored(), deadline=soon())
@@ -64,8 +69,8 @@ def test_a_promotion_shares_its_sources_receipt(storage: SqliteStorage, path: Pa
     assert query(path, "SELECT count(*) FROM receipts") == [(1,)]
 
 
-def test_close_closes_every_connection(storage: SqliteStorage) -> None:
-    with storage._connection(soon()) as one, storage._connection(soon()) as other:
+def test_close_closes_every_connection(storage: SqlStorage) -> None:
+    with storage._engine.single(soon()) as one, storage._engine.single(soon()) as other:
         pass
     storage.close()
     for connection in (one, other):
@@ -77,28 +82,28 @@ def test_close_closes_every_connection(storage: SqliteStorage) -> None:
 # -- the schema
 
 
-def test_migrations_are_recorded(storage: SqliteStorage, path: Path) -> None:
+def test_migrations_are_recorded(storage: SqlStorage, path: Path) -> None:
     recorded = query(path, "SELECT version, name FROM schema_migrations ORDER BY version")
     assert recorded == [(each.version, each.name) for each in migrate.load("sqlite")]
 
 
-def test_opening_again_changes_nothing(storage: SqliteStorage, path: Path) -> None:
+def test_opening_again_changes_nothing(storage: SqlStorage, path: Path) -> None:
     storage.create(*stored(), deadline=soon())
     before = query(path, "SELECT * FROM schema_migrations")
-    SqliteStorage(path)
+    opened(path)
     assert query(path, "SELECT * FROM schema_migrations") == before
     assert storage.get("p", "b", "v1", receipt=True, deadline=soon()).receipt
 
 
-def test_a_newer_schema_is_refused_and_left_alone(storage: SqliteStorage, path: Path) -> None:
+def test_a_newer_schema_is_refused_and_left_alone(storage: SqlStorage, path: Path) -> None:
     query(path, "INSERT INTO schema_migrations VALUES (999, 'future', 'then')")
     with pytest.raises(CannotOpen, match="newer perfgate-server"):
-        SqliteStorage(path)
+        opened(path)
     assert query(path, "SELECT max(version) FROM schema_migrations") == [(999,)]
 
 
 def test_a_failed_migration_leaves_the_old_schema_and_its_data(
-    storage: SqliteStorage, path: Path, monkeypatch: pytest.MonkeyPatch
+    storage: SqlStorage, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage.create(*stored(), deadline=soon())
     broken = migrate.Migration(
@@ -107,11 +112,11 @@ def test_a_failed_migration_leaves_the_old_schema_and_its_data(
     monkeypatch.setattr(migrate, "load", lambda _: [*_migrations, broken])
     _migrations = [migrate.Migration(1, "baselines", "")]
     with pytest.raises(CannotOpen):
-        SqliteStorage(path)
+        opened(path)
     monkeypatch.undo()
     assert query(path, "SELECT max(version) FROM schema_migrations") == [(1,)]
     assert query(path, "SELECT name FROM sqlite_schema WHERE name = 'extra'") == []
-    SqliteStorage(path)
+    opened(path)
     assert storage.get("p", "b", "v1", receipt=False, deadline=soon()).version == "v1"
 
 
@@ -124,9 +129,9 @@ _OPEN_AND_WRITE = """
 import sys, time
 from pathlib import Path
 from support import soon, stored, wait_for
-from perfgate_server.storage.sqlite import SqliteStorage
+from perfgate_server.storage import open_storage
 wait_for(Path(sys.argv[1]).with_suffix(".go").exists, "the start")
-storage = SqliteStorage(Path(sys.argv[1]))
+storage = open_storage("sqlite", Path(sys.argv[1]), 30.0)
 storage.create(*stored("b", sys.argv[2]), deadline=soon())
 storage.close()
 """
@@ -162,7 +167,7 @@ def test_what_cannot_be_opened_is_said_in_one_line(tmp_path: Path) -> None:
         (tmp_path / "nowhere" / "perfgate.db", "nowhere"),
     ):
         with pytest.raises(CannotOpen, match=reason) as error:
-            SqliteStorage(path)
+            opened(path)
         assert str(path) in str(error.value)
         assert "\n" not in str(error.value)
     assert query(foreign, "SELECT name FROM sqlite_schema") == [("theirs",)]
@@ -170,25 +175,25 @@ def test_what_cannot_be_opened_is_said_in_one_line(tmp_path: Path) -> None:
 
 def test_an_empty_file_is_a_fresh_database(path: Path) -> None:
     path.touch()
-    SqliteStorage(path)
+    opened(path)
     assert query(path, "SELECT count(*) FROM baselines") == [(0,)]
 
 
 @pytest.mark.parametrize("name", ["with space?and#marks%20.db", "naïve 🚀.db"])
 def test_any_file_name_will_do(tmp_path: Path, name: str) -> None:
-    SqliteStorage(tmp_path / name)
+    opened(tmp_path / name)
     assert (tmp_path / name).is_file()
 
 
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_database_that_was_removed_is_an_error_and_not_an_empty_store(
-    storage: SqliteStorage, path: Path, replaced: bool
+    storage: SqlStorage, path: Path, replaced: bool
 ) -> None:
     storage.create(*stored(), deadline=soon())
     storage.close()
     path.rename(path.with_suffix(".away"))
     if replaced:
-        SqliteStorage(path)
+        opened(path)
     for call in (
         lambda: storage.ping(deadline=soon()),
         lambda: storage.create(*stored("b", "v2"), deadline=soon()),
@@ -205,7 +210,7 @@ def test_a_database_that_was_removed_is_an_error_and_not_an_empty_store(
 
 
 def test_a_lock_held_by_another_program_is_waited_for_until_the_deadline(
-    storage: SqliteStorage, path: Path
+    storage: SqlStorage, path: Path
 ) -> None:
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
@@ -220,7 +225,7 @@ def test_a_lock_held_by_another_program_is_waited_for_until_the_deadline(
     other.close()
 
 
-def test_reading_does_not_wait_for_a_writer(storage: SqliteStorage, path: Path) -> None:
+def test_reading_does_not_wait_for_a_writer(storage: SqlStorage, path: Path) -> None:
     storage.create(*stored(), deadline=soon())
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -228,9 +233,9 @@ def test_reading_does_not_wait_for_a_writer(storage: SqliteStorage, path: Path) 
     other.close()
 
 
-def test_a_long_query_is_given_up_at_the_deadline(storage: SqliteStorage) -> None:
+def test_a_long_query_is_given_up_at_the_deadline(storage: SqlStorage) -> None:
     """And the connection is good for the next one."""
-    with pytest.raises(Unavailable, match="interrupted"), storage._connection(soon(0.1)) as db:
+    with pytest.raises(Unavailable, match="interrupted"), storage._engine.single(soon(0.1)) as db:
         db.execute(
             """WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)
                SELECT count(*) FROM n"""
@@ -239,10 +244,10 @@ def test_a_long_query_is_given_up_at_the_deadline(storage: SqliteStorage) -> Non
 
 
 def test_a_full_disk_is_unavailable_and_nothing_is_half_written(
-    storage: SqliteStorage, path: Path
+    storage: SqlStorage, path: Path
 ) -> None:
     storage.create(*stored(), deadline=soon())
-    with storage._connection(soon()) as db:
+    with storage._engine.single(soon()) as db:
         pages = db.execute("PRAGMA page_count").fetchone()[0]
         db.execute(f"PRAGMA max_page_count = {pages}")
     huge = {"wall_ms": 1, "exit_code": 0, "stdout": "x" * 100_000}
@@ -260,7 +265,7 @@ def test_a_full_disk_is_unavailable_and_nothing_is_half_written(
 def test_a_read_only_file_is_refused_at_start() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "perfgate.db")
-        SqliteStorage(path)
+        opened(path)
         path.chmod(0o444)
         Path(folder).chmod(0o555)
         user = os.geteuid()
@@ -268,7 +273,7 @@ def test_a_read_only_file_is_refused_at_start() -> None:
             os.seteuid(65534)  # root may write anything, so somebody else must try
         try:
             with pytest.raises(CannotOpen, match="readonly|unable to open"):
-                SqliteStorage(path)
+                opened(path)
         finally:
             os.seteuid(user)
             Path(folder).chmod(0o755)
@@ -292,7 +297,7 @@ def test_a_read_only_file_is_refused_at_start() -> None:
     ids=str,
 )
 def test_a_page_is_found_in_an_index(
-    storage: SqliteStorage, filters: Filters, index: str, sorts: bool
+    storage: SqlStorage, filters: Filters, index: str, sorts: bool
 ) -> None:
     """No list walks a table; one that has to sort does so within an index."""
     plans: list[str] = []
@@ -302,11 +307,11 @@ def test_a_page_is_found_in_an_index(
             plans.extend(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", values))
             return db.execute("SELECT 1 WHERE 0")
 
-    with storage._reading(soon()) as db:
-        selection = sqlite_rows.select(db, "p", filters)
+    with storage._engine.reading(soon()) as db:
+        selection = storage._select(db, "p", filters)
         assert selection
         page = Page(limit=50, cursor=10, total=False)
-        sqlite_rows.page(Explaining(), selection, page)  # type: ignore[arg-type]
+        storage._page(Explaining(), "p", selection, page)  # type: ignore[arg-type]
     # The last sort is of the page's own rows.
     assert plans.pop() == "USE TEMP B-TREE FOR ORDER BY"
     found = [plan for plan in plans if index in plan]
@@ -320,7 +325,7 @@ def test_a_file_that_is_refused_is_not_changed(tmp_path: Path) -> None:
     query(path, "CREATE TABLE theirs (x)")
     before = path.read_bytes()
     with pytest.raises(CannotOpen):
-        SqliteStorage(path)
+        opened(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -328,7 +333,7 @@ def test_a_file_that_is_refused_is_not_changed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["x" * 300, "\udcff.db"])
 def test_an_odd_path_is_opened_or_refused_in_words(tmp_path: Path, name: str) -> None:
     try:
-        SqliteStorage(tmp_path / name)
+        opened(tmp_path / name)
     except CannotOpen as error:
         assert "too long" in str(error)
     else:

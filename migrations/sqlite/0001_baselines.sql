@@ -2,6 +2,7 @@
 -- A promotion points at the receipt that is there already.
 CREATE TABLE receipts (
     id INTEGER PRIMARY KEY,
+    project TEXT NOT NULL,
     body TEXT NOT NULL  -- canonical JSON
 );
 

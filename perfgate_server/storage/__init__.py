@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from perfgate_server.storage.base import Storage
-from perfgate_server.storage.sqlite import SqliteStorage
+from perfgate_server.storage.sql import SqlStorage
+from perfgate_server.storage.sqlite import SqliteEngine
 
 __all__ = ["Storage", "open_storage"]
 
@@ -16,4 +17,4 @@ def open_storage(storage_type: str, path: Path, timeout: float) -> Storage:
     `path` is the file of ``sqlite``; `timeout` bounds waiting for a lock, in seconds. Raises
     CannotOpen.
     """
-    return SqliteStorage(path if storage_type == "sqlite" else None, timeout)
+    return SqlStorage(SqliteEngine(path if storage_type == "sqlite" else None, timeout))

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from perfgate_server.storage import sqlite_file, sqlite_rows
-from perfgate_server.storage.base import (
-    Baseline,
-    Conflict,
-    Filters,
-    Listing,
-    Page,
-    Precondition,
-    PreconditionFailed,
-    Promotion,
-    Receipt,
-    Unavailable,
-    no_benchmark,
-    no_version,
-)
+from perfgate_server.storage import sqlite_file
+from perfgate_server.storage.base import Unavailable
 
 #: Connections to one file in one process; they are opened as they are needed.
 MAX_CONNECTIONS = 16
@@ -33,8 +21,8 @@ MAX_CONNECTIONS = 16
 _PROGRESS_STEPS = 20_000
 
 
-class SqliteStorage:
-    """See `base.Storage`. One of `path` (a file; it is created and migrated here) or None
+class SqliteEngine:
+    """See `sql.Engine`. One of `path` (a file; it is created and migrated here) or None
     (memory: migrated on first use, and gone with the process).
 
     `timeout` is the longest that any lock is waited for, in seconds. Raises CannotOpen.
@@ -42,6 +30,7 @@ class SqliteStorage:
 
     def __init__(self, path: Path | None, timeout: float = 30.0) -> None:
         self.backend = "memory" if path is None else "sqlite"
+        self.receipt_body = "CAST(r.body AS BLOB)"
         self._path = path
         self._timeout = timeout
         # Connections are opened on first use, so in the process that uses them: one must not
@@ -55,125 +44,13 @@ class SqliteStorage:
             sqlite_file.prepare(path)
             self._identity = sqlite_file.identity(path)
 
-    # -- records
+    def walk(self, index: str) -> str:
+        # The planner guesses: it takes a small list for a large one, and a page's cost then
+        # depends on the page.
+        return f"INDEXED BY {index}"
 
-    def create(
-        self,
-        new: Baseline,
-        receipt: Receipt,
-        *,
-        deadline: float,
-        precondition: Precondition | None = None,
-    ) -> tuple[Baseline, bool]:
-        with self._writing(deadline) as db:
-            stored = sqlite_rows.find(db, new.project, new.benchmark, new.version)
-            if precondition is not None and not precondition(stored):
-                raise PreconditionFailed
-            if stored is not None:
-                if not stored.differences(new):
-                    return stored, False
-                raise Conflict(stored, new)
-            return sqlite_rows.insert(db, new, sqlite_rows.insert_receipt(db, receipt)), True
-
-    def promote(self, promotion: Promotion, *, deadline: float) -> tuple[Baseline, bool]:
-        project, benchmark = promotion.project, promotion.benchmark
-        with self._writing(deadline) as db:
-            source = sqlite_rows.find(db, project, benchmark, promotion.from_version, receipt=True)
-            target = sqlite_rows.find(
-                db, project, benchmark, promotion.to_version, receipt=source is None
-            )
-            if source is None or source.receipt is None:
-                if target is not None and promotion.may_have_made(target):
-                    return target, False
-                raise no_version(project, benchmark, promotion.from_version)
-            normal = promotion.normalize(source.receipt) if promotion.normalize else None
-            new = promotion.result(source, normal.content_hash if normal else source.content_hash)
-            if target is not None:
-                if target.promoted_from == new.promoted_from and not target.differences(new):
-                    return target, False
-                raise Conflict(target, new)
-            if normal is not None:
-                receipt_id = sqlite_rows.insert_receipt(db, normal)
-            else:
-                receipt_id = sqlite_rows.receipt_id(db, source.sequence)
-            return sqlite_rows.insert(db, new, receipt_id), True
-
-    def get(
-        self, project: str, benchmark: str, version: str, *, receipt: bool, deadline: float
-    ) -> Baseline:
-        with self._connection(deadline) as db:
-            found = sqlite_rows.find(db, project, benchmark, version, receipt=receipt)
-        if found is None:
-            raise no_version(project, benchmark, version)
-        return found
-
-    def latest(self, project: str, benchmark: str, *, receipt: bool, deadline: float) -> Baseline:
-        with self._connection(deadline) as db:
-            found = sqlite_rows.one(
-                db,
-                "WHERE b.project = ? AND b.benchmark = ? ORDER BY b.seq DESC LIMIT 1",
-                (project, benchmark),
-                receipt,
-            )
-        if found is None:
-            raise no_benchmark(project, benchmark)
-        return found
-
-    def delete(
-        self,
-        project: str,
-        benchmark: str,
-        version: str,
-        *,
-        deadline: float,
-        precondition: Precondition | None = None,
-    ) -> Baseline:
-        with self._writing(deadline) as db:
-            stored = sqlite_rows.find(db, project, benchmark, version)
-            if stored is None:
-                raise no_version(project, benchmark, version)
-            if precondition is not None and not precondition(stored):
-                raise PreconditionFailed
-            receipt_id = sqlite_rows.receipt_id(db, stored.sequence)
-            db.executemany(
-                "DELETE FROM baseline_tags WHERE project = ? AND tag = ? AND seq = ?",
-                [(project, tag, stored.sequence) for tag in stored.tags],
-            )
-            db.execute("DELETE FROM baselines WHERE seq = ?", (stored.sequence,))
-            db.execute(
-                """DELETE FROM receipts WHERE id = ?
-                   AND NOT EXISTS (SELECT 1 FROM baselines WHERE receipt_id = receipts.id)""",
-                (receipt_id,),
-            )
-            return stored
-
-    # -- lists
-
-    def list(self, project: str, filters: Filters, page: Page, *, deadline: float) -> Listing:
-        with self._reading(deadline) as db:
-            selection = sqlite_rows.select(db, project, filters)
-            if selection is None:
-                return Listing([], False, 0 if page.total else None)
-            return sqlite_rows.page(db, selection, page)
-
-    def history(self, project: str, benchmark: str, page: Page, *, deadline: float) -> Listing:
-        with self._reading(deadline) as db:
-            row = db.execute(
-                """SELECT seq FROM baselines WHERE project = ? AND benchmark = ?
-                   ORDER BY seq DESC LIMIT 1""",
-                (project, benchmark),
-            ).fetchone()
-            if row is None:
-                raise no_benchmark(project, benchmark)
-            selection = sqlite_rows.select(db, project, Filters(benchmark=benchmark))
-            assert selection is not None  # only what is visible can make it so
-            return replace(sqlite_rows.page(db, selection, page), current=row[0])
-
-    # -- the database
-
-    def ping(self, *, deadline: float) -> None:
-        with self._connection(deadline) as db:
-            db.execute("SELECT seq FROM baselines LIMIT 1").fetchall()
+    def among(self, column: str, names: Sequence[str]) -> tuple[str, Any]:
+        return f"{column} IN (SELECT value FROM json_each(?))", json.dumps(names)
 
     def close(self) -> None:
         for connection in [self._slots.get_nowait() for _ in range(self._slots.qsize())]:
@@ -182,7 +59,7 @@ class SqliteStorage:
             self._slots.put(None)
 
     @contextmanager
-    def _connection(self, deadline: float) -> Iterator[sqlite_file.Connection]:
+    def single(self, deadline: float) -> Iterator[sqlite_file.Connection]:
         """Lend a connection; turn what the driver raises into Unavailable."""
         try:
             connection = self._slots.get(timeout=max(0.0, deadline - time.monotonic()))
@@ -205,18 +82,20 @@ class SqliteStorage:
             self._slots.put(connection)
 
     @contextmanager
-    def _reading(self, deadline: float) -> Iterator[sqlite_file.Connection]:
+    def reading(self, deadline: float) -> Iterator[sqlite_file.Connection]:
         """Lend a connection whose statements all see the same state of the database."""
-        with self._connection(deadline) as db, sqlite_file.transaction(db, "BEGIN"):
+        with self.single(deadline) as db, sqlite_file.transaction(db, "BEGIN"):
             yield db
 
     @contextmanager
-    def _writing(self, deadline: float) -> Iterator[sqlite_file.Connection]:
-        """Lend a connection that alone may write; commit at the end, undo at an exception."""
+    def writing(
+        self, project: str, benchmark: str, deadline: float
+    ) -> Iterator[sqlite_file.Connection]:
+        """Lend a connection that alone may write, to any benchmark."""
         if not self._writer.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise Unavailable("another thread is writing")
         try:
-            with self._connection(deadline) as db:
+            with self.single(deadline) as db:
                 # In tenths of a second, for the sake of the cache of prepared statements.
                 left = max(0, int((deadline - time.monotonic()) * 10))
                 db.execute(f"PRAGMA busy_timeout = {left * 100}")

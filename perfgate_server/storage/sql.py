@@ -1,0 +1,431 @@
+"""The storage over any SQL database: records as rows, and the pages of lists.
+
+What differs between databases, an `Engine` knows: how to reach one, what a transaction is, and
+the few words in which the dialects differ. The SQL is the same text for all, with ``?`` for a
+bound value, so that no filter works on one and is ignored on another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from perfgate_server.storage import base
+from perfgate_server.storage.base import (
+    Baseline,
+    Conflict,
+    Filters,
+    Listing,
+    Page,
+    Precondition,
+    PreconditionFailed,
+    Promotion,
+    Receipt,
+    no_benchmark,
+    no_version,
+)
+
+
+class Rows(Protocol):
+    """The result of a statement."""
+
+    def fetchone(self) -> Any: ...
+    def fetchall(self) -> Any: ...
+
+
+class Session(Protocol):
+    """A connection in a transaction."""
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> Rows: ...
+
+
+class Engine(Protocol):
+    """A database. Its context managers raise Unavailable for whatever the driver raises."""
+
+    backend: str
+    #: The expression that reads ``r.body`` as bytes: the text goes into an answer as it is, so
+    #: decoding it would be for nothing.
+    receipt_body: str
+
+    def single(self, deadline: float) -> AbstractContextManager[Session]:
+        """Lend a session for one statement that reads."""
+
+    def reading(self, deadline: float) -> AbstractContextManager[Session]:
+        """Lend a session whose statements all see the same state of the database."""
+
+    def writing(
+        self, project: str, benchmark: str, deadline: float
+    ) -> AbstractContextManager[Session]:
+        """Lend a session that alone may write to that benchmark; commit at the end, undo at an
+        exception."""
+
+    def walk(self, index: str) -> str:
+        """Return the words behind a table that make a query walk that index, if there are any."""
+
+    def among(self, column: str, names: Sequence[str]) -> tuple[str, Any]:
+        """Return the condition that a column is one of `names`, and the value bound in it."""
+
+    def close(self) -> None:
+        """Close what is open in this process."""
+
+
+_COLUMNS = """b.id, b.project, b.benchmark, b.version, b.git_ref, b.git_sha, b.metadata, b.tags,
+    b.created_at, b.created_by, b.content_hash, b.source, b.promoted_from, b.seq"""
+_RECEIPT = "JOIN receipts r ON r.project = b.project AND r.id = b.receipt_id"
+
+
+class SqlStorage:
+    """See `base.Storage`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.backend = engine.backend
+
+    # -- records
+
+    def create(
+        self,
+        new: Baseline,
+        receipt: Receipt,
+        *,
+        deadline: float,
+        precondition: Precondition | None = None,
+    ) -> tuple[Baseline, bool]:
+        with self._engine.writing(new.project, new.benchmark, deadline) as db:
+            stored = self._find(db, new.project, new.benchmark, new.version)
+            if precondition is not None and not precondition(stored):
+                raise PreconditionFailed
+            if stored is not None:
+                if not stored.differences(new):
+                    return stored, False
+                raise Conflict(stored, new)
+            return _insert(db, new, _insert_receipt(db, new.project, receipt)), True
+
+    def promote(self, promotion: Promotion, *, deadline: float) -> tuple[Baseline, bool]:
+        project, benchmark = promotion.project, promotion.benchmark
+        with self._engine.writing(project, benchmark, deadline) as db:
+            source = self._find(
+                db, project, benchmark, promotion.from_version, receipt=bool(promotion.normalize)
+            )
+            target = self._find(
+                db, project, benchmark, promotion.to_version, receipt=source is None
+            )
+            if source is None:
+                if target is not None and promotion.may_have_made(target):
+                    return target, False
+                raise no_version(project, benchmark, promotion.from_version)
+            normal = promotion.normalize(source.receipt or b"") if promotion.normalize else None
+            new = promotion.result(source, normal.content_hash if normal else source.content_hash)
+            if target is not None:
+                if target.promoted_from == new.promoted_from and not target.differences(new):
+                    return target, False
+                raise Conflict(target, new)
+            if normal is not None:
+                receipt_id = _insert_receipt(db, project, normal)
+            else:
+                receipt_id = _receipt_id(db, source)
+            return _insert(db, new, receipt_id), True
+
+    def get(
+        self, project: str, benchmark: str, version: str, *, receipt: bool, deadline: float
+    ) -> Baseline:
+        with self._engine.single(deadline) as db:
+            found = self._find(db, project, benchmark, version, receipt=receipt)
+        if found is None:
+            raise no_version(project, benchmark, version)
+        return found
+
+    def latest(self, project: str, benchmark: str, *, receipt: bool, deadline: float) -> Baseline:
+        with self._engine.single(deadline) as db:
+            found = self._one(
+                db,
+                "WHERE b.project = ? AND b.benchmark = ? ORDER BY b.seq DESC LIMIT 1",
+                (project, benchmark),
+                receipt,
+            )
+        if found is None:
+            raise no_benchmark(project, benchmark)
+        return found
+
+    def delete(
+        self,
+        project: str,
+        benchmark: str,
+        version: str,
+        *,
+        deadline: float,
+        precondition: Precondition | None = None,
+    ) -> Baseline:
+        with self._engine.writing(project, benchmark, deadline) as db:
+            stored = self._find(db, project, benchmark, version)
+            if stored is None:
+                raise no_version(project, benchmark, version)
+            if precondition is not None and not precondition(stored):
+                raise PreconditionFailed
+            receipt_id = _receipt_id(db, stored)
+            for tag in stored.tags:
+                db.execute(
+                    "DELETE FROM baseline_tags WHERE project = ? AND tag = ? AND seq = ?",
+                    (project, tag, stored.sequence),
+                )
+            db.execute(
+                "DELETE FROM baselines WHERE project = ? AND seq = ?", (project, stored.sequence)
+            )
+            db.execute(
+                """DELETE FROM receipts WHERE project = ? AND id = ? AND NOT EXISTS
+                   (SELECT 1 FROM baselines b WHERE b.project = ? AND b.receipt_id = ?)""",
+                (project, receipt_id, project, receipt_id),
+            )
+            return stored
+
+    # -- lists
+
+    def list(self, project: str, filters: Filters, page: Page, *, deadline: float) -> Listing:
+        with self._engine.reading(deadline) as db:
+            selection = self._select(db, project, filters)
+            if selection is None:
+                return Listing([], False, 0 if page.total else None)
+            return self._page(db, project, selection, page)
+
+    def history(self, project: str, benchmark: str, page: Page, *, deadline: float) -> Listing:
+        with self._engine.reading(deadline) as db:
+            row = db.execute(
+                """SELECT seq FROM baselines WHERE project = ? AND benchmark = ?
+                   ORDER BY seq DESC LIMIT 1""",
+                (project, benchmark),
+            ).fetchone()
+            if row is None:
+                raise no_benchmark(project, benchmark)
+            selection = self._select(db, project, Filters(benchmark=benchmark))
+            assert selection is not None  # only what is visible can make it so
+            return replace(self._page(db, project, selection, page), current=row[0])
+
+    # -- the database
+
+    def ping(self, *, deadline: float) -> None:
+        with self._engine.single(deadline) as db:
+            db.execute("SELECT seq FROM baselines LIMIT 1").fetchall()
+
+    def close(self) -> None:
+        self._engine.close()
+
+    # -- rows
+
+    def _one(
+        self, db: Session, where: str, values: Sequence[Any], receipt: bool
+    ) -> Baseline | None:
+        if receipt:
+            sql = f"""SELECT {_COLUMNS}, {self._engine.receipt_body}
+                FROM baselines b {_RECEIPT} {where}"""
+        else:
+            sql = f"SELECT {_COLUMNS} FROM baselines b {where}"
+        row = db.execute(sql, values).fetchone()
+        return None if row is None else _baseline(row)
+
+    def _find(
+        self, db: Session, project: str, benchmark: str, version: str, receipt: bool = False
+    ) -> Baseline | None:
+        where = "WHERE b.project = ? AND b.benchmark = ? AND b.version = ?"
+        return self._one(db, where, (project, benchmark, version), receipt)
+
+    # -- pages
+
+    def _select(self, db: Session, project: str, filters: Filters) -> _Selection | None:
+        """Return the selection for `filters`, or None if it can hold nothing."""
+        conditions, values = _conditions(filters)
+        limited = False
+        if filters.visible is not None:
+            names = _benchmarks(db, project)
+            seen = [name for name in names if filters.visible(name)]
+            if not seen:
+                return None
+            limited = len(seen) < len(names)
+            if limited:
+                condition, value = self._engine.among("b.benchmark", seen)
+                conditions.append(condition)
+                values.append(value)
+        if filters.tags and filters.git_sha is None:
+            # The first tag leads: its rows stand in the list's order. The records themselves are
+            # looked at only if there is more to know of them.
+            table = "baseline_tags t"
+            if conditions:
+                table += " CROSS JOIN baselines b"  # in this order, says SQLite of a cross join
+                conditions.append("b.project = t.project AND b.seq = t.seq")
+            tagged, bound = _tagged("t", filters.tags[1:])
+            leading = ["t.project = ?", "t.tag = ?", *tagged, *conditions]
+            return _Selection("t.seq", table, leading, [project, filters.tags[0], *bound, *values])
+        tagged, bound = _tagged("b", filters.tags or ())
+        leading = ["b.project = ?", *tagged, *conditions]
+        table = f"baselines b {self._engine.walk(_index(filters, limited))}"
+        return _Selection("b.seq", table, leading, [project, *bound, *values])
+
+    def _page(self, db: Session, project: str, selection: _Selection, page: Page) -> Listing:
+        total = None
+        if page.total:
+            row = db.execute(selection.sql("count(*)"), selection.values).fetchone()
+            total = int(row[0])
+        place, values = selection.place, list(selection.values)
+        places = selection.sql(f"{place} AS seq")
+        if page.cursor is not None:
+            places += f" AND {place} < ?"
+            values.append(page.cursor)
+        # The places are found in an index alone; whole rows are read for those on the page.
+        rows = db.execute(
+            f"""WITH places AS MATERIALIZED ({places} ORDER BY {place} DESC LIMIT ? OFFSET ?)
+                SELECT {_COLUMNS}, b.receipt_id
+                FROM places JOIN baselines b ON b.project = ? AND b.seq = places.seq
+                ORDER BY places.seq DESC""",
+            [*values, page.limit + 1, page.offset, project],
+        ).fetchall()
+        baselines: list[Baseline] = []
+        size = 0
+        for row in rows[: page.limit]:
+            baseline = _baseline(row[:-1])
+            if page.receipts:
+                receipt = self._receipt(db, project, row[-1])
+                baseline = replace(baseline, receipt=receipt)
+                size += len(receipt)
+            baselines.append(baseline)
+            if size >= base.MAX_PAGE_BYTES:
+                break
+        return Listing(baselines, len(baselines) < len(rows), total)
+
+    def _receipt(self, db: Session, project: str, receipt_id: int) -> bytes:
+        row = db.execute(
+            f"SELECT {self._engine.receipt_body} FROM receipts r WHERE r.project = ? AND r.id = ?",
+            (project, receipt_id),
+        ).fetchone()
+        return bytes(row[0])
+
+
+def _baseline(row: Sequence[Any]) -> Baseline:
+    members = [*row[:6], json.loads(row[6]), json.loads(row[7]), *row[8:]]
+    return Baseline(*members)
+
+
+def _receipt_id(db: Session, baseline: Baseline) -> int:
+    row = db.execute(
+        "SELECT receipt_id FROM baselines WHERE project = ? AND seq = ?",
+        (baseline.project, baseline.sequence),
+    ).fetchone()
+    return int(row[0])
+
+
+def _insert_receipt(db: Session, project: str, receipt: Receipt) -> int:
+    row = db.execute(
+        "INSERT INTO receipts (project, body) VALUES (?, ?) RETURNING id",
+        (project, receipt.body.decode()),
+    ).fetchone()
+    return int(row[0])
+
+
+def _insert(db: Session, new: Baseline, receipt_id: int) -> Baseline:
+    row = db.execute(
+        """INSERT INTO baselines (id, project, benchmark, version, git_ref, git_sha, metadata,
+               tags, created_at, created_by, content_hash, source, promoted_from, receipt_id)
+           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING seq""",
+        (
+            new.id,
+            new.project,
+            new.benchmark,
+            new.version,
+            new.git_ref,
+            new.git_sha,
+            json.dumps(new.metadata, ensure_ascii=False),
+            json.dumps(new.tags, ensure_ascii=False),
+            new.created_at,
+            new.created_by,
+            new.content_hash,
+            new.source,
+            new.promoted_from,
+            receipt_id,
+        ),
+    ).fetchone()
+    for tag in new.tags:
+        db.execute(
+            "INSERT INTO baseline_tags (project, tag, seq) VALUES (?, ?, ?)",
+            (new.project, tag, row[0]),
+        )
+    return replace(new, sequence=int(row[0]))
+
+
+def _benchmarks(db: Session, project: str) -> list[str]:
+    """Return a project's distinct benchmarks, one index seek for each."""
+    rows = db.execute(
+        """WITH RECURSIVE names (name) AS (
+               SELECT min(benchmark) FROM baselines WHERE project = ?
+               UNION ALL
+               SELECT (SELECT min(benchmark) FROM baselines WHERE project = ? AND benchmark > name)
+               FROM names WHERE name IS NOT NULL)
+           SELECT name FROM names WHERE name IS NOT NULL""",
+        (project, project),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class _Selection:
+    """Which rows a list holds: where their places in the order are found, and the conditions.
+
+    `table` names the index to walk, where the database lets us.
+    """
+
+    place: str
+    table: str
+    conditions: list[str]
+    values: list[Any]
+
+    def sql(self, columns: str) -> str:
+        return f"SELECT {columns} FROM {self.table} WHERE {' AND '.join(self.conditions)}"
+
+
+def _conditions(filters: Filters) -> tuple[list[str], list[Any]]:
+    """Return the conditions on the records themselves, and the values bound in them."""
+    conditions: list[str] = []
+    values: list[Any] = []
+    for column in ("benchmark", "git_ref", "git_sha"):
+        value = getattr(filters, column)
+        if value is not None:
+            conditions.append(f"b.{column} = ?")
+            values.append(value)
+    if filters.source is not None:
+        # In words, not bound: so the planner sees that the index of promotions holds them all.
+        conditions.append(f"b.source = '{'promote' if filters.source == 'promote' else 'upload'}'")
+    if filters.benchmark_prefix is not None:
+        # Names are ASCII, so DEL sorts behind every character that may follow the prefix.
+        conditions.append("b.benchmark >= ? AND b.benchmark < ?")
+        values += [filters.benchmark_prefix, filters.benchmark_prefix + "\x7f"]
+    if filters.since is not None:
+        conditions.append("b.created_at >= ?")
+        values.append(filters.since)
+    if filters.until is not None:
+        conditions.append("b.created_at <= ?")
+        values.append(filters.until)
+    return conditions, values
+
+
+def _tagged(table: str, tags: Sequence[str]) -> tuple[list[str], list[Any]]:
+    """Return the conditions that the record of a row has all of `tags`."""
+    condition = f"""EXISTS (SELECT 1 FROM baseline_tags o
+        WHERE o.project = {table}.project AND o.tag = ? AND o.seq = {table}.seq)"""
+    return [condition] * len(tags), list(tags)
+
+
+def _index(filters: Filters, limited: bool) -> str:
+    """Name the index to walk: that of the filter that usually leaves the fewest rows."""
+    if filters.git_sha is not None:
+        return "baselines_by_git_sha"
+    if filters.benchmark is not None:
+        return "baselines_by_benchmark"
+    if filters.git_ref is not None:
+        return "baselines_by_git_ref"
+    if filters.source == "promote":
+        return "baselines_promoted"
+    if filters.since is not None or filters.until is not None:
+        return "baselines_by_created_at"
+    if filters.benchmark_prefix is not None or limited:
+        return "baselines_by_benchmark"
+    return "baselines_by_project"
