@@ -48,7 +48,12 @@ def create_app(config: ServerConfig | None = None) -> Flask:
     app.extensions["perfgate"] = State(
         config,
         {key.digest: key for key in config.api_keys},
-        open_storage(config.storage_type, config.sqlite_path, config.timeout),
+        open_storage(
+            config.storage_type,
+            config.location,
+            timeout=config.timeout,
+            pool_size=config.effective_pool_size,
+        ),
     )
     app.before_request(_identify)
     app.after_request(_show_request_id)

@@ -23,13 +23,19 @@ _OPTIONS = (
     ("bind", "ADDRESS", "Address to listen on.", "0.0.0.0"),
     ("port", "PORT", "Port to listen on; 0 takes any free one.", "8080"),
     ("storage_type", "memory|sqlite|postgres", "Where baselines are kept.", "memory"),
-    ("database_url", "PATH", "The database; for sqlite the path of its file.", DEFAULT_SQLITE_PATH),
+    (
+        "database_url",
+        "PATH|URL",
+        "The database: for sqlite the path of its file, for postgres its URL.",
+        DEFAULT_SQLITE_PATH,
+    ),
     ("timeout", "SECONDS", "How long a request may wait for the storage.", "30"),
     ("log_level", "trace|debug|info|warn|error", "The least level to log.", "info"),
     ("log_format", "json|pretty", "How log lines look.", "json"),
     ("workers", "N", "Processes.", "one a core; one for memory"),
     ("threads", "N", "Threads in each process.", "4"),
     ("max_body_size", "SIZE", "The largest request body, such as 16MiB.", "16MiB"),
+    ("pool_size", "N", "Connections to postgres in each process.", "one a thread"),
     ("trusted_proxies", "N", "How many hops of X-Forwarded-* to believe.", "0"),
 )
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from perfgate_server import keys
 from perfgate_server.keys import ApiKey, Role
@@ -78,12 +79,14 @@ class ServerConfig:
 
     bind, port: the address to listen on; port 0 takes any free one.
     storage_type: ``memory``, ``sqlite`` or ``postgres``.
-    database_url: for sqlite a path (default ``./perfgate.db``); none for memory.
+    database_url: for sqlite a path (default ``./perfgate.db``), for postgres a
+        ``postgresql://`` URL; none for memory.
     api_keys: the keys to accept, best added with `api_key`.
     no_cors: whether cross-origin requests are left to the browser's same-origin rule.
     timeout: seconds a request may wait for the storage before it is answered 503.
     workers, threads: processes, and threads in each; None chooses from the machine's cores.
     max_body_size: bytes a request body may have.
+    pool_size: connections to postgres in each process; None for one a thread.
     trusted_proxies: how many hops of ``X-Forwarded-*`` to believe.
 
     Raises ConfigError for a value, or a combination, that cannot be used.
@@ -100,6 +103,7 @@ class ServerConfig:
     workers: int | None = _setting("PERFGATE_WORKERS", _integer, None)
     threads: int | None = _setting("PERFGATE_THREADS", _integer, None)
     max_body_size: int = _setting("PERFGATE_MAX_BODY_SIZE", _size, 16 * 2**20)
+    pool_size: int | None = _setting("PERFGATE_POOL_SIZE", _integer, None)
     trusted_proxies: int = _setting("PERFGATE_TRUSTED_PROXIES", _integer, 0)
     api_keys: tuple[ApiKey, ...] = ()
 
@@ -111,6 +115,7 @@ class ServerConfig:
         _check_range("timeout", self.timeout, 0.1, 3600)
         _check_range("workers", self.workers, 1, 512)
         _check_range("threads", self.threads, 1, 512)
+        _check_range("pool size", self.pool_size, 1, 512)
         _check_range("max body size", self.max_body_size, 1024, 2**30)
         _check_range("trusted proxies", self.trusted_proxies, 0, 16)
         if not self.bind:
@@ -143,9 +148,15 @@ class ServerConfig:
         return self.api_key(key, Role.ADMIN), key
 
     @property
-    def sqlite_path(self) -> Path:
-        """The database file of ``--storage-type sqlite``, absolute."""
-        return Path(self.database_url or DEFAULT_SQLITE_PATH).absolute()
+    def location(self) -> str | None:
+        """Where the database is: for sqlite an absolute path, for postgres its URL."""
+        if self.storage_type == "sqlite":
+            return str(Path(self.database_url or DEFAULT_SQLITE_PATH).absolute())
+        return self.database_url
+
+    @property
+    def effective_pool_size(self) -> int:
+        return self.pool_size or self.effective_threads
 
     @property
     def effective_workers(self) -> int:
@@ -206,6 +217,17 @@ class ServerConfig:
         return cls(api_keys=tuple(found), **values)
 
 
+def without_password(url: str) -> str:
+    """Return where a database URL leads, for a log line."""
+    try:
+        parts = urlsplit(url)
+        user = f"{parts.username}@" if parts.username else ""
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return f"{url.partition('://')[0]}://…"
+    return f"{parts.scheme}://{user}{parts.hostname or ''}{port}{parts.path}"
+
+
 def _cores() -> int:
     """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
@@ -260,8 +282,10 @@ def _check_range(name: str, value: float | None, low: float, high: float) -> Non
 
 def _check_storage(storage_type: str, database_url: str | None, workers: int | None) -> None:
     if storage_type == "postgres":
-        raise ConfigError("storage type postgres is not there yet; use sqlite, or memory to try")
-    if storage_type == "memory":
+        if not (database_url or "").startswith(("postgresql://", "postgres://")):
+            # Not shown: what it is may hold a password.
+            raise ConfigError("for postgres the database URL must begin with postgresql://")
+    elif storage_type == "memory":
         if database_url:
             raise ConfigError(
                 "a database URL is given, but storage type memory keeps nothing;"

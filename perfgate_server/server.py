@@ -22,9 +22,8 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from perfgate_server import logs
 from perfgate_server.app import announce_key, create_app
-from perfgate_server.config import ConfigError, ServerConfig, error_line
+from perfgate_server.config import ConfigError, ServerConfig, error_line, without_password
 from perfgate_server.errors import envelope
-from perfgate_server.storage import open_storage
 from perfgate_server.storage.base import CannotOpen
 
 logger = logging.getLogger(__name__)
@@ -135,6 +134,7 @@ def gunicorn_settings(config: ServerConfig) -> dict[str, Any]:
         "graceful_timeout": int(config.timeout) + 5,
         # A file in memory: a heartbeat must not wait for a disk.
         "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,
+        "worker_exit": _close_storage,
         "control_socket_disable": True,
         # The longest that gunicorn takes: names and metadata in a query string need room.
         "limit_request_line": 8190,
@@ -225,10 +225,19 @@ def _url(listener: socket.socket) -> str:
 
 
 def _started(config: ServerConfig, url: str) -> str:
-    where = f"sqlite at {config.sqlite_path}" if config.storage_type == "sqlite" else "memory"
+    where = config.storage_type
+    if config.storage_type == "sqlite":
+        where += f" at {config.location}"
+    elif config.storage_type == "postgres":
+        where += f" at {without_password(config.location or '')}"
     roles = Counter(key.role.value for key in config.api_keys)
     granted = ", ".join(f"{count} {role}" for role, count in roles.items())
     return f"listening on {url}, storing in {where}, keys: {granted}"
+
+
+def _close_storage(_: Any, worker: Any) -> None:
+    if worker.booted:
+        worker.wsgi.extensions["perfgate"].storage.close()
 
 
 def _log_stop(_: Any) -> None:
@@ -273,7 +282,7 @@ def wsgi_settings() -> dict[str, Any]:
     try:
         config = wsgi_config()
         logs.configure(config.log_level, config.log_format)
-        open_storage(config.storage_type, config.sqlite_path, config.timeout).close()
+        create_app(config).extensions["perfgate"].storage.close()
     except (ConfigError, CannotOpen) as error:
         print(error_line(error), file=sys.stderr)
         sys.exit(2)

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from postgres_server import Postgres, running_postgres
 from support import KEYS, bearer, receipt
 
 from perfgate_server import Role, ServerConfig, create_app
 from perfgate_server.storage import Storage, open_storage
 
-BACKENDS = ("memory", "sqlite")
+BACKENDS = ("memory", "sqlite", "postgres")
 
 
 @pytest.fixture(params=BACKENDS)
@@ -24,17 +25,34 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A real PostgreSQL: the one at PERFGATE_TEST_POSTGRES_URL, or one of the tests' own."""
+    with running_postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
 @pytest.fixture
-def storage(backend: str, tmp_path: Path) -> Iterator[Storage]:
-    opened = open_storage(backend, tmp_path / "perfgate.db", 20.0)
+def location(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """Where the backend's own fresh database is."""
+    if backend == "postgres":
+        server = request.getfixturevalue("postgres")
+        with server.database() as url:
+            yield url
+    else:
+        yield str(tmp_path / "perfgate.db") if backend == "sqlite" else None
+
+
+@pytest.fixture
+def storage(backend: str, location: str | None) -> Iterator[Storage]:
+    opened = open_storage(backend, location, timeout=20.0, pool_size=16)
     yield opened
     opened.close()
 
 
 @pytest.fixture
-def config(backend: str, tmp_path: Path) -> ServerConfig:
-    path = str(tmp_path / "perfgate.db") if backend == "sqlite" else None
-    made = ServerConfig(storage_type=backend, database_url=path, max_body_size=2**20)
+def config(backend: str, location: str | None) -> ServerConfig:
+    made = ServerConfig(storage_type=backend, database_url=location, max_body_size=2**20)
     for role, key in KEYS.items():
         made = made.api_key(key, Role(role))
     return made

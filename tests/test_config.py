@@ -86,7 +86,7 @@ def test_an_empty_variable_is_an_unset_one() -> None:
         ({"timeout": "nan"}, "--timeout"),
         ({"timeout": "1e9"}, "--timeout"),
         ({"storage_type": "mysql"}, "memory, sqlite, postgres"),
-        ({"storage_type": "postgres"}, "not there yet"),
+        ({"storage_type": "postgres"}, "postgresql://"),
         ({"log_level": "loud"}, "trace, debug, info, warn, error"),
         ({"log_format": "xml"}, "json, pretty"),
         ({"workers": "0"}, "workers"),

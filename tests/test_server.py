@@ -174,7 +174,7 @@ def run(*arguments: str, folder: Path | None = None, **variables: str) -> Any:
         (["--nonsense"], "--nonsense"),
         (["--bind", "256.1.1.1"], "256.1.1.1"),
         (["--bind", "a\nb"], "a\\nb"),
-        (["--storage-type", "postgres"], "not there yet"),
+        (["--storage-type", "postgres"], "postgresql://"),
         (["--storage-type", "sqlite", "--database-url", "/nowhere/x.db"], "/nowhere"),
         (["--storage-type", "sqlite", "--database-url", "/"], "directory"),
         (["--storage-type", "sqlite", "--database-url", "x" * 300], "too long"),

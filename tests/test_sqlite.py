@@ -83,23 +83,23 @@ def test_close_closes_every_connection(storage: SqlStorage) -> None:
 
 
 def test_migrations_are_recorded(storage: SqlStorage, path: Path) -> None:
-    recorded = query(path, "SELECT version, name FROM schema_migrations ORDER BY version")
+    recorded = query(path, "SELECT version, name FROM perfgate_migrations ORDER BY version")
     assert recorded == [(each.version, each.name) for each in migrate.load("sqlite")]
 
 
 def test_opening_again_changes_nothing(storage: SqlStorage, path: Path) -> None:
     storage.create(*stored(), deadline=soon())
-    before = query(path, "SELECT * FROM schema_migrations")
+    before = query(path, "SELECT * FROM perfgate_migrations")
     opened(path)
-    assert query(path, "SELECT * FROM schema_migrations") == before
+    assert query(path, "SELECT * FROM perfgate_migrations") == before
     assert storage.get("p", "b", "v1", receipt=True, deadline=soon()).receipt
 
 
 def test_a_newer_schema_is_refused_and_left_alone(storage: SqlStorage, path: Path) -> None:
-    query(path, "INSERT INTO schema_migrations VALUES (999, 'future', 'then')")
+    query(path, "INSERT INTO perfgate_migrations VALUES (999, 'future', 'then')")
     with pytest.raises(CannotOpen, match="newer perfgate-server"):
         opened(path)
-    assert query(path, "SELECT max(version) FROM schema_migrations") == [(999,)]
+    assert query(path, "SELECT max(version) FROM perfgate_migrations") == [(999,)]
 
 
 def test_a_failed_migration_leaves_the_old_schema_and_its_data(
@@ -114,7 +114,7 @@ def test_a_failed_migration_leaves_the_old_schema_and_its_data(
     with pytest.raises(CannotOpen):
         opened(path)
     monkeypatch.undo()
-    assert query(path, "SELECT max(version) FROM schema_migrations") == [(1,)]
+    assert query(path, "SELECT max(version) FROM perfgate_migrations") == [(1,)]
     assert query(path, "SELECT name FROM sqlite_schema WHERE name = 'extra'") == []
     opened(path)
     assert storage.get("p", "b", "v1", receipt=False, deadline=soon()).version == "v1"
@@ -131,7 +131,7 @@ from pathlib import Path
 from support import soon, stored, wait_for
 from perfgate_server.storage import open_storage
 wait_for(Path(sys.argv[1]).with_suffix(".go").exists, "the start")
-storage = open_storage("sqlite", Path(sys.argv[1]), 30.0)
+storage = open_storage("sqlite", sys.argv[1], timeout=30.0, pool_size=1)
 storage.create(*stored("b", sys.argv[2]), deadline=soon())
 storage.close()
 """
@@ -148,7 +148,7 @@ def test_eight_processes_may_open_a_fresh_file_at_once(path: Path) -> None:
     ]
     path.with_suffix(".go").touch()
     assert [process.wait(60) for process in processes] == [0] * 8
-    assert query(path, "SELECT version FROM schema_migrations") == [(1,)]
+    assert query(path, "SELECT version FROM perfgate_migrations") == [(1,)]
     assert query(path, "SELECT count(*) FROM baselines") == [(8,)]
 
 

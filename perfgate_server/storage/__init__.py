@@ -4,17 +4,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from perfgate_server.storage.base import Storage
-from perfgate_server.storage.sql import SqlStorage
+from perfgate_server.storage.base import CannotOpen, Storage
+from perfgate_server.storage.sql import Engine, SqlStorage
 from perfgate_server.storage.sqlite import SqliteEngine
 
 __all__ = ["Storage", "open_storage"]
 
 
-def open_storage(storage_type: str, path: Path, timeout: float) -> Storage:
+def open_storage(
+    storage_type: str, location: str | None, *, timeout: float, pool_size: int
+) -> Storage:
     """Return the storage, migrated and holding no connection, so that a fork may follow.
 
-    `path` is the file of ``sqlite``; `timeout` bounds waiting for a lock, in seconds. Raises
-    CannotOpen.
+    `location` is the path of ``sqlite`` or the URL of ``postgres``; `timeout` bounds waiting for
+    a lock, in seconds; `pool_size` bounds the connections to ``postgres``. Raises CannotOpen.
     """
-    return SqlStorage(SqliteEngine(path if storage_type == "sqlite" else None, timeout))
+    if storage_type == "postgres":
+        return SqlStorage(_postgres(location or "", pool_size))
+    path = Path(location or "") if storage_type == "sqlite" else None
+    return SqlStorage(SqliteEngine(path, timeout))
+
+
+def _postgres(url: str, pool_size: int) -> Engine:
+    try:
+        from perfgate_server.storage.postgres import PostgresEngine
+    except ImportError as error:
+        raise CannotOpen(
+            "storage type postgres needs its extra: pip install 'perfgate-server[postgres]'"
+            f" ({error})"
+        ) from None
+    return PostgresEngine(url, pool_size)

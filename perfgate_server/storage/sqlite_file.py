@@ -102,9 +102,9 @@ def _check_origin(db: sqlite3.Connection) -> int:
     tables = {row[0] for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     if not tables:
         return 0
-    if not {"schema_migrations", "baselines"} <= tables:
+    if not {"perfgate_migrations", "baselines"} <= tables:
         raise CannotOpen("it is another program's database")
-    version = int(db.execute("SELECT max(version) FROM schema_migrations").fetchone()[0])
+    version = int(db.execute("SELECT max(version) FROM perfgate_migrations").fetchone()[0])
     known = len(migrate.load("sqlite"))
     if version > known:
         raise CannotOpen(
@@ -120,14 +120,14 @@ def apply_migrations(db: sqlite3.Connection) -> None:
         version = _check_origin(db)
         if version == 0:
             db.execute(
-                """CREATE TABLE schema_migrations (
+                """CREATE TABLE perfgate_migrations (
                     version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at TEXT NOT NULL)"""
             )
         for migration in migrate.load("sqlite")[version:]:
             for statement in statements(migration.sql):
                 db.execute(statement)
             db.execute(
-                "INSERT INTO schema_migrations (version, name, applied_at) VALUES (?, ?, ?)",
+                "INSERT INTO perfgate_migrations (version, name, applied_at) VALUES (?, ?, ?)",
                 (migration.version, migration.name, datetime.now(UTC).isoformat()),
             )
 

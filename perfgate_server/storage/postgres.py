@@ -1,0 +1,243 @@
+"""Baselines in PostgreSQL, for servers on several machines; also through PgBouncer.
+
+No session state is kept and no statement is prepared, so that a transaction may run on any
+connection of a pooler in transaction mode.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from perfgate_server.storage import migrate
+from perfgate_server.storage.base import CannotOpen, StorageError, Unavailable
+
+#: Seconds that one attempt to connect may take.
+CONNECT_TIMEOUT = 5
+#: Seconds after which the pool begins its attempts to connect anew: it backs off in between, by
+#: default up to minutes after a server is there again.
+RECONNECT_TIMEOUT = 5.0
+#: The advisory lock under which migrations run: "perfgate" in ASCII.
+_MIGRATION_LOCK = int.from_bytes(b"perfgate", "big")
+
+
+class _Connection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that does not wait beyond its deadline for a server that says nothing.
+
+    The server's own timeouts end a statement that takes too long; this is for one that hangs.
+    """
+
+    deadline = float("inf")
+
+    def wait(self, gen: Generator[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
+        return super().wait(self._bounded(gen), *args, **kwargs)
+
+    def _bounded(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        ready = None
+        while True:
+            try:
+                state = gen.send(ready)
+            except StopIteration as end:
+                return end.value
+            ready = yield state
+            # Nothing is ready when an interval has passed. The server gets the first word.
+            if not ready and time.monotonic() > self.deadline + 0.5:
+                self.pgconn.finish()
+                raise psycopg.OperationalError("the server does not answer")
+
+
+class _Session:
+    """A connection that takes ``?`` for a bound value."""
+
+    def __init__(self, connection: _Connection) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> psycopg.Cursor[tuple[Any, ...]]:
+        # In binary, or the bytes of a receipt would come as twice as many digits.
+        return self._connection.execute(_placeholders(sql), values, binary=True)
+
+
+@functools.lru_cache(maxsize=256)
+def _placeholders(sql: str) -> bytes:
+    return sql.replace("?", "%s").encode()
+
+
+class PostgresEngine:
+    """See `sql.Engine`. `url` is a ``postgresql://`` URL; the database is migrated here.
+
+    `pool_size` bounds the connections of one process. Raises CannotOpen, whose text never holds
+    the password.
+    """
+
+    def __init__(self, url: str, pool_size: int) -> None:
+        self.backend = "postgres"
+        self.receipt_body = "convert_to(r.body, 'UTF8')"
+        self._url = url
+        self._pool_size = pool_size
+        self._pool: ConnectionPool[_Connection] | None = None
+        self._opening = threading.Lock()
+        _prepare(url)
+
+    @contextmanager
+    def single(self, deadline: float) -> Iterator[_Session]:
+        with self._transaction("BEGIN READ ONLY", deadline) as session:
+            yield session
+
+    @contextmanager
+    def reading(self, deadline: float) -> Iterator[_Session]:
+        begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+        with self._transaction(begin, deadline) as session:
+            yield session
+
+    @contextmanager
+    def writing(self, project: str, benchmark: str, deadline: float) -> Iterator[_Session]:
+        # On the disk before the answer, whatever the database's default.
+        begin = "BEGIN; SET LOCAL synchronous_commit = on"
+        with self._transaction(begin, deadline) as session:
+            # One writer a benchmark: what is read here stays true until the commit, and the
+            # order of its records is the order of their commits.
+            session.execute(
+                "SELECT pg_advisory_xact_lock(hashtextextended(?, 0))", (f"{project}/{benchmark}",)
+            )
+            yield session
+
+    def walk(self, index: str) -> str:
+        return ""  # the planner knows the sizes
+
+    def among(self, column: str, names: Sequence[str]) -> tuple[str, Any]:
+        return f"{column} = ANY(?)", list(names)
+
+    def close(self) -> None:
+        with self._opening:
+            if self._pool is not None:
+                self._pool.close()
+                self._pool = None
+
+    @contextmanager
+    def _transaction(self, begin: str, deadline: float) -> Iterator[_Session]:
+        """Lend a connection in a transaction; turn what the driver raises into Unavailable."""
+        pool = self._open()
+        connection = self._begin(pool, begin, deadline)
+        try:
+            yield _Session(connection)
+            connection.execute("COMMIT")
+        except psycopg.Error as error:
+            raise Unavailable(f"PostgreSQL: {_reason(error)}") from error
+        finally:
+            _give_back(pool, connection)
+
+    def _begin(self, pool: ConnectionPool[_Connection], begin: str, deadline: float) -> _Connection:
+        """Return a connection on which a transaction has begun.
+
+        That is also the check of a connection that has lain in the pool: one that the server
+        has closed since is replaced, as often as there is time.
+        """
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                connection = pool.getconn(timeout=max(0.01, left))
+            except PoolTimeout:
+                raise Unavailable("PostgreSQL: no connection before the deadline") from None
+            connection.deadline = deadline
+            milliseconds = max(1, int(left * 1000))
+            try:
+                connection.execute(
+                    f"{begin}; SET LOCAL statement_timeout = {milliseconds};"
+                    f" SET LOCAL lock_timeout = {milliseconds}".encode()
+                )
+            except psycopg.Error as error:
+                _give_back(pool, connection)
+                if not connection.closed or time.monotonic() > deadline:
+                    raise Unavailable(f"PostgreSQL: {_reason(error)}") from error
+            else:
+                return connection
+
+    def _open(self) -> ConnectionPool[_Connection]:
+        """Return this process's pool. It is opened on first use, and so after a fork."""
+        with self._opening:
+            if self._pool is None:
+                self._pool = ConnectionPool(
+                    self._url,
+                    connection_class=_Connection,
+                    kwargs=_OPTIONS,
+                    min_size=1,
+                    max_size=self._pool_size,
+                    reconnect_timeout=RECONNECT_TIMEOUT,
+                    open=True,
+                )
+            return self._pool
+
+
+def _give_back(pool: ConnectionPool[_Connection], connection: _Connection) -> None:
+    """Return a connection to the pool: out of its transaction, or closed."""
+    status = connection.info.transaction_status
+    try:
+        if status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+            connection.execute("ROLLBACK")
+        elif status is not TransactionStatus.IDLE:
+            connection.close()
+    except psycopg.Error:
+        connection.close()
+    connection.deadline = float("inf")
+    pool.putconn(connection)
+
+
+_OPTIONS = {
+    "autocommit": True,  # transactions are begun and ended here, in words
+    "prepare_threshold": None,
+    "connect_timeout": CONNECT_TIMEOUT,
+    "application_name": "perfgate-server",
+}
+
+
+def _prepare(url: str) -> None:
+    """Bring the database to this program's schema."""
+    try:
+        conninfo_to_dict(url)
+    except psycopg.Error:
+        # Its own words quote the URL, and the password in it.
+        raise CannotOpen("the database URL is not one that PostgreSQL understands") from None
+    try:
+        with psycopg.connect(url, **_OPTIONS) as connection:  # type: ignore[arg-type]  # options of many types
+            _apply_migrations(connection)
+    except (psycopg.Error, StorageError) as error:
+        raise CannotOpen(f"cannot open the database: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of what PostgreSQL says: what follows are hints and contexts."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _apply_migrations(db: psycopg.Connection[Any]) -> None:
+    """Apply what is missing, and record it, in one transaction under a lock."""
+    migrations = migrate.load("postgres")
+    with db.transaction():
+        db.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
+        db.execute(
+            """CREATE TABLE IF NOT EXISTS perfgate_migrations (
+                version integer PRIMARY KEY, name text NOT NULL, applied_at text NOT NULL)"""
+        )
+        row = db.execute("SELECT coalesce(max(version), 0) FROM perfgate_migrations").fetchone()
+        version = int(row[0]) if row else 0
+        if version > len(migrations):
+            raise CannotOpen(
+                f"it was made by a newer perfgate-server (schema {version}; this program knows"
+                f" {len(migrations)}); upgrade the program"
+            )
+        for migration in migrations[version:]:
+            db.execute(migration.sql.encode())
+            db.execute(
+                "INSERT INTO perfgate_migrations (version, name, applied_at) VALUES (%s, %s, %s)",
+                (migration.version, migration.name, datetime.now(UTC).isoformat()),
+            )

@@ -1,0 +1,175 @@
+"""A real PostgreSQL for the tests: the one that is named, or one of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import PATIENCE, free_port, wait_for
+
+MISSING = (
+    "PostgreSQL is not installed (apt-get install postgresql),"
+    " nor is PERFGATE_TEST_POSTGRES_URL set"
+)
+
+
+class Postgres:
+    """A server, and fresh databases on it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._numbers = itertools.count()
+
+    def execute(self, sql: str, database: str = "postgres") -> list[Any]:
+        import psycopg
+
+        with psycopg.connect(f"{self.url}/{database}", autocommit=True) as connection:
+            cursor = connection.execute(sql.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    @contextlib.contextmanager
+    def database(self) -> Iterator[str]:
+        """Make an empty database, yield its URL, and drop it."""
+        name = f"perfgate_test_{os.getpid()}_{next(self._numbers)}"
+        self.execute(f"CREATE DATABASE {name}")
+        try:
+            yield f"{self.url}/{name}"
+        finally:
+            self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+class OwnPostgres(Postgres):
+    """A server in a folder of its own, which can be stopped and killed."""
+
+    def __init__(self, folder: Path, programs: Path) -> None:
+        self.port = free_port()
+        super().__init__(f"postgresql://perfgate:hunter2@127.0.0.1:{self.port}")
+        self._folder, self._programs = folder, programs
+        self._process: subprocess.Popen[bytes] | None = None
+        # PostgreSQL refuses to run as root.
+        self._user = pwd.getpwnam("postgres").pw_uid if os.geteuid() == 0 else None
+        password = folder / "password"
+        password.write_text("hunter2\n")
+        if self._user is not None:
+            for path in (folder, password):
+                os.chown(path, self._user, -1)
+        self._run(
+            "initdb",
+            "-D",
+            folder / "data",
+            "-U",
+            "perfgate",
+            "-A",
+            "scram-sha-256",
+            "--pwfile",
+            password,
+            "-E",
+            "UTF8",
+            "--no-sync",
+            "--locale=C",
+        )
+
+    def _run(self, name: str, *arguments: Any) -> None:
+        command = [self._programs / name, *arguments]
+        subprocess.run(command, check=True, capture_output=True, user=self._user, cwd="/")
+
+    def start(self) -> None:
+        log = (self._folder / "log").open("ab")
+        with log:
+            self._process = subprocess.Popen(
+                [
+                    self._programs / "postgres",
+                    "-D",
+                    self._folder / "data",
+                    "-p",
+                    str(self.port),
+                    "-c",
+                    "listen_addresses=127.0.0.1",
+                    "-c",
+                    f"unix_socket_directories={self._folder}",
+                    "-c",
+                    "max_connections=200",
+                ],
+                stderr=log,
+                stdout=log,
+                user=self._user,
+                cwd="/",
+                start_new_session=True,
+            )
+        wait_for(self._answers, f"PostgreSQL: {self._folder / 'log'}")
+
+    def _answers(self) -> bool:
+        import psycopg
+
+        with contextlib.suppress(psycopg.Error):
+            return bool(self.execute("SELECT 1"))
+        return False
+
+    def send(self, number: int) -> None:
+        """Send a signal to every process of the server."""
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
+        # Backends are in sessions of their own.
+        for pid in self._backends():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _backends(self) -> list[int]:
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        return [int(pid) for pid in children.read_text().split()] if children.exists() else []
+
+    def stop(self, number: int = signal.SIGINT) -> None:
+        """Stop the server: SIGINT closes every connection, SIGKILL is a crash."""
+        if self._process is not None:
+            backends = self._backends()
+            self._process.send_signal(number)
+            self._process.wait(PATIENCE)
+            self._process = None
+            for pid in backends:
+                wait_for(lambda pid=pid: not Path(f"/proc/{pid}").exists(), f"the end of {pid}")
+
+
+def programs() -> Path | None:
+    """Return the folder of PostgreSQL's programs."""
+    found = shutil.which("initdb")
+    if found:
+        return Path(found).parent
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return folders[-1].parent if folders else None
+
+
+@contextlib.contextmanager
+def own_postgres() -> Iterator[OwnPostgres]:
+    """Run a server of one's own, started."""
+    found = programs()
+    if found is None:
+        assert not os.environ.get("CI"), MISSING
+        pytest.skip(MISSING)
+    with tempfile.TemporaryDirectory(prefix="perfgate-postgres-") as folder:
+        server = OwnPostgres(Path(folder), found)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@contextlib.contextmanager
+def running_postgres(folder: Path) -> Iterator[Postgres]:
+    url = os.environ.get("PERFGATE_TEST_POSTGRES_URL")
+    if url:
+        yield Postgres(url)
+    else:
+        with own_postgres() as server:
+            yield server

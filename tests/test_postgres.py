@@ -1,0 +1,384 @@
+"""What only the PostgreSQL backend promises: a server that goes away and comes back, many
+processes on one database, a pooler between, and a password that nobody sees."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from postgres_server import OwnPostgres, Postgres, own_postgres
+from support import (
+    EVERY_KEY,
+    PATIENCE,
+    environment,
+    free_port,
+    perfgate_server,
+    program,
+    receipt,
+    serving,
+    soon,
+    stored,
+    wait_for,
+)
+from test_server import drive
+
+from perfgate_server.storage import open_storage
+from perfgate_server.storage.base import CannotOpen, Unavailable
+
+LATEST = "/projects/p/baselines/b/latest"
+
+
+@pytest.fixture
+def url(postgres: Postgres) -> Iterator[str]:
+    with postgres.database() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[OwnPostgres]:
+    """A server that a test may stop and kill."""
+    with own_postgres() as server:
+        yield server
+
+
+def server_on(url: str, folder: Path, *more: str, **options: Any) -> Any:
+    arguments = perfgate_server("--storage-type", "postgres", "--database-url", url, *more)
+    return serving(arguments, folder, **options)
+
+
+def opened(url: str) -> Any:
+    return open_storage("postgres", url, timeout=20, pool_size=4)
+
+
+def test_the_server_works_on_it(url: str, tmp_path: Path) -> None:
+    with server_on(url, tmp_path, "--workers", "2") as server:
+        drive(server)
+        assert server.stop() == 0
+        assert "Traceback" not in server.log
+
+
+# -- opening
+
+
+_OPEN_AND_WRITE = """
+import sys
+from pathlib import Path
+from support import soon, stored, wait_for
+from perfgate_server.storage import open_storage
+wait_for(Path(sys.argv[2]).exists, "the start")
+storage = open_storage("postgres", sys.argv[1], timeout=30.0, pool_size=1)
+storage.create(*stored("b", sys.argv[3]), deadline=soon())
+storage.close()
+"""
+
+
+def test_eight_processes_may_open_an_empty_database_at_once(
+    postgres: Postgres, url: str, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _OPEN_AND_WRITE, url, go, f"v{number}"],
+            cwd=Path(__file__).parent,
+        )
+        for number in range(8)
+    ]
+    go.touch()
+    assert [process.wait(60) for process in processes] == [0] * 8
+    name = url.rsplit("/", 1)[1]
+    assert postgres.execute("SELECT version FROM perfgate_migrations", name) == [(1,)]
+    assert postgres.execute("SELECT count(*) FROM baselines", name) == [(8,)]
+
+
+def test_a_newer_schema_is_refused(postgres: Postgres, url: str) -> None:
+    opened(url).close()
+    name = url.rsplit("/", 1)[1]
+    postgres.execute("INSERT INTO perfgate_migrations VALUES (999, 'future', 'then')", name)
+    with pytest.raises(CannotOpen, match="newer perfgate-server"):
+        opened(url)
+
+
+def test_what_cannot_be_opened_is_one_line_without_the_password(own: OwnPostgres) -> None:
+    good = own.url.replace("perfgate:hunter2", "perfgate:hunter3")
+    for url in (
+        good + "/postgres",
+        own.url + "/nowhere",
+        f"postgresql://perfgate:hunter3@127.0.0.1:{free_port()}/x",
+        "postgresql://perfgate:hunter3@127.0.0.1:port/x",
+        "postgresql://perfgate:hunter3@127.0.0.1/x?nonsense=1",
+        "mysql://perfgate:hunter3@127.0.0.1/x",
+        "",
+    ):
+        result = subprocess.run(
+            [program(), "--storage-type", "postgres", "--database-url", url, "--port", "0"],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            env=environment(),
+        )
+        assert result.returncode == 2, url
+        assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1
+        assert "hunter" not in result.stderr
+
+
+def test_the_password_is_never_logged(own: OwnPostgres, tmp_path: Path) -> None:
+    with own.database() as url:
+        for level in ("trace", "info"):
+            with server_on(url, tmp_path, "--log-level", level) as server:
+                assert server.put("b", "v1") in (200, 201)
+                server.stop()
+                assert f"perfgate@127.0.0.1:{own.port}" in server.log
+                assert "hunter2" not in server.log
+
+
+def test_without_the_extra_it_says_what_to_install(url: str) -> None:
+    code = (
+        "import sys; sys.modules['psycopg'] = None\n"
+        "from perfgate_server.cli import main\n"
+        f"sys.argv = ['perfgate-server', '--storage-type', 'postgres', '--database-url', '{url}']\n"
+        "main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment()
+    )
+    assert result.returncode == 2
+    assert "pip install 'perfgate-server[postgres]'" in result.stderr
+
+
+# -- away and back
+
+
+def test_a_lock_held_by_others_is_waited_for_until_the_deadline(url: str) -> None:
+    import psycopg
+
+    storage = opened(url)
+    storage.create(*stored(), deadline=soon())
+    with psycopg.connect(url) as other:
+        other.execute("LOCK TABLE baselines IN ACCESS EXCLUSIVE MODE")
+        began = time.monotonic()
+        for call in (storage.latest, storage.history):
+            with pytest.raises(Unavailable):
+                if call == storage.latest:
+                    call("p", "b", receipt=False, deadline=soon(0.5))
+                else:
+                    storage.ping(deadline=soon(0.5))
+        assert time.monotonic() - began < 5
+        other.rollback()
+    assert storage.latest("p", "b", receipt=False, deadline=soon()).version == "v1"
+    storage.close()
+
+
+def test_connections_that_the_server_closed_are_replaced(postgres: Postgres, url: str) -> None:
+    """A request after that sees nothing of it."""
+    storage = opened(url)
+    storage.create(*stored(), deadline=soon())
+    terminate = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        f" WHERE datname = '{url.rsplit('/', 1)[1]}'"
+    )
+    for _ in range(3):
+        assert postgres.execute(terminate)
+        assert storage.latest("p", "b", receipt=True, deadline=soon()).receipt
+    storage.close()
+
+
+def test_a_server_that_hangs_is_given_up_at_the_deadline(own: OwnPostgres) -> None:
+    with own.database() as url:
+        storage = opened(url)
+        storage.create(*stored(), deadline=soon())
+        own.send(signal.SIGSTOP)
+        try:
+            for _ in range(2):
+                began = time.monotonic()
+                with pytest.raises(Unavailable):
+                    storage.latest("p", "b", receipt=True, deadline=soon(0.5))
+                assert time.monotonic() - began < 5
+        finally:
+            own.send(signal.SIGCONT)
+        wait_for(lambda: _found(storage), "an answer")
+        storage.close()
+
+
+def _found(storage: Any) -> bool:
+    try:
+        return bool(storage.latest("p", "b", receipt=True, deadline=soon(1)).receipt)
+    except Unavailable:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["stopped", "killed"])
+def test_the_database_goes_away_and_comes_back_under_load(
+    own: OwnPostgres, tmp_path: Path, number: signal.Signals
+) -> None:
+    """503 meanwhile, no hang, no dead worker; health follows; no acknowledged upload is lost."""
+    more = ("--timeout", "2", "--workers", "2")
+    with own.database() as url, server_on(url, tmp_path, *more) as server:
+        wait_for(lambda: len(server.workers()) == 2, "both workers")
+        workers = server.workers()
+        acknowledged: list[str] = []
+        statuses: set[int] = set()
+        done = threading.Event()
+
+        def upload(thread: int) -> None:
+            turn = 0
+            while not done.is_set():
+                turn += 1
+                began = time.monotonic()
+                status = server.put("b", f"v{thread}-{turn}")
+                assert time.monotonic() - began < 15
+                statuses.add(status)
+                if status == 201:
+                    acknowledged.append(f"v{thread}-{turn}")
+
+        threads = [threading.Thread(target=upload, args=(thread,)) for thread in range(4)]
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: len(acknowledged) > 20, "uploads")
+        own.stop(number)
+        wait_for(lambda: 503 in statuses, "a 503")
+        status, headers, body = server.request("GET", "/health", role=None)
+        assert (status, json.loads(body)["status"]) == (503, "unhealthy")
+        assert server.request("GET", LATEST)[1]["retry-after"] == "1"
+        own.start()
+        wait_for(lambda: server.request("GET", "/health", role=None)[0] == 200, "health")
+        before = len(acknowledged)
+        wait_for(lambda: len(acknowledged) > before + 20, "uploads again")
+        done.set()
+        for thread in threads:
+            thread.join()
+        assert statuses <= {201, 503}
+        assert server.workers() == workers
+        for version in acknowledged:
+            status, _, body = server.request("GET", f"/projects/p/baselines/b/versions/{version}")
+            assert status == 200 and json.loads(body)["receipt"] == receipt()
+        assert "Traceback" not in server.log and "hunter2" not in server.log
+
+
+# -- several servers
+
+
+def test_of_racing_writers_on_two_servers_one_wins(url: str, tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with server_on(url, tmp_path) as one, server_on(url, tmp_path) as two:
+        with ThreadPoolExecutor(8) as pool:
+            for turn in range(5):
+                barrier = threading.Barrier(8)
+
+                def upload(number: int, turn: int = turn, barrier: Any = barrier) -> int:
+                    barrier.wait()
+                    server = (one, two)[number % 2]
+                    return server.put("b", f"v{turn}", receipt(wall_ms=number))
+
+                assert sorted(pool.map(upload, range(8))) == [201] + [409] * 7
+            barrier = threading.Barrier(8)
+
+            def promote(number: int) -> int:
+                barrier.wait()
+                body = {"from_version": f"v{number // 4}", "to_version": "prod"}
+                path = "/projects/p/baselines/b/promote"
+                return (one, two)[number % 2].request("POST", path, body)[0]
+
+            assert sorted(pool.map(promote, range(8))) == [200] * 3 + [201] + [409] * 4
+        listed = [json.loads(s.request("GET", "/projects/p/baselines")[2]) for s in (one, two)]
+        assert listed[0] == listed[1] and listed[0]["pagination"]["total"] == 6
+
+
+# -- through PgBouncer
+
+
+PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+
+@pytest.fixture
+def bounced(own: OwnPostgres) -> Iterator[str]:
+    """The URL of a fresh database through PgBouncer in transaction mode, with two connections
+    for all: any state that a session kept would be somebody else's."""
+    if PGBOUNCER is None:
+        assert not os.environ.get("CI"), "CI must install pgbouncer"
+        pytest.skip("PgBouncer is not installed: apt-get install pgbouncer")
+    import tempfile
+
+    port = free_port()
+    with own.database() as url, tempfile.TemporaryDirectory(prefix="pgbouncer-") as folder:
+        name = url.rsplit("/", 1)[1]
+        users, settings = Path(folder, "users"), Path(folder, "pgbouncer.ini")
+        users.write_text('"perfgate" "hunter2"\n')
+        settings.write_text(
+            f"[databases]\n{name} = host=127.0.0.1 port={own.port}\n[pgbouncer]\n"
+            f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+            f"auth_type = scram-sha-256\nauth_file = {users}\npool_mode = transaction\n"
+            f"default_pool_size = 2\nlogfile = {folder}/log\nstats_users = perfgate\n"
+        )
+        user = own._user
+        for path in (Path(folder), users, settings):
+            if user is not None:
+                os.chown(path, user, -1)
+        process = subprocess.Popen([PGBOUNCER, "-q", settings], user=user, cwd="/")
+        try:
+            bounced = f"postgresql://perfgate:hunter2@127.0.0.1:{port}/{name}"
+            wait_for(lambda: _connects(bounced), "PgBouncer")
+            yield bounced
+        finally:
+            process.terminate()
+            process.wait(PATIENCE)
+
+
+def _connects(url: str) -> bool:
+    import psycopg
+
+    with contextlib.suppress(psycopg.Error):
+        psycopg.connect(url, connect_timeout=2).close()
+        return True
+    return False
+
+
+def test_it_works_through_a_pooler_in_transaction_mode(bounced: str, tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with server_on(bounced, tmp_path, "--workers", "2", "--threads", "8") as server:
+        drive(server)
+
+        def work(number: int) -> list[int]:
+            return [
+                status
+                for turn in range(10)
+                for status in (
+                    server.put("c", f"v{number}-{turn}"),
+                    server.request("GET", "/projects/p/baselines/c/latest")[0],
+                    server.request("GET", "/projects/p/baselines?include_receipt=1&limit=3")[0],
+                )
+            ]
+
+        with ThreadPoolExecutor(12) as pool:
+            for statuses in pool.map(work, range(12)):
+                assert statuses == [201, 200, 200] * 10
+        assert "Traceback" not in server.log
+
+
+def test_gunicorn_serves_it_too(url: str, tmp_path: Path) -> None:
+    from support import ROOT
+
+    port = free_port()
+    variables = {
+        "PERFGATE_API_KEYS": EVERY_KEY,
+        "PERFGATE_STORAGE_TYPE": "postgres",
+        "PERFGATE_DATABASE_URL": url,
+        "PERFGATE_BIND": "127.0.0.1",
+        "PERFGATE_PORT": str(port),
+    }
+    command = [program("gunicorn"), "wsgi:app"]
+    with serving(command, tmp_path, port=port, cwd=ROOT, **variables) as server:
+        drive(server)
+        assert server.stop() == 0
