@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import click
 
@@ -13,15 +17,14 @@ from perfgate_server.config import (
     ServerConfig,
     error_line,
     option_of,
+    without_password,
 )
-from perfgate_server.storage.base import CannotOpen
+from perfgate_server.storage.base import CannotOpen, StorageError
 from perfgate_server.version import VERSION
 
-# name of the field, metavar, help: the text goes to ServerConfig.load, which also reads the
-# variable, so both have one parser and one set of errors.
-_OPTIONS = (
-    ("bind", "ADDRESS", "Address to listen on.", "0.0.0.0"),
-    ("port", "PORT", "Port to listen on; 0 takes any free one.", "8080"),
+# name of the field, metavar, help, default: the text goes to ServerConfig.load, which also reads
+# the variable, so both have one parser and one set of errors.
+_STORAGE_OPTIONS = (
     ("storage_type", "memory|sqlite|postgres", "Where baselines are kept.", "memory"),
     (
         "database_url",
@@ -29,6 +32,11 @@ _OPTIONS = (
         "The database: for sqlite the path of its file, for postgres its URL.",
         DEFAULT_SQLITE_PATH,
     ),
+)
+_SERVER_OPTIONS = (
+    ("bind", "ADDRESS", "Address to listen on.", "0.0.0.0"),
+    ("port", "PORT", "Port to listen on; 0 takes any free one.", "8080"),
+    *_STORAGE_OPTIONS,
     ("timeout", "SECONDS", "How long a request may wait for the storage.", "30"),
     ("log_level", "trace|debug|info|warn|error", "The least level to log.", "info"),
     ("log_format", "json|pretty", "How log lines look.", "json"),
@@ -38,21 +46,21 @@ _OPTIONS = (
     ("pool_size", "N", "Connections to postgres in each process.", "one a thread"),
     ("trusted_proxies", "N", "How many hops of X-Forwarded-* to believe.", "0"),
 )
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-def _variable(name: str) -> str:
-    return f"PERFGATE_{name.upper()}"
+def _options(options: Any) -> Callable[[Any], Any]:
+    def decorate(command: Any) -> Any:
+        for name, metavar, text, default in reversed(options):
+            described = f"{text}  [env: PERFGATE_{name.upper()}; default: {default}]"
+            command = click.option(option_of(name), metavar=metavar, help=described)(command)
+        return command
+
+    return decorate
 
 
-def _options(command: Any) -> Any:
-    for name, metavar, text, default in reversed(_OPTIONS):
-        described = f"{text}  [env: {_variable(name)}; default: {default}]"
-        command = click.option(option_of(name), metavar=metavar, help=described)(command)
-    return command
-
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@_options
+@click.group(invoke_without_command=True, context_settings=_SETTINGS)
+@_options(_SERVER_OPTIONS)
 @click.option(
     "--api-keys",
     multiple=True,
@@ -73,21 +81,185 @@ def _options(command: Any) -> Any:
     help="Send no cross-origin headers.  [env: PERFGATE_NO_CORS]",
 )
 @click.version_option(VERSION, prog_name="perfgate-server")
+@click.pass_context
 def command(
-    api_keys: tuple[str, ...], api_keys_file: str | None, no_cors: bool | None, **options: str
+    context: click.Context,
+    /,
+    api_keys: tuple[str, ...],
+    api_keys_file: str | None,
+    no_cors: bool | None,
+    **options: str | None,
 ) -> None:
     """Keep performance baselines: upload, fetch and promote perfgate receipts over HTTP.
 
-    Options win over variables; keys from all places add up. Without any key the server makes
-    one, prints it, and accepts only that.
+    Without a command it serves. Options win over variables; keys from all places add up. Without
+    any key the server makes one, prints it, and accepts only that.
     """
-    # Imported here: --help needs no web server.
+    given = {name: text for name, text in options.items() if text is not None}
+    context.obj = given
+    if context.invoked_subcommand is not None:
+        return
+    # Imported here: --help and the other commands need no web server.
     from perfgate_server.server import run_server
 
-    given = {name: text for name, text in options.items() if text is not None}
     if no_cors:
         given["no_cors"] = "true"
     run_server(ServerConfig.load(given, api_keys=api_keys, api_keys_file=api_keys_file))
+
+
+def _storage_config(context: click.Context, options: dict[str, str | None]) -> ServerConfig:
+    """Return the configuration of a command on a storage: in sqlite, unless told otherwise."""
+    before: dict[str, str] = context.obj
+    given = before | {name: text for name, text in options.items() if text is not None}
+    environ = {name: text for name, text in os.environ.items() if "API_KEYS" not in name}
+    config = ServerConfig.load(given, environ=environ, storage_type="sqlite")
+    if config.storage_type == "memory":
+        raise ConfigError("storage type memory lives in the server's process; name another")
+    return config
+
+
+@contextlib.contextmanager
+def _opened(config: ServerConfig, *, create: bool) -> Iterator[Any]:
+    from perfgate_server.storage import open_storage
+
+    if not create and config.storage_type == "sqlite" and not Path(config.location or "").is_file():
+        raise CannotOpen(f"cannot open the database {config.location}: there is no such file")
+    storage = open_storage(
+        config.storage_type, config.location, timeout=config.timeout, pool_size=2
+    )
+    with contextlib.closing(storage):
+        yield storage
+
+
+@contextlib.contextmanager
+def _progress(label: str, length: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal, and nothing in a pipe."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
+        yield bar.update
+
+
+@command.command("export", context_settings=_SETTINGS)
+@_options(_STORAGE_OPTIONS)
+@click.argument("file", required=False)
+@click.pass_context
+def export_command(context: click.Context, /, file: str | None, **options: str | None) -> None:
+    """Write every baseline as NDJSON, oldest first, to FILE or to standard output.
+
+    The server may run meanwhile: what is written is the state of one moment.
+    """
+    from perfgate_server import transfer
+
+    with contextlib.ExitStack() as stack:
+        config = _storage_config(context, options)
+        storage = stack.enter_context(_opened(config, create=False))
+        try:
+            out: BinaryIO = stack.enter_context(open(file, "xb")) if file else sys.stdout.buffer
+        except OSError as error:
+            raise ConfigError(f"cannot write {file}: {error.strerror}") from None
+        total = storage.counts(deadline=_soon()).baselines
+        progress = stack.enter_context(_progress("exporting", total))
+        count = transfer.export(storage, out, progress)
+    print(f"{count} baselines exported", file=sys.stderr)
+
+
+@command.command("import", context_settings=_SETTINGS)
+@_options(_STORAGE_OPTIONS)
+@click.option(
+    "--merge",
+    is_flag=True,
+    help="Put records before newer ones of their benchmark that FILE does not have.",
+)
+@click.option("--strict", is_flag=True, help="Stop at the first line that is not valid.")
+@click.argument("file")
+@click.pass_context
+def import_command(
+    context: click.Context, /, file: str, merge: bool, strict: bool, **options: str | None
+) -> int:
+    """Read the baselines in FILE, which `export` wrote (- is standard input).
+
+    What is there already stays as it is, so an import that was interrupted can be run again. The
+    exit status is 0 if all of FILE is there at the end, else 1.
+    """
+    from perfgate_server import transfer
+
+    with contextlib.ExitStack() as stack:
+        config = _storage_config(context, options)
+        if merge and file == "-":
+            raise ConfigError("--merge reads the file twice; standard input cannot be")
+        try:
+            source: BinaryIO = (
+                sys.stdin.buffer if file == "-" else stack.enter_context(open(file, "rb"))
+            )
+        except OSError as error:
+            raise ConfigError(f"cannot read {file}: {error.strerror}") from None
+        storage = stack.enter_context(_opened(config, create=True))
+        size = 0 if file == "-" else Path(file).stat().st_size
+        progress = stack.enter_context(_progress("importing", size))
+        report = transfer.restore(
+            storage,
+            source,
+            merge=merge,
+            strict=strict,
+            complain=lambda sentence: print(sentence, file=sys.stderr),
+            progress=progress,
+        )
+    print(report.summary(), file=sys.stderr)
+    return 0 if report.complete else 1
+
+
+@command.command("backup", context_settings=_SETTINGS)
+@_options(_STORAGE_OPTIONS)
+@click.argument("file")
+@click.pass_context
+def backup_command(context: click.Context, /, file: str, **options: str | None) -> None:
+    """Copy the SQLite database to FILE, while the server serves.
+
+    FILE must not exist; it gets its name once it is complete and was found intact.
+    """
+    from perfgate_server.storage import sqlite_file
+
+    config = _storage_config(context, options)
+    if config.storage_type != "sqlite":
+        raise ConfigError("backup is for sqlite; for postgres use pg_dump, or export")
+    sqlite_file.backup(Path(config.location or ""), Path(file))
+    print(f"backed up to {file}", file=sys.stderr)
+
+
+@command.command("check", context_settings=_SETTINGS)
+@_options(_STORAGE_OPTIONS)
+@click.pass_context
+def check_command(context: click.Context, /, **options: str | None) -> int:
+    """Report a database's schema version, integrity and counts; exit status 1 if it is damaged."""
+    from perfgate_server.storage import sqlite_file
+
+    config = _storage_config(context, options)
+    problem = None
+    where = without_password(config.location or "")
+    if config.storage_type == "sqlite":
+        where = config.location or ""
+        problem = sqlite_file.check(Path(where))
+    print(f"database: {where}")
+    if problem:
+        print(f"integrity: {problem}")
+        return 1
+    with _opened(config, create=False) as storage:
+        counts = storage.counts(deadline=_soon())
+    if config.storage_type == "sqlite":
+        print("integrity: ok")
+    print(f"schema version: {counts.schema_version}")
+    print(f"projects: {counts.projects}")
+    print(f"baselines: {counts.baselines}")
+    print(f"receipts: {counts.receipts}")
+    return 0
+
+
+def _soon() -> float:
+    import time
+
+    return time.monotonic() + 600
 
 
 def main() -> None:
@@ -98,6 +270,9 @@ def main() -> None:
         _fail(error.format_message())
     except (ConfigError, CannotOpen) as error:
         _fail(str(error))
+    except (StorageError, OSError) as error:
+        print(error_line(error), file=sys.stderr)
+        sys.exit(1)
     except click.Abort:
         sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)

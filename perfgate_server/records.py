@@ -8,9 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from perfgate_server import jsonio
+from perfgate_server.schemas import RECORD_SCHEMA
 from perfgate_server.storage.base import Baseline, Receipt
-
-RECORD_SCHEMA = "perfgate.baseline.v1"
 
 
 def now() -> str:

@@ -134,6 +134,7 @@ def gunicorn_settings(config: ServerConfig) -> dict[str, Any]:
         "graceful_timeout": int(config.timeout) + 5,
         # A file in memory: a heartbeat must not wait for a disk.
         "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,
+        "post_fork": _die_young,
         "worker_exit": _close_storage,
         "control_socket_disable": True,
         # The longest that gunicorn takes: names and metadata in a query string need room.
@@ -233,6 +234,12 @@ def _started(config: ServerConfig, url: str) -> str:
     roles = Counter(key.role.value for key in config.api_keys)
     granted = ", ".join(f"{count} {role}" for role, count in roles.items())
     return f"listening on {url}, storing in {where}, keys: {granted}"
+
+
+def _die_young(_: Any, __: Any) -> None:
+    # Until a worker has its own handlers it would run the master's, which swallow the signal,
+    # and the master would wait for it in vain.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _close_storage(_: Any, worker: Any) -> None:

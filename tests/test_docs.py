@@ -148,7 +148,7 @@ def test_every_option_and_variable_stands_in_the_readme() -> None:
 
 def test_the_help_names_every_variable() -> None:
     result = subprocess.run([program(), "--help"], capture_output=True, text=True)
-    for variable in re.findall(r"`(PERFGATE_\w+)`", README):
+    for variable in re.findall(r"`(PERFGATE_(?!TEST_)\w+)`", README):
         assert variable in result.stdout
 
 

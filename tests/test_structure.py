@@ -23,7 +23,7 @@ ALLOWED = {
     "queries": {"schemas"},
     "config": {"keys"},
     "storage": {"storage", "migrations"},
-    "records": {"jsonio", "storage"},
+    "records": {"jsonio", "schemas", "storage"},
     "errors": {"jsonio", "keys", "schemas", "storage"},
     "auth": {"errors", "keys", "names"},
     "logs": {"keys"},
@@ -41,7 +41,8 @@ ALLOWED = {
     },
     "app": {"blueprints", "config", "errors", "keys", "logs", "storage"},
     "server": {"app", "config", "errors", "logs", "storage"},
-    "cli": {"config", "server", "storage", "version"},
+    "transfer": {"jsonio", "records", "schemas", "storage"},
+    "cli": {"config", "server", "storage", "transfer", "version"},
     "__main__": {"cli"},
     "__init__": {"app", "config", "keys", "server"},
 }

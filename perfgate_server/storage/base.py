@@ -3,7 +3,8 @@ every backend is tested against; nothing of HTTP is known here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import enum
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -36,6 +37,11 @@ class Baseline:
     #: Its place in the order of all records; given by the storage.
     sequence: int = 0
     receipt: bytes | None = None
+
+    def is_copy_of(self, other: Baseline) -> bool:
+        """Whether both are the same in every member, their places in the order aside."""
+        place = {"sequence": 0, "receipt": None}
+        return replace(self, **place) == replace(other, **place)  # type: ignore[arg-type]  # members of two types
 
     def differences(self, other: Baseline) -> list[str]:
         """Return in which of its contents this record is not `other`'s equal.
@@ -140,6 +146,33 @@ class Listing:
     current: int | None = None
 
 
+class Outcome(enum.Enum):
+    """What became of a record that was to be restored."""
+
+    KEPT = "kept"
+    #: It is there already, the same in every member.
+    PRESENT = "present"
+    #: Its version is there with something else in it.
+    DIFFERS = "differs"
+    #: Its benchmark has newer records, whose place it would take.
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    outcome: Outcome
+    #: Its sequence, if it is kept or present.
+    sequence: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    schema_version: int
+    projects: int
+    baselines: int
+    receipts: int
+
+
 #: Given the record that is there now, or None, tells whether to go on.
 Precondition = Callable[[Baseline | None], bool]
 
@@ -236,6 +269,32 @@ class Storage(Protocol):
     ) -> Baseline:
         """Remove a record for good and return it; its receipt goes with the last record that
         points to it. Raises NotFound and PreconditionFailed."""
+
+    def export(self, *, deadline: float) -> Iterator[Baseline]:
+        """Yield every record with its receipt, oldest first, as of one moment."""
+
+    def restore(
+        self,
+        record: Baseline,
+        receipt: Receipt,
+        *,
+        after: int | None,
+        place: int | None,
+        deadline: float,
+    ) -> Restored:
+        """Keep a record as it was exported: with its id, its times and its source.
+
+        `after` is the sequence of the record that precedes it in its benchmark, None if it is
+        the first. Where the benchmark has records behind that one, keeping it would move
+        `latest`: without a `place` it is Outcome.REFUSED; with one (a sequence from `reserve`)
+        it is kept there, and they are moved behind all that is reserved, in their order.
+        """
+
+    def reserve(self, count: int, *, deadline: float) -> int:
+        """Set so many places in the order aside, behind all there are; return the first."""
+
+    def counts(self, *, deadline: float) -> Counts:
+        """Count what is stored."""
 
     def ping(self, *, deadline: float) -> None:
         """Return if the storage answers, and is still the one that was opened."""

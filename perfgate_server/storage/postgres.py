@@ -66,6 +66,25 @@ class _Session:
         # In binary, or the bytes of a receipt would come as twice as many digits.
         return self._connection.execute(_placeholders(sql), values, binary=True)
 
+    def stream(self, sql: str) -> Iterator[tuple[Any, ...]]:
+        # A cursor on the server's side, which lives in this transaction.
+        with self._connection.cursor("perfgate_stream") as cursor:
+            cursor.itersize = 500
+            yield from cursor.execute(_placeholders(sql))
+
+    def reserve(self, count: int) -> int:
+        # No insert takes a number while the table is locked.
+        self.execute("LOCK TABLE baselines IN SHARE ROW EXCLUSIVE MODE")
+        row = self.execute(
+            """SELECT nextval(pg_get_serial_sequence('baselines', 'seq')),
+                   (SELECT coalesce(max(seq), 0) FROM baselines)"""
+        ).fetchone()
+        first = max(row) + 1 if row else 1
+        self.execute(
+            "SELECT setval(pg_get_serial_sequence('baselines', 'seq'), ?)", (first + count,)
+        )
+        return int(first)
+
 
 @functools.lru_cache(maxsize=256)
 def _placeholders(sql: str) -> bytes:

@@ -8,7 +8,7 @@ bound value, so that no filter works on one and is ignored on another.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -17,13 +17,16 @@ from perfgate_server.storage import base
 from perfgate_server.storage.base import (
     Baseline,
     Conflict,
+    Counts,
     Filters,
     Listing,
+    Outcome,
     Page,
     Precondition,
     PreconditionFailed,
     Promotion,
     Receipt,
+    Restored,
     no_benchmark,
     no_version,
 )
@@ -40,6 +43,12 @@ class Session(Protocol):
     """A connection in a transaction."""
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> Rows: ...
+
+    def stream(self, sql: str) -> Iterator[Any]:
+        """Yield the rows of a query without holding them all."""
+
+    def reserve(self, count: int) -> int:
+        """See `Storage.reserve`."""
 
 
 class Engine(Protocol):
@@ -205,6 +214,72 @@ class SqlStorage:
 
     # -- the database
 
+    # -- the way out and in
+
+    def export(self, *, deadline: float) -> Iterator[Baseline]:
+        with self._engine.reading(deadline) as db:
+            rows = db.stream(f"SELECT {_COLUMNS}, b.receipt_id FROM baselines b ORDER BY b.seq")
+            for row in rows:
+                baseline = _baseline(row[:-1])
+                yield replace(baseline, receipt=self._receipt(db, baseline.project, row[-1]))
+
+    def restore(
+        self,
+        record: Baseline,
+        receipt: Receipt,
+        *,
+        after: int | None,
+        place: int | None,
+        deadline: float,
+    ) -> Restored:
+        project, benchmark = record.project, record.benchmark
+        with self._engine.writing(project, benchmark, deadline) as db:
+            stored = self._find(db, project, benchmark, record.version)
+            if stored is not None:
+                if stored.is_copy_of(record):
+                    return Restored(Outcome.PRESENT, stored.sequence)
+                return Restored(Outcome.DIFFERS)
+            newer = [
+                row[0]
+                for row in db.execute(
+                    """SELECT seq FROM baselines WHERE project = ? AND benchmark = ? AND seq > ?
+                       ORDER BY seq""",
+                    (project, benchmark, -(2**63) if after is None else after),
+                ).fetchall()
+            ]
+            if newer and place is None:
+                return Restored(Outcome.REFUSED)
+            if newer and place is not None and newer[0] < place:
+                _move(db, project, newer)
+            receipt_id = self._shared_receipt(db, record) or _insert_receipt(db, project, receipt)
+            return Restored(Outcome.KEPT, _insert(db, record, receipt_id, place).sequence)
+
+    def _shared_receipt(self, db: Session, record: Baseline) -> int | None:
+        """Return the receipt of the record that `record` was promoted from, if it is the same."""
+        if record.promoted_from is None:
+            return None
+        source = self._find(db, record.project, record.benchmark, record.promoted_from)
+        if source is None or source.content_hash != record.content_hash:
+            return None
+        return _receipt_id(db, source)
+
+    def reserve(self, count: int, *, deadline: float) -> int:
+        with self._engine.writing("", "", deadline) as db:
+            return db.reserve(count)
+
+    def counts(self, *, deadline: float) -> Counts:
+        with self._engine.reading(deadline) as db:
+
+            def count(sql: str) -> int:
+                return int(db.execute(sql).fetchone()[0])
+
+            return Counts(
+                count("SELECT max(version) FROM perfgate_migrations"),
+                count("SELECT count(DISTINCT project) FROM baselines"),
+                count("SELECT count(*) FROM baselines"),
+                count("SELECT count(*) FROM receipts"),
+            )
+
     def ping(self, *, deadline: float) -> None:
         with self._engine.single(deadline) as db:
             db.execute("SELECT seq FROM baselines LIMIT 1").fetchall()
@@ -322,11 +397,25 @@ def _insert_receipt(db: Session, project: str, receipt: Receipt) -> int:
     return int(row[0])
 
 
-def _insert(db: Session, new: Baseline, receipt_id: int) -> Baseline:
+def _move(db: Session, project: str, places: list[int]) -> None:
+    """Move records behind all there are, in their order."""
+    first = db.reserve(len(places))
+    for number, place in enumerate(places):
+        for table in ("baselines", "baseline_tags"):
+            db.execute(
+                f"UPDATE {table} SET seq = ? WHERE project = ? AND seq = ?",
+                (first + number, project, place),
+            )
+
+
+def _insert(db: Session, new: Baseline, receipt_id: int, place: int | None = None) -> Baseline:
+    columns, values = ("", ()) if place is None else (", seq", (place,))
     row = db.execute(
-        """INSERT INTO baselines (id, project, benchmark, version, git_ref, git_sha, metadata,
-               tags, created_at, created_by, content_hash, source, promoted_from, receipt_id)
-           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING seq""",
+        f"""INSERT INTO baselines (id, project, benchmark, version, git_ref, git_sha, metadata,
+               tags, created_at, created_by, content_hash, source, promoted_from,
+               receipt_id{columns})
+           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?{", ?" * len(values)})
+           RETURNING seq""",
         (
             new.id,
             new.project,
@@ -342,6 +431,7 @@ def _insert(db: Session, new: Baseline, receipt_id: int) -> Baseline:
             new.source,
             new.promoted_from,
             receipt_id,
+            *values,
         ),
     ).fetchone()
     for tag in new.tags:

@@ -6,9 +6,10 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from perfgate_server.storage import migrate
@@ -25,6 +26,20 @@ class Connection(sqlite3.Connection):
 
     def is_late(self) -> bool:
         return time.monotonic() > self.deadline
+
+    def stream(self, sql: str) -> Iterator[Any]:
+        return iter(self.execute(sql))
+
+    def reserve(self, count: int) -> int:
+        # Where AUTOINCREMENT keeps the largest number that it gave.
+        row = self.execute("SELECT seq FROM sqlite_sequence WHERE name = 'baselines'").fetchone()
+        largest = self.execute("SELECT coalesce(max(seq), 0) FROM baselines").fetchone()[0]
+        last = max(largest, row[0] if row else 0)
+        self.execute("DELETE FROM sqlite_sequence WHERE name = 'baselines'")
+        self.execute(
+            "INSERT INTO sqlite_sequence (name, seq) VALUES ('baselines', ?)", (last + count,)
+        )
+        return int(last) + 1
 
 
 @contextmanager
@@ -142,3 +157,56 @@ def statements(sql: str) -> Iterator[str]:
             statement = ""
     if statement.strip():
         raise ValueError("a migration does not end with a complete statement")
+
+
+def backup(path: Path, target: Path) -> None:
+    """Copy a database that may be in use to a new file, which gets its name only once it is
+    complete and was found intact. Raises CannotOpen."""
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    try:
+        if not path.is_file():
+            raise CannotOpen("there is no such file")
+        with closing(connect(path, "rw", OPEN_TIMEOUT)) as source:
+            _check_origin(source)
+            with closing(sqlite3.connect(partial)) as copy:
+                # In one step: page by page, it begins anew whenever somebody writes.
+                source.backup(copy, pages=-1)
+                copy.execute("PRAGMA journal_mode = DELETE")  # one file, not three
+                problem = check_integrity(copy)
+        if problem:
+            raise CannotOpen(f"the copy is not intact: {problem}")
+        _flush(partial)
+        os.link(partial, target)  # unlike a rename, never in the place of another file
+        _flush(target.parent)
+    except (StorageError, sqlite3.Error, OSError) as error:
+        raise CannotOpen(f"cannot back up {path} to {target}: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_integrity(db: sqlite3.Connection) -> str | None:
+    """Return the first thing that is wrong with a database, or None."""
+    result = str(db.execute("PRAGMA integrity_check(1)").fetchone()[0])
+    return None if result == "ok" else result
+
+
+def check(path: Path) -> str | None:
+    """Return the first thing that is wrong with a database file of ours, or None. Changes
+    nothing. Raises CannotOpen."""
+    try:
+        if not path.is_file():
+            raise CannotOpen("there is no such file")
+        with closing(connect(path, "rw", OPEN_TIMEOUT)) as db:
+            if _check_origin(db) == 0:
+                raise CannotOpen("it is empty")
+            return check_integrity(db)
+    except (StorageError, sqlite3.Error, OSError) as error:
+        raise CannotOpen(f"cannot open the database {path}: {error}") from error
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

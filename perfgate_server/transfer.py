@@ -1,0 +1,170 @@
+"""Export and import: a storage as lines of JSON (NDJSON), one record each, oldest first."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from marshmallow import ValidationError
+
+from perfgate_server import jsonio, records, schemas
+from perfgate_server.storage import Storage
+from perfgate_server.storage.base import Baseline, Outcome, Receipt
+
+#: Seconds that one export, or the keeping of one record, may take.
+_EXPORT_TIMEOUT = 86_400.0
+_RECORD_TIMEOUT = 60.0
+_MAX_LINE = 2**30
+
+_record_schema = schemas.RecordSchema()
+
+#: Is told how many bytes, or records, have been dealt with since it was told last.
+Progress = Callable[[int], None]
+
+
+class InvalidLine(Exception):
+    """A line of an import that is no record; the text says what is wrong with it."""
+
+
+def export(storage: Storage, out: BinaryIO, progress: Progress) -> int:
+    """Write every record to `out`, oldest first; return how many. Raises Unavailable, OSError."""
+    count = 0
+    for baseline in storage.export(deadline=time.monotonic() + _EXPORT_TIMEOUT):
+        out.write(records.record(records.record_head(baseline), baseline.receipt or b""))
+        progress(1)
+        count += 1
+    out.flush()
+    return count
+
+
+@dataclass
+class Report:
+    """What became of an import's lines."""
+
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    invalid: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every record of the file is there now."""
+        troubles = (Outcome.DIFFERS, Outcome.REFUSED)
+        return not self.invalid and not any(self.outcomes[outcome] for outcome in troubles)
+
+    def summary(self) -> str:
+        counts = [f"{self.outcomes[outcome]} {outcome.value}" for outcome in Outcome]
+        return ", ".join([*counts, f"{self.invalid} not valid"])
+
+
+_COMPLAINTS = {
+    Outcome.DIFFERS: "differs from what is stored, which stays",
+    Outcome.REFUSED: "its benchmark has newer records that the file does not; --merge puts it"
+    " before them",
+}
+
+
+def restore(
+    storage: Storage,
+    source: BinaryIO,
+    *,
+    merge: bool,
+    strict: bool,
+    complain: Callable[[str], None],
+    progress: Progress,
+) -> Report:
+    """Read exported records into a storage; what is there already stays as it is.
+
+    `merge` puts records before newer ones of their benchmark that the file does not have, and
+    needs a `source` that can be read twice. `strict` stops at the first line that is not valid.
+    `complain` is given a sentence for each line that was not kept. Raises Unavailable.
+    """
+    report = Report()
+    first_place = None
+    if merge:
+        lines = sum(1 for _ in _lines(source))
+        source.seek(0)
+        first_place = storage.reserve(max(lines, 1), deadline=_soon())
+    with closing(_Places()) as places:
+        for number, line in enumerate(_lines(source), 1):
+            progress(len(line))
+            if not line.strip():
+                continue
+            try:
+                record, receipt = _parse(line)
+            except InvalidLine as error:
+                report.invalid += 1
+                complain(f"line {number}: {error}")
+                if strict:
+                    break
+                continue
+            restored = storage.restore(
+                record,
+                receipt,
+                after=places.last(record),
+                place=None if first_place is None else first_place + number - 1,
+                deadline=_soon(),
+            )
+            report.outcomes[restored.outcome] += 1
+            if restored.sequence is not None:
+                places.put(record, restored.sequence)
+            else:
+                name = f"{record.project}: {record.benchmark} {record.version}"
+                complain(f"line {number}: {name}: {_COMPLAINTS[restored.outcome]}")
+    return report
+
+
+def _soon() -> float:
+    return time.monotonic() + _RECORD_TIMEOUT
+
+
+def _lines(source: BinaryIO) -> Iterator[bytes]:
+    while line := source.readline(_MAX_LINE):
+        yield line
+
+
+class _Places:
+    """Where the last record of each benchmark went: on disk, as there may be very many."""
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect("", isolation_level=None)  # a file that SQLite removes
+        self._db.execute(
+            """CREATE TABLE places (project TEXT, benchmark TEXT, seq INTEGER,
+               PRIMARY KEY (project, benchmark)) WITHOUT ROWID"""
+        )
+        self._db.execute("BEGIN")
+
+    def last(self, record: Baseline) -> int | None:
+        row = self._db.execute(
+            "SELECT seq FROM places WHERE project = ? AND benchmark = ?",
+            (record.project, record.benchmark),
+        ).fetchone()
+        return row[0] if row else None
+
+    def put(self, record: Baseline, sequence: int) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO places VALUES (?, ?, ?)",
+            (record.project, record.benchmark, sequence),
+        )
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def _parse(line: bytes) -> tuple[Baseline, Receipt]:
+    try:
+        value = jsonio.loads(line.rstrip(b"\r\n"))
+        loaded = _record_schema.load(value)
+    except jsonio.MalformedJSON as error:
+        raise InvalidLine(str(error)) from None
+    except ValidationError as error:
+        path, sentence = next(iter(schemas.flatten(error.messages).items()))
+        raise InvalidLine(f"{path}: {sentence}") from None
+    receipt = records.receipt_of(loaded.pop("receipt"))
+    if receipt.content_hash != loaded["content_hash"]:
+        raise InvalidLine("content_hash: Is not that of the receipt.")
+    del loaded["schema"]
+    return Baseline(**loaded), receipt

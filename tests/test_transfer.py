@@ -1,0 +1,401 @@
+"""Export, import, backup and check: the way out of a storage, and the way in."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import BACKENDS
+from postgres_server import Postgres
+from support import (
+    PATIENCE,
+    environment,
+    perfgate_server,
+    program,
+    receipt,
+    serving,
+    soon,
+    wait_for,
+)
+from test_storage import keep, listed, promotion
+
+from perfgate_server import transfer
+from perfgate_server.records import etag_of
+from perfgate_server.storage import Storage, open_storage
+from perfgate_server.storage.base import Filters, Outcome, Page
+
+
+def fill(storage: Storage) -> None:
+    """Keep records of every kind, in two projects."""
+    keep(storage, "b", "v1", git_ref="main", tags=["z", "a"], metadata={"naïve": "🚀"})
+    keep(storage, "io/read[x]", "v1", value=receipt(wall_ms=7, later=[1.5, None, 10**30]))
+    storage.promote(promotion("v1", "v2"), deadline=soon())
+    keep(storage, "b", "v1", "q", created_at="2020-01-01T00:00:00.000000Z")
+    keep(storage, "b", "v3")
+    storage.delete("p", "b", "v1", deadline=soon())
+
+
+def exported(storage: Storage) -> bytes:
+    out = io.BytesIO()
+    transfer.export(storage, out, lambda _: None)
+    return out.getvalue()
+
+
+def restored(storage: Storage, text: bytes, **options: Any) -> tuple[transfer.Report, list[str]]:
+    said: list[str] = []
+    options = {"merge": False, "strict": False} | options
+    report = transfer.restore(
+        storage, io.BytesIO(text), complain=said.append, progress=lambda _: None, **options
+    )
+    return report, said
+
+
+def everything(storage: Storage) -> list[Any]:
+    """Return all that a client can see of all records, in their order."""
+    return [
+        (etag_of(baseline), baseline.receipt)
+        for project in "pq"
+        for baseline in storage.list(
+            project, Filters(), Page(limit=1000, receipts=True), deadline=soon()
+        ).baselines
+    ]
+
+
+@pytest.fixture(params=BACKENDS)
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+    """A second, empty storage, on each backend."""
+    if request.param == "postgres":
+        postgres: Postgres = request.getfixturevalue("postgres")
+        with postgres.database() as url:
+            opened = open_storage("postgres", url, timeout=20, pool_size=4)
+            yield opened
+            opened.close()
+    else:
+        opened = open_storage(request.param, str(tmp_path / "target.db"), timeout=20, pool_size=1)
+        yield opened
+        opened.close()
+
+
+def test_everything_survives_the_way_from_any_backend_to_any(
+    storage: Storage, target: Storage
+) -> None:
+    """Ids, times, order, hashes, sources, ETags and receipts."""
+    fill(storage)
+    text = exported(storage)
+    report, said = restored(target, text)
+    assert said == [] and report.complete
+    assert report.outcomes == {Outcome.KEPT: 4}
+    assert everything(target) == everything(storage)
+    assert exported(target) == text
+    assert (
+        keep(target, "b", "v9").version
+        == target.latest("p", "b", receipt=False, deadline=soon()).version
+    )
+
+
+def test_an_import_can_be_run_again(storage: Storage) -> None:
+    """After an interruption in the middle, and after the end."""
+    fill(storage)
+    text = exported(storage)
+    lines = text.splitlines(keepends=True)
+    for record in storage.list("p", Filters(), Page(limit=50), deadline=soon()).baselines:
+        storage.delete("p", record.benchmark, record.version, deadline=soon())
+    storage.delete("q", "b", "v1", deadline=soon())
+    restored(storage, b"".join(lines[:2]))
+    report, said = restored(storage, text)
+    assert report.outcomes == {Outcome.PRESENT: 2, Outcome.KEPT: 2} and said == []
+    report, said = restored(storage, text)
+    assert report.outcomes == {Outcome.PRESENT: 4} and report.complete
+    assert exported(storage) == text
+
+
+def test_a_record_that_differs_is_reported_and_stays(storage: Storage) -> None:
+    fill(storage)
+    text = exported(storage)
+    changed = text.replace(b'"git_ref":"main"', b'"git_ref":"dev"')
+    report, said = restored(storage, changed)
+    assert report.outcomes[Outcome.DIFFERS] == 1 and not report.complete
+    (sentence,) = said
+    assert sentence.startswith("line 2: p: b v2: differs")
+    assert exported(storage) == text
+
+
+def file_of(storage: Storage, *versions: str) -> bytes:
+    """Return an export of benchmark b with these versions; the storage is empty again then."""
+    for number, version in enumerate(versions):
+        keep(storage, "b", version, value=receipt(wall_ms=number), tags=["t"])
+    text = exported(storage)
+    for version in versions:
+        storage.delete("p", "b", version, deadline=soon())
+    return text
+
+
+def test_latest_does_not_move_to_what_is_imported(storage: Storage) -> None:
+    text = file_of(storage, "v1", "v2", "v3")
+    keep(storage, "b", "own1")
+    keep(storage, "b", "own2")
+    keep(storage, "c", "own")
+    report, said = restored(storage, text)
+    assert report.outcomes == {Outcome.REFUSED: 3}
+    assert all("--merge" in sentence for sentence in said)
+    assert listed(storage, benchmark="b") == ["own2", "own1"]
+
+
+def test_merge_puts_what_is_imported_before_what_is_there(storage: Storage) -> None:
+    """Also in several goes, with uploads in between; tags and cursors follow."""
+    text = file_of(storage, "v1", "v2", "v3", "v4")
+    lines = text.splitlines(keepends=True)
+    keep(storage, "b", "own1", tags=["t"])
+    keep(storage, "b", "own2", tags=["t"])
+    report, said = restored(storage, b"".join(lines[:2]), merge=True)
+    assert report.complete and said == []
+    assert listed(storage) == ["own2", "own1", "v2", "v1"]
+    keep(storage, "b", "own3", tags=["t"])
+    report, _ = restored(storage, text, merge=True)
+    assert report.outcomes == {Outcome.PRESENT: 2, Outcome.KEPT: 2}
+    expected = ["own3", "own2", "own1", "v4", "v3", "v2", "v1"]
+    assert listed(storage) == expected
+    assert listed(storage, tags=["t"]) == expected
+    keep(storage, "b", "own4")
+    assert listed(storage) == ["own4", *expected]
+    for version in ["own4", *expected]:
+        storage.delete("p", "b", version, deadline=soon())
+    assert storage.counts(deadline=soon()).receipts == 0
+
+
+def test_a_benchmark_that_only_continues_needs_no_merge(storage: Storage) -> None:
+    text = file_of(storage, "v1", "v2", "v3")
+    restored(storage, b"".join(text.splitlines(keepends=True)[:2]))
+    report, _ = restored(storage, text)
+    assert report.complete and listed(storage) == ["v3", "v2", "v1"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"{", "column 2"),
+        (b"[]", "JSON object"),
+        (b"{}", "Must be given"),
+        (b"\xff", "UTF-8"),
+    ],
+)
+def test_a_line_that_is_no_record_is_named_and_the_rest_goes_on(
+    storage: Storage, line: bytes, said: str
+) -> None:
+    first, *rest = file_of(storage, "v1", "v2").splitlines(keepends=True)
+    text = first + b"\n" + line + b"\n" + b"".join(rest)
+    report, sentences = restored(storage, text)
+    assert report.invalid == 1 and not report.complete
+    assert sentences[0].startswith("line 3: ") and said in sentences[0]
+    assert listed(storage) == ["v2", "v1"]
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("schema", "other"),
+        ("project", ".."),
+        ("benchmark", "versions"),
+        ("version", ""),
+        ("created_at", "yesterday"),
+        ("content_hash", "0" * 64),
+        ("source", "magic"),
+        ("tags", ["a,b"]),
+        ("metadata", {"a": 1}),
+        ("receipt", {}),
+        ("id", ""),
+    ],
+)
+def test_a_spoiled_record_is_not_taken(storage: Storage, member: str, value: Any) -> None:
+    record = json.loads(file_of(storage, "v1"))
+    report, (sentence,) = restored(storage, json.dumps(record | {member: value}).encode())
+    assert report.invalid == 1
+    assert member in sentence
+
+
+def test_strict_stops_at_the_first_bad_line(storage: Storage) -> None:
+    text = file_of(storage, "v1", "v2")
+    report, _ = restored(storage, b"nonsense\n" + text, strict=True)
+    assert report.invalid == 1 and listed(storage) == []
+
+
+# -- the commands
+
+
+def run(*arguments: Any, folder: Path, text: bytes | None = None, **variables: str) -> Any:
+    return subprocess.run(
+        [program(), *arguments],
+        capture_output=True,
+        input=text,
+        cwd=folder,
+        timeout=60,
+        env=environment(**variables),
+    )
+
+
+def sqlite_file(folder: Path, name: str = "perfgate.db") -> Storage:
+    return open_storage("sqlite", str(folder / name), timeout=20, pool_size=1)
+
+
+def test_from_sqlite_to_postgres_and_back(postgres: Postgres, tmp_path: Path) -> None:
+    """By the commands, as the README tells it."""
+    source = sqlite_file(tmp_path)
+    fill(source)
+    text = exported(source)
+    source.close()
+    with postgres.database() as url:
+        there = ["--storage-type", "postgres", "--database-url", url]
+        assert run("export", "all.ndjson", folder=tmp_path).returncode == 0
+        result = run("import", *there, "all.ndjson", folder=tmp_path)
+        assert (result.returncode, result.stdout) == (0, b"")
+        assert b"4 kept, 0 present, 0 differs, 0 refused, 0 not valid" in result.stderr
+        result = run(*there, "export", folder=tmp_path)  # options may stand before, too
+        assert result.stdout == text and b"4 baselines exported" in result.stderr
+        back = run("import", "--database-url", "back.db", "-", folder=tmp_path, text=result.stdout)
+        assert back.returncode == 0
+        checked = run("check", *there, folder=tmp_path)
+        assert checked.returncode == 0 and b"hunter2" not in checked.stdout + checked.stderr
+    again = sqlite_file(tmp_path, "back.db")
+    assert exported(again) == text
+    again.close()
+
+
+def test_the_exit_status_of_an_import_tells(tmp_path: Path) -> None:
+    source = sqlite_file(tmp_path)
+    fill(source)
+    text = exported(source)
+    source.close()
+    for spoiled, status in ((text, 0), (text + b"x\n", 1), (text.replace(b"main", b"dev"), 1)):
+        assert run("import", "-", folder=tmp_path, text=spoiled).returncode == status
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["export"], b"no such file"),
+        (["check"], b"no such file"),
+        (["backup", "copy.db"], b"no such file"),
+        (["import", "nowhere"], b"nowhere"),
+        (["import", "--merge", "-"], b"twice"),
+        (["export", "--storage-type", "memory"], b"memory"),
+        (
+            ["backup", "--storage-type", "postgres", "--database-url", "postgresql://x/y", "f"],
+            b"pg_dump",
+        ),
+        (["nonsense"], b"nonsense"),
+    ],
+    ids=range(8),
+)
+def test_what_is_wrong_is_one_line(tmp_path: Path, arguments: list[str], said: bytes) -> None:
+    result = run(*arguments, folder=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith(b"Error: ") and result.stderr.count(b"\n") == 1
+    assert said in result.stderr and result.stdout == b""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_never_takes_the_place_of_a_file(tmp_path: Path) -> None:
+    sqlite_file(tmp_path).close()
+    (tmp_path / "precious").write_text("mine")
+    assert run("export", "precious", folder=tmp_path).returncode == 2
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_an_import_that_was_killed_is_finished_by_another(tmp_path: Path) -> None:
+    source = sqlite_file(tmp_path, "source.db")
+    for number in range(300):
+        keep(source, "b", f"v{number}")
+    (tmp_path / "all.ndjson").write_bytes(exported(source))
+    source.close()
+    process = subprocess.Popen(
+        [program(), "import", "all.ndjson"],
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+    )
+    target = tmp_path / "perfgate.db"
+    wait_for(lambda: target.is_file() and _count(target) > 20, "the first records")
+    process.send_signal(signal.SIGKILL)
+    process.wait(PATIENCE)
+    assert _count(target) < 300
+    assert run("import", "all.ndjson", folder=tmp_path).returncode == 0
+    done = sqlite_file(tmp_path)
+    assert exported(done) == (tmp_path / "all.ndjson").read_bytes()
+    done.close()
+
+
+def _count(path: Path) -> int:
+    connection = sqlite3.connect(path)
+    try:
+        return int(connection.execute("SELECT count(*) FROM baselines").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+    finally:
+        connection.close()
+
+
+def test_a_backup_while_the_server_writes_is_complete(tmp_path: Path) -> None:
+    """All that was acknowledged before it began is in it, and it is one whole file."""
+    path = str(tmp_path / "perfgate.db")
+    arguments = perfgate_server("--storage-type", "sqlite", "--database-url", path)
+    with serving(arguments, tmp_path) as server:
+        acknowledged: list[str] = []
+        done = threading.Event()
+
+        def upload() -> None:
+            while not done.is_set():
+                version = f"v{len(acknowledged)}"
+                assert server.put("b", version) == 201
+                acknowledged.append(version)
+
+        thread = threading.Thread(target=upload)
+        thread.start()
+        for number in range(3):
+            wait_for(lambda n=number: len(acknowledged) > 20 * (n + 1), "uploads")
+            before = list(acknowledged)
+            copy = tmp_path / "copies" / f"{number}.db"
+            copy.parent.mkdir(exist_ok=True)
+            assert run("backup", "--database-url", path, str(copy), folder=tmp_path).returncode == 0
+            connection = sqlite3.connect(f"file:{copy}?mode=ro", uri=True)
+            found = {row[0] for row in connection.execute("SELECT version FROM baselines")}
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            connection.close()
+            assert set(before) <= found
+        done.set()
+        thread.join()
+        result = run("backup", "--database-url", path, str(copy), folder=tmp_path)
+        assert result.returncode == 2 and b"exists" in result.stderr
+        assert not list(copy.parent.glob("*.partial"))
+
+
+def test_check_tells_what_is_there_and_what_is_damaged(tmp_path: Path) -> None:
+    storage = sqlite_file(tmp_path)
+    fill(storage)
+    for number in range(200):
+        keep(storage, "many", f"v{number}", value=receipt(wall_ms=number))
+    storage.close()
+    result = run("check", folder=tmp_path)
+    assert result.returncode == 0
+    assert b"integrity: ok\nschema version: 1\nprojects: 2\nbaselines: 204\n" in result.stdout
+    path = tmp_path / "perfgate.db"
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(size // 2 // 4096 * 4096)
+        file.write(os.urandom(4096 * 4))
+    result = run("check", folder=tmp_path)
+    assert result.returncode in (1, 2) and b"integrity: ok" not in result.stdout
+    result = run("backup", "copy.db", folder=tmp_path)
+    assert result.returncode == 2
+    assert not list(tmp_path.glob("copy*"))
+    garbage = tmp_path / "garbage"
+    garbage.write_text("not a database" * 1000)
+    assert run("check", "--database-url", "garbage", folder=tmp_path).returncode == 2
