@@ -88,7 +88,7 @@ class _Session:
 
 @functools.lru_cache(maxsize=256)
 def _placeholders(sql: str) -> bytes:
-    return sql.replace("?", "%s").encode()
+    return sql.replace("%", "%%").replace("?", "%s").encode()
 
 
 class PostgresEngine:
