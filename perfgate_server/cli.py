@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -257,8 +258,6 @@ def check_command(context: click.Context, /, **options: str | None) -> int:
 
 
 def _soon() -> float:
-    import time
-
     return time.monotonic() + 600
 
 
