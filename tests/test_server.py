@@ -165,7 +165,7 @@ def run(*arguments: str, folder: Path | None = None, **variables: str) -> Any:
     [
         (["--api-keys", "viewer:short"], "pg_live_ or pg_test_ followed by 32 or more"),
         (["--api-keys", KEYS["admin"]], "role:key"),
-        ([f"admin:{KEYS['admin']}"], "unexpected extra argument"),
+        ([f"admin:{KEYS['admin']}"], "No such command"),
         (["--storage-type", f"admin:{KEYS['admin']}"], "memory, sqlite, postgres"),
         (["--api-keys", EVERY_KEY, "--api-keys", EVERY_KEY], "twice"),
         (["--api-keys-file", "/nowhere"], "No such file"),
