@@ -16,6 +16,7 @@ from support import soon, stored
 
 from perfgate_server.storage import migrate, sqlite_file
 from perfgate_server.storage.base import CannotOpen, Filters, Page, Unavailable
+from perfgate_server.storage.selection import select
 from perfgate_server.storage.sql import SqlStorage
 from perfgate_server.storage.sqlite import SqliteEngine
 
@@ -308,7 +309,7 @@ def test_a_page_is_found_in_an_index(
             return db.execute("SELECT 1 WHERE 0")
 
     with storage._engine.reading(soon()) as db:
-        selection = storage._select(db, "p", filters)
+        selection = select(db, storage._engine, "p", filters)
         assert selection
         page = Page(limit=50, cursor=10, total=False)
         storage._page(Explaining(), "p", selection, page)  # type: ignore[arg-type]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from perfgate_server.storage.base import CannotOpen, Storage
-from perfgate_server.storage.sql import Engine, SqlStorage
+from perfgate_server.storage.engine import Engine
+from perfgate_server.storage.sql import SqlStorage
 from perfgate_server.storage.sqlite import SqliteEngine
 
 __all__ = ["Storage", "open_storage"]

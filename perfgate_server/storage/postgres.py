@@ -92,7 +92,7 @@ def _placeholders(sql: str) -> bytes:
 
 
 class PostgresEngine:
-    """See `sql.Engine`. `url` is a ``postgresql://`` URL; the database is migrated here.
+    """See `engine.Engine`. `url` is a ``postgresql://`` URL; the database is migrated here.
 
     `pool_size` bounds the connections of one process. Raises CannotOpen, whose text never holds
     the password.

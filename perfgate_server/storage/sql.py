@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 from perfgate_server.storage import base
 from perfgate_server.storage.base import (
@@ -30,56 +29,8 @@ from perfgate_server.storage.base import (
     no_benchmark,
     no_version,
 )
-
-
-class Rows(Protocol):
-    """The result of a statement."""
-
-    def fetchone(self) -> Any: ...
-    def fetchall(self) -> Any: ...
-
-
-class Session(Protocol):
-    """A connection in a transaction."""
-
-    def execute(self, sql: str, values: Sequence[Any] = ()) -> Rows: ...
-
-    def stream(self, sql: str) -> Iterator[Any]:
-        """Yield the rows of a query without holding them all."""
-
-    def reserve(self, count: int) -> int:
-        """See `Storage.reserve`."""
-
-
-class Engine(Protocol):
-    """A database. Its context managers raise Unavailable for whatever the driver raises."""
-
-    backend: str
-    #: The expression that reads ``r.body`` as bytes: the text goes into an answer as it is, so
-    #: decoding it would be for nothing.
-    receipt_body: str
-
-    def single(self, deadline: float) -> AbstractContextManager[Session]:
-        """Lend a session for one statement that reads."""
-
-    def reading(self, deadline: float) -> AbstractContextManager[Session]:
-        """Lend a session whose statements all see the same state of the database."""
-
-    def writing(
-        self, project: str, benchmark: str, deadline: float
-    ) -> AbstractContextManager[Session]:
-        """Lend a session that alone may write to that benchmark; commit at the end, undo at an
-        exception."""
-
-    def walk(self, index: str) -> str:
-        """Return the words behind a table that make a query walk that index, if there are any."""
-
-    def among(self, column: str, names: Sequence[str]) -> tuple[str, Any]:
-        """Return the condition that a column is one of `names`, and the value bound in it."""
-
-    def close(self) -> None:
-        """Close what is open in this process."""
-
+from perfgate_server.storage.engine import Engine, Session
+from perfgate_server.storage.selection import Selection, select
 
 _COLUMNS = """b.id, b.project, b.benchmark, b.version, b.git_ref, b.git_sha, b.metadata, b.tags,
     b.created_at, b.created_by, b.content_hash, b.source, b.promoted_from, b.seq"""
@@ -194,7 +145,7 @@ class SqlStorage:
 
     def list(self, project: str, filters: Filters, page: Page, *, deadline: float) -> Listing:
         with self._engine.reading(deadline) as db:
-            selection = self._select(db, project, filters)
+            selection = select(db, self._engine, project, filters)
             if selection is None:
                 return Listing([], False, 0 if page.total else None)
             return self._page(db, project, selection, page)
@@ -208,7 +159,7 @@ class SqlStorage:
             ).fetchone()
             if row is None:
                 raise no_benchmark(project, benchmark)
-            selection = self._select(db, project, Filters(benchmark=benchmark))
+            selection = select(db, self._engine, project, Filters(benchmark=benchmark))
             assert selection is not None  # only what is visible can make it so
             return replace(self._page(db, project, selection, page), current=row[0])
 
@@ -308,36 +259,7 @@ class SqlStorage:
 
     # -- pages
 
-    def _select(self, db: Session, project: str, filters: Filters) -> _Selection | None:
-        """Return the selection for `filters`, or None if it can hold nothing."""
-        conditions, values = _conditions(filters)
-        limited = False
-        if filters.visible is not None:
-            names = _benchmarks(db, project)
-            seen = [name for name in names if filters.visible(name)]
-            if not seen:
-                return None
-            limited = len(seen) < len(names)
-            if limited:
-                condition, value = self._engine.among("b.benchmark", seen)
-                conditions.append(condition)
-                values.append(value)
-        if filters.tags and filters.git_sha is None:
-            # The first tag leads: its rows stand in the list's order. The records themselves are
-            # looked at only if there is more to know of them.
-            table = "baseline_tags t"
-            if conditions:
-                table += " CROSS JOIN baselines b"  # in this order, says SQLite of a cross join
-                conditions.append("b.project = t.project AND b.seq = t.seq")
-            tagged, bound = _tagged("t", filters.tags[1:])
-            leading = ["t.project = ?", "t.tag = ?", *tagged, *conditions]
-            return _Selection("t.seq", table, leading, [project, filters.tags[0], *bound, *values])
-        tagged, bound = _tagged("b", filters.tags or ())
-        leading = ["b.project = ?", *tagged, *conditions]
-        table = f"baselines b {self._engine.walk(_index(filters, limited))}"
-        return _Selection("b.seq", table, leading, [project, *bound, *values])
-
-    def _page(self, db: Session, project: str, selection: _Selection, page: Page) -> Listing:
+    def _page(self, db: Session, project: str, selection: Selection, page: Page) -> Listing:
         total = None
         if page.total:
             row = db.execute(selection.sql("count(*)"), selection.values).fetchone()
@@ -440,82 +362,3 @@ def _insert(db: Session, new: Baseline, receipt_id: int, place: int | None = Non
             (new.project, tag, row[0]),
         )
     return replace(new, sequence=int(row[0]))
-
-
-def _benchmarks(db: Session, project: str) -> list[str]:
-    """Return a project's distinct benchmarks, one index seek for each."""
-    rows = db.execute(
-        """WITH RECURSIVE names (name) AS (
-               SELECT min(benchmark) FROM baselines WHERE project = ?
-               UNION ALL
-               SELECT (SELECT min(benchmark) FROM baselines WHERE project = ? AND benchmark > name)
-               FROM names WHERE name IS NOT NULL)
-           SELECT name FROM names WHERE name IS NOT NULL""",
-        (project, project),
-    ).fetchall()
-    return [row[0] for row in rows]
-
-
-@dataclass(frozen=True, slots=True)
-class _Selection:
-    """Which rows a list holds: where their places in the order are found, and the conditions.
-
-    `table` names the index to walk, where the database lets us.
-    """
-
-    place: str
-    table: str
-    conditions: list[str]
-    values: list[Any]
-
-    def sql(self, columns: str) -> str:
-        return f"SELECT {columns} FROM {self.table} WHERE {' AND '.join(self.conditions)}"
-
-
-def _conditions(filters: Filters) -> tuple[list[str], list[Any]]:
-    """Return the conditions on the records themselves, and the values bound in them."""
-    conditions: list[str] = []
-    values: list[Any] = []
-    for column in ("benchmark", "git_ref", "git_sha"):
-        value = getattr(filters, column)
-        if value is not None:
-            conditions.append(f"b.{column} = ?")
-            values.append(value)
-    if filters.source is not None:
-        # In words, not bound: so the planner sees that the index of promotions holds them all.
-        conditions.append(f"b.source = '{'promote' if filters.source == 'promote' else 'upload'}'")
-    if filters.benchmark_prefix is not None:
-        # Names are ASCII, so DEL sorts behind every character that may follow the prefix.
-        conditions.append("b.benchmark >= ? AND b.benchmark < ?")
-        values += [filters.benchmark_prefix, filters.benchmark_prefix + "\x7f"]
-    if filters.since is not None:
-        conditions.append("b.created_at >= ?")
-        values.append(filters.since)
-    if filters.until is not None:
-        conditions.append("b.created_at <= ?")
-        values.append(filters.until)
-    return conditions, values
-
-
-def _tagged(table: str, tags: Sequence[str]) -> tuple[list[str], list[Any]]:
-    """Return the conditions that the record of a row has all of `tags`."""
-    condition = f"""EXISTS (SELECT 1 FROM baseline_tags o
-        WHERE o.project = {table}.project AND o.tag = ? AND o.seq = {table}.seq)"""
-    return [condition] * len(tags), list(tags)
-
-
-def _index(filters: Filters, limited: bool) -> str:
-    """Name the index to walk: that of the filter that usually leaves the fewest rows."""
-    if filters.git_sha is not None:
-        return "baselines_by_git_sha"
-    if filters.benchmark is not None:
-        return "baselines_by_benchmark"
-    if filters.git_ref is not None:
-        return "baselines_by_git_ref"
-    if filters.source == "promote":
-        return "baselines_promoted"
-    if filters.since is not None or filters.until is not None:
-        return "baselines_by_created_at"
-    if filters.benchmark_prefix is not None or limited:
-        return "baselines_by_benchmark"
-    return "baselines_by_project"

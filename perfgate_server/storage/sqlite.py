@@ -22,7 +22,7 @@ _PROGRESS_STEPS = 20_000
 
 
 class SqliteEngine:
-    """See `sql.Engine`. One of `path` (a file; it is created and migrated here) or None
+    """See `engine.Engine`. One of `path` (a file; it is created and migrated here) or None
     (memory: migrated on first use, and gone with the process).
 
     `timeout` is the longest that any lock is waited for, in seconds. Raises CannotOpen.

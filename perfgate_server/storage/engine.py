@@ -1,0 +1,56 @@
+"""What `sql.SqlStorage` asks of a database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+
+class Rows(Protocol):
+    """The result of a statement."""
+
+    def fetchone(self) -> Any: ...
+    def fetchall(self) -> Any: ...
+
+
+class Session(Protocol):
+    """A connection in a transaction."""
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> Rows: ...
+
+    def stream(self, sql: str) -> Iterator[Any]:
+        """Yield the rows of a query without holding them all."""
+
+    def reserve(self, count: int) -> int:
+        """See `Storage.reserve`."""
+
+
+class Engine(Protocol):
+    """A database. Its context managers raise Unavailable for whatever the driver raises."""
+
+    backend: str
+    #: The expression that reads ``r.body`` as bytes: the text goes into an answer as it is, so
+    #: decoding it would be for nothing.
+    receipt_body: str
+
+    def single(self, deadline: float) -> AbstractContextManager[Session]:
+        """Lend a session for one statement that reads."""
+
+    def reading(self, deadline: float) -> AbstractContextManager[Session]:
+        """Lend a session whose statements all see the same state of the database."""
+
+    def writing(
+        self, project: str, benchmark: str, deadline: float
+    ) -> AbstractContextManager[Session]:
+        """Lend a session that alone may write to that benchmark; commit at the end, undo at an
+        exception."""
+
+    def walk(self, index: str) -> str:
+        """Return the words behind a table that make a query walk that index, if there are any."""
+
+    def among(self, column: str, names: Sequence[str]) -> tuple[str, Any]:
+        """Return the condition that a column is one of `names`, and the value bound in it."""
+
+    def close(self) -> None:
+        """Close what is open in this process."""

@@ -1,0 +1,119 @@
+"""Which rows a list holds: filters as SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from perfgate_server.storage.base import Filters
+from perfgate_server.storage.engine import Engine, Session
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which rows a list holds: where their places in the order are found, and the conditions.
+
+    `table` names the index to walk, where the database lets us.
+    """
+
+    place: str
+    table: str
+    conditions: list[str]
+    values: list[Any]
+
+    def sql(self, columns: str) -> str:
+        return f"SELECT {columns} FROM {self.table} WHERE {' AND '.join(self.conditions)}"
+
+
+def select(db: Session, engine: Engine, project: str, filters: Filters) -> Selection | None:
+    """Return the selection for `filters`, or None if it can hold nothing."""
+    conditions, values = _conditions(filters)
+    limited = False
+    if filters.visible is not None:
+        names = benchmarks(db, project)
+        seen = [name for name in names if filters.visible(name)]
+        if not seen:
+            return None
+        limited = len(seen) < len(names)
+        if limited:
+            condition, value = engine.among("b.benchmark", seen)
+            conditions.append(condition)
+            values.append(value)
+    if filters.tags and filters.git_sha is None:
+        # The first tag leads: its rows stand in the list's order. The records themselves are
+        # looked at only if there is more to know of them.
+        table = "baseline_tags t"
+        if conditions:
+            table += " CROSS JOIN baselines b"  # in this order, says SQLite of a cross join
+            conditions.append("b.project = t.project AND b.seq = t.seq")
+        tagged, bound = _tagged("t", filters.tags[1:])
+        leading = ["t.project = ?", "t.tag = ?", *tagged, *conditions]
+        return Selection("t.seq", table, leading, [project, filters.tags[0], *bound, *values])
+    tagged, bound = _tagged("b", filters.tags or ())
+    leading = ["b.project = ?", *tagged, *conditions]
+    table = f"baselines b {engine.walk(_index(filters, limited))}"
+    return Selection("b.seq", table, leading, [project, *bound, *values])
+
+
+def _conditions(filters: Filters) -> tuple[list[str], list[Any]]:
+    """Return the conditions on the records themselves, and the values bound in them."""
+    conditions: list[str] = []
+    values: list[Any] = []
+    for column in ("benchmark", "git_ref", "git_sha"):
+        value = getattr(filters, column)
+        if value is not None:
+            conditions.append(f"b.{column} = ?")
+            values.append(value)
+    if filters.source is not None:
+        # In words, not bound: so the planner sees that the index of promotions holds them all.
+        conditions.append(f"b.source = '{'promote' if filters.source == 'promote' else 'upload'}'")
+    if filters.benchmark_prefix is not None:
+        # Names are ASCII, so DEL sorts behind every character that may follow the prefix.
+        conditions.append("b.benchmark >= ? AND b.benchmark < ?")
+        values += [filters.benchmark_prefix, filters.benchmark_prefix + "\x7f"]
+    if filters.since is not None:
+        conditions.append("b.created_at >= ?")
+        values.append(filters.since)
+    if filters.until is not None:
+        conditions.append("b.created_at <= ?")
+        values.append(filters.until)
+    return conditions, values
+
+
+def _tagged(table: str, tags: Sequence[str]) -> tuple[list[str], list[Any]]:
+    """Return the conditions that the record of a row has all of `tags`."""
+    condition = f"""EXISTS (SELECT 1 FROM baseline_tags o
+        WHERE o.project = {table}.project AND o.tag = ? AND o.seq = {table}.seq)"""
+    return [condition] * len(tags), list(tags)
+
+
+def _index(filters: Filters, limited: bool) -> str:
+    """Name the index to walk: that of the filter that usually leaves the fewest rows."""
+    if filters.git_sha is not None:
+        return "baselines_by_git_sha"
+    if filters.benchmark is not None:
+        return "baselines_by_benchmark"
+    if filters.git_ref is not None:
+        return "baselines_by_git_ref"
+    if filters.source == "promote":
+        return "baselines_promoted"
+    if filters.since is not None or filters.until is not None:
+        return "baselines_by_created_at"
+    if filters.benchmark_prefix is not None or limited:
+        return "baselines_by_benchmark"
+    return "baselines_by_project"
+
+
+def benchmarks(db: Session, project: str) -> list[str]:
+    """Return a project's distinct benchmarks, one index seek for each."""
+    rows = db.execute(
+        """WITH RECURSIVE names (name) AS (
+               SELECT min(benchmark) FROM baselines WHERE project = ?
+               UNION ALL
+               SELECT (SELECT min(benchmark) FROM baselines WHERE project = ? AND benchmark > name)
+               FROM names WHERE name IS NOT NULL)
+           SELECT name FROM names WHERE name IS NOT NULL""",
+        (project, project),
+    ).fetchall()
+    return [row[0] for row in rows]
