@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from support import PATIENCE, free_port, wait_for
@@ -27,13 +28,17 @@ class Postgres:
     """A server, and fresh databases on it."""
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+        self._parts = urlsplit(url)
         self._numbers = itertools.count()
+
+    def at(self, database: str) -> str:
+        """Return the URL of one of the server's databases."""
+        return self._parts._replace(path=f"/{database}").geturl()
 
     def execute(self, sql: str, database: str = "postgres") -> list[Any]:
         import psycopg
 
-        with psycopg.connect(f"{self.url}/{database}", autocommit=True) as connection:
+        with psycopg.connect(self.at(database), autocommit=True) as connection:
             cursor = connection.execute(sql.encode())
             return cursor.fetchall() if cursor.description else []
 
@@ -43,7 +48,7 @@ class Postgres:
         name = f"perfgate_test_{os.getpid()}_{next(self._numbers)}"
         self.execute(f"CREATE DATABASE {name}")
         try:
-            yield f"{self.url}/{name}"
+            yield self.at(name)
         finally:
             self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 

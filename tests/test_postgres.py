@@ -110,10 +110,9 @@ def test_a_newer_schema_is_refused(postgres: Postgres, url: str) -> None:
 
 
 def test_what_cannot_be_opened_is_one_line_without_the_password(own: OwnPostgres) -> None:
-    good = own.url.replace("perfgate:hunter2", "perfgate:hunter3")
     for url in (
-        good + "/postgres",
-        own.url + "/nowhere",
+        own.at("postgres").replace("perfgate:hunter2", "perfgate:hunter3"),
+        own.at("nowhere"),
         f"postgresql://perfgate:hunter3@127.0.0.1:{free_port()}/x",
         "postgresql://perfgate:hunter3@127.0.0.1:port/x",
         "postgresql://perfgate:hunter3@127.0.0.1/x?nonsense=1",
