@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 
 #: How deep arrays and objects may be nested, the outermost counted.
 MAX_DEPTH = 64
+#: How many of them a body may hold: twice the samples that fit into the default limit.
+MAX_CONTAINERS = 1_000_000
 
 
 class MalformedJSON(ValueError):
@@ -38,7 +40,8 @@ def loads(body: bytes) -> Any:
     """Parse UTF-8 JSON (a byte order mark is skipped; of repeated members the last counts).
 
     Integers come back exactly, other numbers as doubles. Raises MalformedJSON for what is not
-    JSON, not UTF-8, nested over MAX_DEPTH levels, NaN or Infinity, a number that overflows a
+    JSON, not UTF-8, nested over MAX_DEPTH levels
+    or holding over MAX_CONTAINERS arrays and objects, NaN or Infinity, a number that overflows a
     double, a lone surrogate, or U+0000.
     """
     try:
@@ -47,8 +50,9 @@ def loads(body: bytes) -> Any:
         raise MalformedJSON(f"The body is not UTF-8 (byte {error.start}).") from None
     if not text.strip():
         raise MalformedJSON("The body is empty.")
+    _check_text(body)
     try:
-        value = _DECODER.decode(text)
+        return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise MalformedJSON(
             f"The body is not JSON: {error.msg}: line {error.lineno} column {error.colno}."
@@ -59,8 +63,6 @@ def loads(body: bytes) -> Any:
         raise
     except ValueError:  # int() refuses to convert over 4,300 digits
         raise MalformedJSON("A number is too large for a double.") from None
-    _check_text(body)
-    return value
 
 
 _STRUCTURE = b'[]{}"'
@@ -75,10 +77,11 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def _check_text(text: bytes) -> None:
-    """Refuse what the parser lets pass in well-formed JSON.
+    """Refuse what the parser would let pass, before it makes anything of it.
 
-    The text is looked at, not the values: of repeated members only the last is a value, and a
-    few passes of C over the text cost less than a walk over the values.
+    The text is looked at, not the values: of repeated members only the last is a value, a few
+    passes of C over the text cost less than a walk over the values, and millions of empty
+    arrays would take a hundred times the memory of their text.
     """
     if b"\\" in text:
         text = text.replace(b"\\\\", b"")  # what is left of a backslash begins an escape
@@ -88,24 +91,29 @@ def _check_text(text: bytes) -> None:
             raise MalformedJSON("A string holds a lone surrogate.")
         text = text.replace(b'\\"', b"")
     # As many opening brackets as levels are needed; most bodies hold fewer.
-    if text.count(b"[") + text.count(b"{") > MAX_DEPTH and _exceeds_depth(text):
-        raise MalformedJSON(f"The body is nested over {MAX_DEPTH} levels.")
+    if text.count(b"[") + text.count(b"{") > MAX_DEPTH:
+        _check_brackets(text)
     if _TOO_MANY_DIGITS in text.translate(_DIGITS) and _holds_huge_integer(text):
         raise MalformedJSON("A number is too large for a double.")
 
 
-def _exceeds_depth(text: bytes) -> bool:
-    """Tell whether JSON without escapes is nested over MAX_DEPTH levels."""
+def _check_brackets(text: bytes) -> None:
+    """Refuse text without escapes that holds too many arrays and objects, or nests them too
+    deep."""
     # Quotes and brackets are kept, of one kind. A string without brackets is then "", and an
     # odd run of quotes stays behind where a string holds brackets.
     skeleton = text.translate(_ONE_KIND, _NOT_STRUCTURE).replace(b'""', b"")
     if b'"' in skeleton:
         skeleton = _STRING.sub(b"", text).translate(_ONE_KIND, _NOT_STRUCTURE)
+    if len(skeleton) > 2 * MAX_CONTAINERS:
+        raise MalformedJSON(f"The body holds over {MAX_CONTAINERS} arrays and objects.")
     for _ in range(MAX_DEPTH):
-        skeleton = skeleton.replace(b"[]", b"")  # takes away the innermost level everywhere
-        if not skeleton:
-            return False
-    return True
+        shorter = skeleton.replace(b"[]", b"")  # takes away the innermost level everywhere
+        if len(shorter) == len(skeleton):
+            return  # nothing is left, or it is malformed, which the parser says better
+        skeleton = shorter
+    if skeleton:
+        raise MalformedJSON(f"The body is nested over {MAX_DEPTH} levels.")
 
 
 def _holds_huge_integer(text: bytes) -> bool:

@@ -11,6 +11,7 @@ import re
 import sys
 import time
 from typing import Any
+from urllib.parse import unquote
 
 from flask import Flask, Response, g, request
 from gunicorn.glogging import Logger
@@ -28,6 +29,9 @@ _LEVELS = {
 }
 _NAMES = {level: name for name, level in _LEVELS.items()} | {logging.CRITICAL: "error"}
 _COLORS = {"trace": "2", "debug": "2", "info": "32", "warn": "33", "error": "31"}
+
+#: Headers whose values are somebody's secret.
+_SECRET = re.compile("auth|cookie|key|token|secret|password", re.IGNORECASE)
 
 access_logger = logging.getLogger("perfgate_server.access")
 trace_logger = logging.getLogger("perfgate_server.trace")
@@ -94,7 +98,8 @@ class PrettyLines(logging.Formatter):
         # Nothing that a client sends may end the line, or move the cursor.
         lines = [f"{_time(record)} {tag} {_printable(message)}"]
         if record.exc_info:
-            lines.append(self.formatException(record.exc_info))
+            traceback = self.formatException(record.exc_info)
+            lines += [_printable(line) for line in traceback.splitlines()]
         return redact("\n".join(lines))
 
     @staticmethod
@@ -144,7 +149,9 @@ class GunicornLogger(Logger):  # type: ignore[misc]  # gunicorn is not typed
 
     def debug(self, msg: str, *args: Any, **kwargs: Any) -> None:
         # gunicorn's parsing errors quote what was sent, an Authorization header among it.
+        # It logs paths as they came; percent-encoded, a key would not be seen for one.
         plain = [type(arg).__name__ if isinstance(arg, Exception) else arg for arg in args]
+        plain = [unquote(arg) if isinstance(arg, str) else arg for arg in plain]
         super().debug(msg, *plain, **kwargs)
 
 
@@ -165,7 +172,7 @@ def _start() -> None:
     g.started = time.perf_counter()
     if trace_logger.isEnabledFor(TRACE):
         headers = [
-            f"{name}: {value if name != 'Authorization' else '…'}"
+            f"{name}: {'…' if _SECRET.search(name) else value}"
             for name, value in request.headers.items()
         ]
         trace_logger.log(

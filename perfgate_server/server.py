@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import secrets
+import selectors
 import signal
 import socket
 import struct
@@ -69,7 +71,25 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
             patience = struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
             conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
             conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
+            if not conn.data_ready:
+                self._await_data(conn)
+                return
         super().enqueue_req(conn)
+
+    def _await_data(self, conn: Any) -> None:
+        """Let a new connection wait among the idle ones until it says something: gunicorn would
+        let it hold a thread for five seconds."""
+        conn.sock.setblocking(False)
+        conn.set_timeout()
+        self.pending_conns.append(conn)
+        ready = functools.partial(self.on_pending_socket_readable, conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, ready)
+
+    def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
+        try:
+            return bool(super()._keepalive_after(conn, keepalive))
+        except Exception:  # what is left of the body is broken, but its answer is sent: no second
+            return False
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
         """Answer what never reached the application. gunicorn would answer HTML, and log what
@@ -253,6 +273,9 @@ def _log_stop(_: Any) -> None:
 
 # -- gunicorn as the server, with wsgi.py and gunicorn.conf.py
 
+#: Is set for the workers of a gunicorn that has read our gunicorn.conf.py.
+_CONFIGURED = "PERFGATE_GUNICORN_CONFIGURED"
+
 
 def wsgi_config() -> ServerConfig:
     """Return the environment's configuration for many processes: in SQLite if not told where.
@@ -270,6 +293,9 @@ def wsgi_config() -> ServerConfig:
 def create_wsgi_app() -> Flask:
     """Return the application for wsgi.py, or end the process with one line."""
     try:
+        if "gunicorn" in os.environ.get("SERVER_SOFTWARE", "") and _CONFIGURED not in os.environ:
+            # Its workers would each create the database, also one that was removed meanwhile.
+            raise ConfigError("gunicorn has not read gunicorn.conf.py, which stands beside wsgi.py")
         config = wsgi_config()
         logs.configure(config.log_level, config.log_format)
         return create_app(config)
@@ -293,6 +319,7 @@ def wsgi_settings() -> dict[str, Any]:
     except (ConfigError, CannotOpen) as error:
         print(error_line(error), file=sys.stderr)
         sys.exit(2)
+    os.environ[_CONFIGURED] = "yes"
     return gunicorn_settings(config) | {
         "bind": f"{f'[{config.bind}]' if ':' in config.bind else config.bind}:{config.port}",
         "when_ready": lambda server: logger.info(_started(config, str(server.LISTENERS[0]))),

@@ -102,6 +102,7 @@ def test_no_bytes_are_a_surprise(body: bytes) -> None:
         (b'[{"a":' * 33 + b"1" + b"}]" * 33, "64 levels"),
         (b'["]]]]",' * 40 + b'["[[[[",' * 40 + b"1" + b"]" * 80, "64 levels"),
         (b"[" * 100_000 + b"]" * 100_000, "64 levels"),
+        (b"[" + b"[]," * 1_000_000 + b"[]]", "1000000 arrays"),
         (b"[" * 100_000, ""),
         (b'{"a":' * 100_000, ""),
     ],
@@ -118,6 +119,7 @@ def test_what_is_not_the_json_we_take_is_refused_with_a_sentence(body: bytes, sa
     [
         (b"[" * 64 + b"]" * 64, None),
         (b'["' + b"[" * 200 + b'"]', None),
+        (b'["' + b"[{" * 1_500_000 + b'"]', None),
         (b'["\\"[[[", "{{{{"' + b",[]" * 100 + b"]", None),
         (b'\xef\xbb\xbf{"a": 1}', {"a": 1}),
         (b'{"a": 1, "a": 2}', {"a": 2}),

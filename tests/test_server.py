@@ -231,6 +231,22 @@ def test_gunicorn_refuses_to_start_without_what_it_needs(variables: dict[str, st
             assert result.stderr.count("\n") == 1
 
 
+def test_gunicorn_must_have_read_our_settings(tmp_path: Path) -> None:
+    """Without them each of its workers would create a database that was removed."""
+    database = tmp_path / "perfgate.db"
+    result = subprocess.run(
+        [program("gunicorn"), "-c", os.devnull, "--bind", "127.0.0.1:0", "wsgi:app"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        cwd=ROOT,
+        env=environment(PERFGATE_API_KEYS=EVERY_KEY, PERFGATE_DATABASE_URL=str(database)),
+    )
+    assert result.returncode == 3
+    assert "Error: gunicorn has not read gunicorn.conf.py" in result.stderr
+    assert not database.exists()
+
+
 def test_flask_run_says_what_is_wrong_in_one_line() -> None:
     result = subprocess.run(
         [program("flask"), "--app", "perfgate_server", "run", "--port", "0"],
@@ -494,6 +510,25 @@ def test_chunked_uploads_are_taken(tmp_path: Path) -> None:
         assert curl(server, "versions/v1", "-T", str(file), *chunked) == ("201", None)
 
 
+def test_a_broken_rest_of_a_body_gets_no_second_answer(server: Server) -> None:
+    """The request was answered before its body was read; the connection is closed."""
+    head = b"POST /projects/p/baselines HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = server.raw(head + b"zz\r\n")
+    assert answer.startswith(b"HTTP/1.1 401 ") and answer.count(b"HTTP/1.1") == 1
+
+
+def test_connections_that_say_nothing_hold_no_thread(tmp_path: Path) -> None:
+    with serving(perfgate_server("--threads", "2"), tmp_path) as server:
+        silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
+        began = time.monotonic()
+        assert server.request("GET", "/health", role=None)[0] == 200
+        assert time.monotonic() - began < 3
+        silent[0].sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert silent[0].recv(65536).startswith(b"HTTP/1.1 200 ")
+        for connection in silent:
+            connection.close()
+
+
 def test_connections_are_kept_alive(server: Server) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     connection.connect()
@@ -675,6 +710,11 @@ ATTACKS = [
     b"GET /%0a%1b[31m%e2%80%a8 HTTP/1.1\r\nHost: x\r\n%s\r\n",
     b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n",
     b"GET /health?key=%s HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /%70%67_test_%41%s?%70%67_test_%41%s HTTP/1.1\r\nHost: x\r\n\r\n".replace(
+        b"%s", "".join(f"%{ord(c):02X}" for c in KEYS["admin"].removeprefix("pg_test_")).encode()
+    ),
+    b"GET /health HTTP/1.1\r\nHost: x\r\nProxy-Authorization: Basic aHVudGVyMg==\r\n\r\n",
+    b"GET /health HTTP/1.1\r\nHost: x\r\nCookie: session=aHVudGVyMg\r\n\r\n",
     b"GET /health HTTP/1.1\r\nAuthorization %s\r\n\r\n",
     b"GET /health HTTP/1.1\r\nX: y\r\n %s\r\n\r\n",
     b"GET /health HTTP/1.1\r\nHost: x\r\nAuthorization : %s\r\n\r\n",
@@ -699,7 +739,8 @@ def test_no_secret_and_nothing_raw_stands_in_the_log(
         assert server.request("GET", LATEST)[0] == 404
         server.stop()
         log = server.log
-    for secret in (KEYS["admin"], KEYS["viewer"], "aHVudGVyMg", "hunter2"):
+    encoded = "".join(f"%{ord(c):02X}" for c in "A" * 32)
+    for secret in (KEYS["admin"], KEYS["viewer"], "aHVudGVyMg", "hunter2", encoded):
         assert secret not in log
     for line in log.split("\n"):
         assert line.isprintable(), line

@@ -159,11 +159,16 @@ def test_eight_processes_may_open_a_fresh_file_at_once(path: Path) -> None:
 def test_what_cannot_be_opened_is_said_in_one_line(tmp_path: Path) -> None:
     garbage = tmp_path / "garbage"
     garbage.write_bytes(b"not a database, whatever its name " * 100)
-    foreign = tmp_path / "foreign"
+    foreign, view, alike = (tmp_path / name for name in ("foreign", "view", "alike"))
     query(foreign, "CREATE TABLE theirs (x)")
+    query(view, "CREATE VIEW theirs AS SELECT 1")
+    query(alike, "CREATE TABLE baselines (x)")
+    query(alike, "CREATE TABLE perfgate_migrations (version)")
     for path, reason in (
         (garbage, "not a database"),
         (foreign, "another program"),
+        (view, "another program"),
+        (alike, "another program"),
         (tmp_path, "directory"),
         (tmp_path / "nowhere" / "perfgate.db", "nowhere"),
     ):
@@ -178,6 +183,23 @@ def test_an_empty_file_is_a_fresh_database(path: Path) -> None:
     path.touch()
     opened(path)
     assert query(path, "SELECT count(*) FROM baselines") == [(0,)]
+
+
+def test_a_current_file_that_may_only_be_read_is_refused(path: Path) -> None:
+    """SQLite opens it without a word; every upload would fail later."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        database = Path(folder, "perfgate.db")
+        opened(database)
+        database.chmod(0o444)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            with pytest.raises(CannotOpen, match="readonly"):
+                opened(database)
+        finally:
+            os.seteuid(user)
 
 
 @pytest.mark.parametrize("name", ["with space?and#marks%20.db", "naïve 🚀.db"])

@@ -114,12 +114,14 @@ def _enter_wal(db: sqlite3.Connection) -> None:
 def _check_origin(db: sqlite3.Connection) -> int:
     """Return the version of the schema, 0 for a fresh database. Raises CannotOpen for another
     program's, and for one that a newer version of this program has made."""
-    tables = {row[0] for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    if not tables:
+    names = {row[0] for row in db.execute("SELECT name FROM sqlite_schema")}
+    if not names:
         return 0
-    if not {"perfgate_migrations", "baselines"} <= tables:
+    version = None
+    if {"perfgate_migrations", "baselines"} <= names:
+        version = db.execute("SELECT max(version) FROM perfgate_migrations").fetchone()[0]
+    if not isinstance(version, int):
         raise CannotOpen("it is another program's database")
-    version = int(db.execute("SELECT max(version) FROM perfgate_migrations").fetchone()[0])
     known = len(migrate.load("sqlite"))
     if version > known:
         raise CannotOpen(
@@ -138,6 +140,9 @@ def apply_migrations(db: sqlite3.Connection) -> None:
                 """CREATE TABLE perfgate_migrations (
                     version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at TEXT NOT NULL)"""
             )
+        else:
+            # A write, for SQLite opens without a word what may only be read.
+            db.execute("UPDATE perfgate_migrations SET name = name WHERE version = 1")
         for migration in migrate.load("sqlite")[version:]:
             for statement in statements(migration.sql):
                 db.execute(statement)
