@@ -13,9 +13,10 @@ import time
 from typing import Any
 from urllib.parse import unquote
 
-from flask import Flask, Response, g, request
+from flask import Response, g, request
 from gunicorn.glogging import Logger
 from pythonjsonlogger.json import JsonFormatter
+from werkzeug.datastructures import EnvironHeaders
 
 from perfgate_server.keys import redact
 
@@ -42,6 +43,9 @@ _ENCODE = json.JSONEncoder(default=str).encode
 def configure(level: str, style: str) -> None:
     """Send every logger's lines to standard error: from `level` up, as ``json`` or ``pretty``."""
     logging.addLevelName(TRACE, "TRACE")
+    # What no line of ours shows need not be found out for each, as logging's documentation has it.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    vars(logging).update(logAsyncioTasks=False, _srcfile=None)
     logging.config.dictConfig(
         {
             "version": 1,
@@ -81,7 +85,17 @@ class JsonLines(JsonFormatter):
         super().add_fields(log_data, record, message_dict)
 
     def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+        fields: dict[str, Any] | None = record.__dict__.get("fields")
+        if fields is None:
+            return redact(super().format(record))
+        # A request's line, which has nothing else to it: in a third of the time.
+        head = {
+            "time": _time(record),
+            "level": _NAMES[record.levelno],
+            "logger": record.name,
+            "message": record.msg,
+        }
+        return redact(_ENCODE(head | fields))
 
 
 class PrettyLines(logging.Formatter):
@@ -94,7 +108,7 @@ class PrettyLines(logging.Formatter):
             tag = f"\033[{_COLORS.get(level, '0')}m{tag}\033[0m"
         message = record.getMessage()
         if record.name == access_logger.name:
-            message = self._request(record.__dict__)
+            message = self._request(record.__dict__["fields"])
         # Nothing that a client sends may end the line, or move the cursor.
         lines = [f"{_time(record)} {tag} {_printable(message)}"]
         if record.exc_info:
@@ -117,7 +131,7 @@ def _printable(text: str) -> str:
 
 def _time(record: logging.LogRecord) -> str:
     moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 class NoDevelopmentRequests(logging.Filter):
@@ -161,45 +175,39 @@ def _route(rule: str) -> str:
     return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule)
 
 
-def init_app(app: Flask) -> None:
-    """Write a line for every request that `app` answers. To be called before whatever else
-    hooks into its requests: first in is last out."""
-    app.before_request(_start)
-    app.after_request(_finish)
-
-
-def _start() -> None:
+def start(environ: dict[str, Any]) -> None:
+    """Take the time at which the current request began."""
     g.started = time.perf_counter()
     if trace_logger.isEnabledFor(TRACE):
         headers = [
             f"{name}: {'…' if _SECRET.search(name) else value}"
-            for name, value in request.headers.items()
+            for name, value in EnvironHeaders(environ)
         ]
         trace_logger.log(
             TRACE, "request headers", extra={"request_id": g.request_id, "headers": headers}
         )
 
 
-def _finish(response: Response) -> Response:
+def finish(response: Response) -> None:
+    """Write the line of the current request, which `response` answers."""
     status = response.status_code
     level = logging.INFO if status < 500 else logging.WARNING
     if access_logger.isEnabledFor(level):
-        key = g.get("key")
-        access_logger.log(
-            level,
-            "request",
-            extra={
-                "request_id": g.request_id,
-                "method": request.method,
-                "route": _route(request.url_rule.rule) if request.url_rule else None,
-                "path": request.environ.get("SCRIPT_NAME", "") + request.path,
-                "status": status,
-                "duration_ms": round((time.perf_counter() - g.started) * 1000, 3),
-                "bytes": 0 if request.method == "HEAD" else response.content_length or 0,
-                "key_id": key.id if key else None,
-                "role": key.role.value if key else None,
-                "project": (request.view_args or {}).get("project"),
-                "client": request.remote_addr,
-            },
-        )
-    return response
+        # Not through Flask's proxies: each look through one costs a microsecond.
+        about = request._get_current_object()  # type: ignore[attr-defined]  # the proxy's
+        known = g._get_current_object()
+        environ, rule, key = about.environ, about.url_rule, known.get("key")
+        fields = {
+            "request_id": known.request_id,
+            "method": about.method,
+            "route": _route(rule.rule) if rule else None,
+            "path": environ.get("SCRIPT_NAME", "") + about.path,
+            "status": status,
+            "duration_ms": round((time.perf_counter() - known.started) * 1000, 3),
+            "bytes": 0 if about.method == "HEAD" else response.content_length or 0,
+            "key_id": key.id if key else None,
+            "role": key.role.value if key else None,
+            "project": (about.view_args or {}).get("project"),
+            "client": about.remote_addr,
+        }
+        access_logger.log(level, "request", extra={"fields": fields})

@@ -18,7 +18,6 @@ from perfgate_server.storage import Storage
 from perfgate_server.storage.base import Baseline, Filters, Listing, Page, Promotion, Receipt
 
 blueprint = Blueprint("baselines", __name__)
-blueprint.before_request(requests.start_clock)
 blueprint.before_request(enforce)
 
 
@@ -62,6 +61,7 @@ _history_query = queries.HistoryQuery()
 _no_query = queries.NoQuery()
 
 _CACHE_CONTROL = "private, no-cache"
+_JSON = "application/json"
 
 
 # -- write
@@ -167,9 +167,9 @@ def list_baselines(project: str) -> Response:
     filters = Filters(**query, visible=visible)
     listing = _storage().list(project, filters, page, deadline=g.deadline)
     if page.receipts:
-        entries = [_with_receipt(baseline) for baseline in listing.baselines]
+        entries = b"[%b]" % b",".join(_with_receipt(baseline) for baseline in listing.baselines)
     else:
-        entries = [jsonio.dumps(records.summary(entry)).encode() for entry in listing.baselines]
+        entries = jsonio.dumps([records.summary(entry) for entry in listing.baselines]).encode()
     return _listed("baselines", entries, listing, page, parameters)
 
 
@@ -179,11 +179,8 @@ def get_history(project: str, benchmark: str) -> Response:
     parameters = requests.pairs()
     page = _page_of(requests.query(_history_query, parameters))
     listing = _storage().history(project, benchmark, page, deadline=g.deadline)
-    entries = [
-        jsonio.dumps(records.version_entry(baseline, listing.current)).encode()
-        for baseline in listing.baselines
-    ]
-    return _listed("versions", entries, listing, page, parameters)
+    entries = [records.version_entry(entry, listing.current) for entry in listing.baselines]
+    return _listed("versions", jsonio.dumps(entries).encode(), listing, page, parameters)
 
 
 # -- helpers
@@ -195,7 +192,7 @@ def _storage() -> Storage:
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(jsonio.dumps(value) + "\n", status, headers, mimetype="application/json")
+    return Response(jsonio.dumps(value) + "\n", status, headers, content_type=_JSON)
 
 
 def _ignored(sent: dict[str, Any], schema: Any = _upload_schema) -> list[str]:
@@ -272,8 +269,9 @@ def _stored(
 
 def _read(find: Callable[[bool], Baseline]) -> Response:
     """Answer a record or its bare receipt; `find` looks it up, with its receipt or without."""
-    only = requests.query(_read_query).get("receipt") == "only" if request.query_string else False
-    if "If-None-Match" in request.headers:
+    environ = request.environ
+    only = bool(environ["QUERY_STRING"]) and "receipt" in requests.query(_read_query)
+    if "HTTP_IF_NONE_MATCH" in environ:
         tag = _tag(find(False), only)
         if request.if_none_match.contains_weak(tag):
             return Response(status=304, headers=_read_headers(tag))
@@ -284,7 +282,7 @@ def _read(find: Callable[[bool], Baseline]) -> Response:
     else:
         head = records.record_head(baseline)
         tag, text = records.etag(head), records.record(head, receipt)
-    return Response(text, headers=_read_headers(tag), mimetype="application/json")
+    return Response(text, headers=_read_headers(tag), content_type=_JSON)
 
 
 def _tag(baseline: Baseline, only: bool) -> str:
@@ -310,7 +308,7 @@ def _with_receipt(baseline: Baseline) -> bytes:
 
 def _listed(
     name: str,
-    entries: list[bytes],
+    entries: bytes,
     listing: Listing,
     page: Page,
     parameters: list[tuple[str, str]],
@@ -321,12 +319,12 @@ def _listed(
         "offset": None if page.cursor is not None else page.offset,
         "has_more": listing.has_more,
     }
-    text = b'{"%b":[%b],"pagination":%b}\n' % (
+    text = b'{"%b":%b,"pagination":%b}\n' % (
         name.encode(),
-        b",".join(entries),
+        entries,
         jsonio.dumps(pagination).encode(),
     )
-    response = Response(text, mimetype="application/json")
+    response = Response(text, content_type=_JSON)
     if listing.has_more and listing.baselines:
         kept = [pair for pair in parameters if pair[0] not in ("offset", "cursor")]
         cursor = queries.encode_cursor(listing.baselines[-1].sequence)

@@ -19,7 +19,7 @@ _CHUNK = 2**20
 
 
 def start_clock() -> None:
-    """Give the request its deadline: --timeout from now."""
+    """Give the request its deadline anew: --timeout from now."""
     g.deadline = time.monotonic() + current_app.extensions["perfgate"].config.timeout
 
 

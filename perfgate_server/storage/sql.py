@@ -269,26 +269,30 @@ class SqlStorage:
         if page.cursor is not None:
             places += f" AND {place} < ?"
             values.append(page.cursor)
+        columns = f"{_COLUMNS}, b.receipt_id" if page.receipts else _COLUMNS
         # The places are found in an index alone; whole rows are read for those on the page.
         rows = db.execute(
             f"""WITH places AS MATERIALIZED ({places} ORDER BY {place} DESC LIMIT ? OFFSET ?)
-                SELECT {_COLUMNS}, b.receipt_id
+                SELECT {columns}
                 FROM places JOIN baselines b ON b.project = ? AND b.seq = places.seq
                 ORDER BY places.seq DESC""",
             [*values, page.limit + 1, page.offset, project],
         ).fetchall()
-        baselines: list[Baseline] = []
+        if page.receipts:
+            baselines = [*self._with_receipts(db, project, rows[: page.limit])]
+        else:
+            baselines = [_baseline(row) for row in rows[: page.limit]]
+        return Listing(baselines, len(baselines) < len(rows), total)
+
+    def _with_receipts(self, db: Session, project: str, rows: Any) -> Iterator[Baseline]:
+        """Yield records with their receipts, up to base.MAX_PAGE_BYTES of them."""
         size = 0
-        for row in rows[: page.limit]:
-            baseline = _baseline(row[:-1])
-            if page.receipts:
-                receipt = self._receipt(db, project, row[-1])
-                baseline = replace(baseline, receipt=receipt)
-                size += len(receipt)
-            baselines.append(baseline)
+        for row in rows:
+            receipt = self._receipt(db, project, row[-1])
+            yield replace(_baseline(row[:-1]), receipt=receipt)
+            size += len(receipt)
             if size >= base.MAX_PAGE_BYTES:
                 break
-        return Listing(baselines, len(baselines) < len(rows), total)
 
     def _receipt(self, db: Session, project: str, receipt_id: int) -> bytes:
         row = db.execute(
@@ -299,7 +303,10 @@ class SqlStorage:
 
 
 def _baseline(row: Sequence[Any]) -> Baseline:
-    members = [*row[:6], json.loads(row[6]), json.loads(row[7]), *row[8:]]
+    members = [*row]
+    # Most have neither metadata nor tags, and a page holds many.
+    members[6] = json.loads(row[6]) if row[6] != "{}" else {}
+    members[7] = json.loads(row[7]) if row[7] != "[]" else []
     return Baseline(*members)
 
 

@@ -15,8 +15,6 @@ from typing import Any
 from perfgate_server.storage import sqlite_file
 from perfgate_server.storage.base import Unavailable
 
-#: Connections to one file in one process; they are opened as they are needed.
-MAX_CONNECTIONS = 16
 #: SQLite's virtual machine instructions between two looks at the deadline: about a millisecond.
 _PROGRESS_STEPS = 20_000
 
@@ -25,18 +23,19 @@ class SqliteEngine:
     """See `engine.Engine`. One of `path` (a file; it is created and migrated here) or None
     (memory: migrated on first use, and gone with the process).
 
-    `timeout` is the longest that any lock is waited for, in seconds. Raises CannotOpen.
+    `timeout` is the longest that any lock is waited for, in seconds; `pool_size` bounds the
+    connections to a file. Raises CannotOpen.
     """
 
-    def __init__(self, path: Path | None, timeout: float = 30.0) -> None:
+    def __init__(self, path: Path | None, timeout: float = 30.0, pool_size: int = 4) -> None:
         self.backend = "memory" if path is None else "sqlite"
         self.receipt_body = "CAST(r.body AS BLOB)"
         self._path = path
         self._timeout = timeout
         # Connections are opened on first use, so in the process that uses them: one must not
-        # be carried across a fork. Last in, first out keeps the fewest of them busy.
-        self._slots: queue.LifoQueue[sqlite_file.Connection | None] = queue.LifoQueue()
-        for _ in range(1 if path is None else MAX_CONNECTIONS):
+        # be carried across a fork.
+        self._slots: queue.SimpleQueue[sqlite_file.Connection | None] = queue.SimpleQueue()
+        for _ in range(1 if path is None else pool_size):
             self._slots.put(None)
         # SQLite makes writers poll for its lock; threads of one process take turns here instead.
         self._writer = threading.Lock()

@@ -56,7 +56,7 @@ def transaction(db: sqlite3.Connection, begin: str) -> Iterator[None]:
 
 def identity(path: Path) -> tuple[int, int] | None:
     try:
-        status = path.stat()
+        status = os.stat(path)
     except OSError:
         return None
     return status.st_dev, status.st_ino
