@@ -337,9 +337,9 @@ def test_requests_in_flight_are_finished(
 
 _SLOW_START = """
 import time
-from perfgate_server import Role, ServerConfig, run_server, server
-prompt = server.Worker.init_signals
-server.Worker.init_signals = lambda worker: (time.sleep(1), prompt(worker))
+from perfgate_server import Role, ServerConfig, run_server, worker
+prompt = worker.Worker.init_signals
+worker.Worker.init_signals = lambda self: (time.sleep(1), prompt(self))
 run_server(ServerConfig(bind="127.0.0.1", port=0))
 """
 
