@@ -188,3 +188,37 @@ def resident(pids: list[int]) -> int:
         with contextlib.suppress(OSError):
             total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
     return total
+
+
+@dataclass
+class Found:
+    """What a crowd did to a server."""
+
+    honest: Honest
+    shut_out: Counter[str]
+    #: The most that the server's processes held in memory together.
+    peak_bytes: int
+
+
+def overload(
+    front: Server, server: Server, *, connections: int, clients: int, turns: int, seconds: float
+) -> Found:
+    """Let honest clients work while a crowd is there, each so many turns, for so long at most.
+
+    `front` is what all connect to, `server` whose memory is measured."""
+    honest = Honest()
+    until = time.monotonic() + seconds
+    peak = 0
+    with Crowd(front.port, connections) as crowd:
+        threads = [
+            threading.Thread(target=honest.work, args=(front, client, turns, until))
+            for client in range(clients)
+        ]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            peak = max(peak, resident(server.workers()))
+            threads[0].join(0.1)
+        for thread in threads:
+            thread.join()
+    return Found(honest, crowd.shut_out, peak)

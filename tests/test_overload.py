@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crowd import Crowd, drip_body, drip_chunks, drip_head
+from crowd import Crowd, drip_body, drip_chunks, drip_head, overload
 from support import PATIENCE, Server, perfgate_server, receipt, serving, wait_for
 from test_server import _key_line
 
@@ -110,3 +110,22 @@ def test_a_slow_upload_that_comes_on_is_taken(tmp_path: Path) -> None:
                 time.sleep(0.2)
             # It came whole, so it is looked at: it is no receipt.
             assert slow.recv(65536).startswith(b"HTTP/1.1 400 ")
+
+
+# -- behind nginx
+
+
+def test_behind_nginx_honest_clients_do_not_notice(tmp_path: Path) -> None:
+    """A short form of benchmarks/overload.py."""
+    from test_nginx import fronted
+
+    arguments = perfgate_server("--storage-type", "sqlite", "--workers", "2", "--threads", "2")
+    with (
+        serving([*arguments, "--trusted-proxies", "1", "--timeout", "5"], tmp_path) as server,
+        fronted(tmp_path, server) as front,
+    ):
+        found = overload(front, server, connections=70, clients=4, turns=15, seconds=20)
+        assert not found.honest.failures
+        assert len(found.honest.seconds) == 4 * 15 * 3
+        assert found.peak_bytes < 400 * 2**20
+        assert "Traceback" not in server.log
