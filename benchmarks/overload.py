@@ -5,10 +5,10 @@
 
 Some hold a connection each and send a byte a second (of a head, a body, a chunk), send bodies
 that never end, vanish in the middle, ask for much and read none of it, or keep what was closed
-open. Behind nginx, with the README's configuration, honest clients must get every answer, 99 of 100
-within 5 seconds, and the server's memory must stay below 100 MiB a thread. Without nginx (--bare) the
-figures are told, and the one promise is that the server is well again within --timeout once the
-crowd is gone. Ends with a table; exit status 1 if a promise was broken.
+open. Behind nginx, with the README's configuration, honest clients must get every answer, 99 of
+100 within 5 seconds, and the server's memory must stay below 100 MiB a thread. Without nginx
+(--bare) the figures are told, and the one promise is that the server is well again within
+--timeout once the crowd is gone. Ends with a table; exit status 1 if a promise was broken.
 """
 
 from __future__ import annotations
