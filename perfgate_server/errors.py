@@ -117,7 +117,9 @@ def _conflict(error: storage.Conflict) -> ApiError:
 def _unavailable(error: storage.Unavailable) -> Response:
     logger.error("storage unavailable: %s", error, extra={"request_id": g.request_id})
     headers = {"Retry-After": str(RETRY_AFTER)}
-    message = "The storage is busy or down; nothing was changed. Try again."
+    # Whether anything was changed nobody knows: a commit may have been lost on its way back. To
+    # try again is safe: an upload or a promotion that was done is answered alike.
+    message = "The storage is busy or down. Try again."
     return _answer(ApiError(503, message, headers=headers))
 
 

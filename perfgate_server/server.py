@@ -1,142 +1,32 @@
-"""gunicorn, embedded: the settings, the worker, and `run_server`."""
+"""gunicorn, embedded: the settings, and `run_server`."""
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
-import secrets
-import selectors
 import signal
 import socket
-import struct
 import sys
 from collections import Counter
 from typing import Any
 
 from flask import Flask
-from gunicorn import util
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
-from gunicorn.http import errors as http
-from gunicorn.workers.gthread import ThreadWorker
-from werkzeug.http import HTTP_STATUS_CODES
 
 from perfgate_server import logs
 from perfgate_server.app import announce_key, create_app
 from perfgate_server.config import ConfigError, ServerConfig, error_line, without_password
-from perfgate_server.errors import envelope
 from perfgate_server.storage.base import CannotOpen
+from perfgate_server.worker import STOPPING
 
 logger = logging.getLogger(__name__)
-
-#: What gunicorn refuses before the application sees it -> status and reason.
-_REFUSALS: dict[type[Exception], tuple[int, str]] = {
-    http.LimitRequestLine: (414, "The request line is too long."),
-    http.LimitRequestHeaders: (431, "The headers are too many or too long."),
-    http.ExpectationFailed: (417, "The expectation cannot be met."),
-    http.UnsupportedTransferCoding: (501, "The transfer coding is not supported."),
-    http.ForbiddenProxyRequest: (403, "This proxy is not trusted."),
-    http.InvalidRequestMethod: (400, "The method is not one."),
-    http.InvalidHTTPVersion: (400, "The HTTP version is not supported."),
-    http.ParseException: (400, "The request is not well-formed HTTP."),
-}
-
-
-_STOPPING = {signal.SIGTERM, signal.SIGQUIT}
-
-
-class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
-    """gunicorn's threaded worker, whose own errors are envelopes too."""
-
-    def init_signals(self) -> None:
-        super().init_signals()
-        # Ctrl-C reaches the whole process group; the master tells the workers how to stop.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
-
-    def set_accept_enabled(self, enabled: bool) -> None:
-        super().set_accept_enabled(enabled)
-        if not enabled and not self.alive:
-            # Stopping: whoever connects from here on is refused, and can go elsewhere, instead
-            # of waiting in the backlog for the reset at the end.
-            for listener in self.sockets:
-                listener.close()
-
-    def enqueue_req(self, conn: Any) -> None:
-        if not conn.initialized:
-            # A client that stops in the middle would hold its thread for ever. gunicorn makes
-            # its sockets block without a timeout, so the kernel has to keep the time.
-            seconds = self.wsgi.extensions["perfgate"].config.timeout
-            patience = struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
-            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
-            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
-            if not conn.data_ready:
-                self._await_data(conn)
-                return
-        super().enqueue_req(conn)
-
-    def _await_data(self, conn: Any) -> None:
-        """Let a new connection wait among the idle ones until it says something: gunicorn would
-        let it hold a thread for five seconds."""
-        conn.sock.setblocking(False)
-        conn.set_timeout()
-        self.pending_conns.append(conn)
-        ready = functools.partial(self.on_pending_socket_readable, conn)
-        self.poller.register(conn.sock, selectors.EVENT_READ, ready)
-
-    def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
-        try:
-            return bool(super()._keepalive_after(conn, keepalive))
-        except Exception:  # what is left of the body is broken, but its answer is sent: no second
-            return False
-
-    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
-        """Answer what never reached the application. gunicorn would answer HTML, and log what
-        was sent, an Authorization header among it."""
-        status, message = _refusal(exc)
-        request_id = secrets.token_hex(16)
-        fields = {"request_id": request_id, "status": status, "client": addr[0] if addr else None}
-        if status == 500:
-            logger.error("gunicorn failed", exc_info=exc, extra=fields)
-        else:
-            fields["reason"] = type(exc).__name__
-            logger.info("refused by gunicorn", extra=fields)
-        cors = not self.wsgi.extensions["perfgate"].config.no_cors
-        try:
-            util.write_nonblock(client, _raw_answer(status, message, request_id, cors))
-        except OSError as error:
-            logger.debug("the client is gone: %s", error, extra=fields)
-
-
-def _refusal(exc: Exception) -> tuple[int, str]:
-    for kind, refusal in _REFUSALS.items():
-        if isinstance(exc, kind):
-            return refusal
-    return 500, "The server failed; its log knows why, under this request id."
-
-
-def _raw_answer(status: int, message: str, request_id: str, cors: bool) -> bytes:
-    body = envelope(status, message, {}, request_id).encode()
-    lines = [
-        f"HTTP/1.1 {status} {HTTP_STATUS_CODES[status]}",
-        "Connection: close",
-        "Content-Type: application/json",
-        f"Content-Length: {len(body)}",
-        f"X-Request-ID: {request_id}",
-    ]
-    if cors:
-        lines += [
-            "Access-Control-Allow-Origin: *",
-            "Access-Control-Expose-Headers: X-Request-ID",
-        ]
-    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def gunicorn_settings(config: ServerConfig) -> dict[str, Any]:
     """Return gunicorn's settings, for `run_server` and for gunicorn.conf.py."""
     return {
-        "worker_class": "perfgate_server.server.Worker",
+        "worker_class": "perfgate_server.worker.Worker",
         "logger_class": "perfgate_server.logs.GunicornLogger",
         "loglevel": {"trace": "debug", "warn": "warning"}.get(config.log_level, config.log_level),
         "proc_name": "perfgate-server",
@@ -184,11 +74,11 @@ class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn is not typed
     def spawn_worker(self) -> Any:
         """Fork a worker that cannot miss being told to stop: until it has its own handlers it
         would run this process's, which swallow the signal. `Worker` lets it through then."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
             return super().spawn_worker()
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
     def handle_int(self) -> None:
         """Stop on Ctrl-C as on SIGTERM: the requests in flight are finished."""

@@ -123,9 +123,9 @@ class OwnPostgres(Postgres):
     def send(self, number: int) -> None:
         """Send a signal to every process of the server."""
         assert self._process is not None
+        backends = self._backends()  # they are in sessions of their own
         os.killpg(self._process.pid, number)
-        # Backends are in sessions of their own.
-        for pid in self._backends():
+        for pid in backends:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
@@ -133,6 +133,11 @@ class OwnPostgres(Postgres):
         assert self._process is not None
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
         return [int(pid) for pid in children.read_text().split()] if children.exists() else []
+
+    def kill(self) -> None:
+        """Kill every process of the server at once."""
+        self.send(signal.SIGKILL)
+        self.stop(signal.SIGKILL)
 
     def stop(self, number: int = signal.SIGINT) -> None:
         """Stop the server: SIGINT closes every connection, SIGKILL is a crash."""

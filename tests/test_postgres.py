@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Api, Create
 from postgres_server import OwnPostgres, Postgres, own_postgres
 from support import (
     EVERY_KEY,
+    KEYS,
     PATIENCE,
     environment,
     free_port,
@@ -33,6 +35,7 @@ from support import (
 )
 from test_server import drive
 
+from perfgate_server import Role, ServerConfig
 from perfgate_server.storage import open_storage
 from perfgate_server.storage.base import CannotOpen, Unavailable
 
@@ -190,6 +193,31 @@ def test_connections_that_the_server_closed_are_replaced(postgres: Postgres, url
         assert postgres.execute(terminate)
         assert storage.latest("p", "b", receipt=True, deadline=soon()).receipt
     storage.close()
+
+
+def test_a_commit_whose_answer_is_lost_promises_nothing(
+    url: str, create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a 503 that does not say what became of it; a retry finds what was done."""
+    from perfgate_server.storage.postgres import psycopg
+
+    execute = psycopg.Connection.execute
+
+    def lossy(connection: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
+        cursor = execute(connection, query, *args, **kwargs)
+        if query == "COMMIT":
+            connection.close()
+            raise psycopg.OperationalError("the connection is lost")
+        return cursor
+
+    config = ServerConfig(storage_type="postgres", database_url=url)
+    api = Api(create(config.api_key(KEYS["admin"], Role.ADMIN)).test_client())
+    with monkeypatch.context() as patch:
+        patch.setattr(psycopg.Connection, "execute", lossy)
+        answer = api.upload("b", "v1")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert "changed" not in answer.json["error"]["message"]
+    assert api.upload("b", "v1").status_code == 200
 
 
 def test_a_server_that_hangs_is_given_up_at_the_deadline(own: OwnPostgres) -> None:

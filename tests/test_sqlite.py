@@ -266,10 +266,11 @@ def test_a_long_query_is_given_up_at_the_deadline(storage: SqlStorage) -> None:
     storage.ping(deadline=soon())
 
 
-def test_a_full_disk_is_unavailable_and_nothing_is_half_written(path: Path) -> None:
-    storage = SqlStorage(SqliteEngine(path, 5.0, pool_size=1))  # the limit is a connection's own
+def test_a_full_disk_is_unavailable_and_nothing_is_half_written(
+    storage: SqlStorage, path: Path
+) -> None:
     storage.create(*stored(), deadline=soon())
-    with storage._engine.single(soon()) as db:
+    with storage._engine.writing("p", "b", soon()) as db:  # the limit is the connection's own
         pages = db.execute("PRAGMA page_count").fetchone()[0]
         db.execute(f"PRAGMA max_page_count = {pages}")
     huge = {"wall_ms": 1, "exit_code": 0, "stdout": "x" * 100_000}
@@ -282,7 +283,6 @@ def test_a_full_disk_is_unavailable_and_nothing_is_half_written(path: Path) -> N
     # The connection was given up with its limit: there is room now.
     assert storage.create(*big, deadline=soon())[1]
     assert query(path, "PRAGMA integrity_check") == [("ok",)]
-    storage.close()
 
 
 def test_a_read_only_file_is_refused_at_start() -> None:

@@ -18,7 +18,8 @@ def open_storage(
     """Return the storage, migrated and holding no connection, so that a fork may follow.
 
     `location` is the path of ``sqlite`` or the URL of ``postgres``; `timeout` bounds waiting for
-    a lock, in seconds; `pool_size` bounds the connections of one process. Raises CannotOpen.
+    a lock, in seconds; `pool_size` is how many threads use it at once, and bounds the connections
+    to ``postgres``. Raises CannotOpen.
     """
     if storage_type == "postgres":
         return SqlStorage(_postgres(location or "", pool_size))

@@ -14,6 +14,7 @@ from typing import Any
 
 from perfgate_server.storage import sqlite_file
 from perfgate_server.storage.base import Unavailable
+from perfgate_server.storage.sqlite_writer import Writer
 
 #: SQLite's virtual machine instructions between two looks at the deadline: about a millisecond.
 _PROGRESS_STEPS = 20_000
@@ -23,22 +24,25 @@ class SqliteEngine:
     """See `engine.Engine`. One of `path` (a file; it is created and migrated here) or None
     (memory: migrated on first use, and gone with the process).
 
-    `timeout` is the longest that any lock is waited for, in seconds; `pool_size` bounds the
-    connections to a file. Raises CannotOpen.
+    `timeout` is the longest that any lock is waited for, in seconds; `threads` is how many call
+    at once. Raises CannotOpen.
     """
 
-    def __init__(self, path: Path | None, timeout: float = 30.0, pool_size: int = 4) -> None:
+    def __init__(self, path: Path | None, timeout: float = 30.0, threads: int = 4) -> None:
         self.backend = "memory" if path is None else "sqlite"
         self.receipt_body = "CAST(r.body AS BLOB)"
         self._path = path
         self._timeout = timeout
         # Connections are opened on first use, so in the process that uses them: one must not
-        # be carried across a fork.
+        # be carried across a fork. A thread holds one at a time.
         self._slots: queue.SimpleQueue[sqlite_file.Connection | None] = queue.SimpleQueue()
-        for _ in range(1 if path is None else pool_size):
+        for _ in range(1 if path is None else threads):
             self._slots.put(None)
-        # SQLite makes writers poll for its lock; threads of one process take turns here instead.
-        self._writer = threading.Lock()
+        self._writer = Writer(self._checked, threads)
+        # Of a file a connection that nothing is done with: as long as there is one, the log that
+        # belongs to the file is not another.
+        self._anchor: sqlite_file.Connection | None = None
+        self._opening = threading.Lock()
         if path is not None:
             sqlite_file.prepare(path)
             self._identity = sqlite_file.identity(path)
@@ -56,6 +60,10 @@ class SqliteEngine:
             if connection is not None:
                 connection.close()
             self._slots.put(None)
+        self._writer.close()
+        if self._anchor is not None:
+            self._anchor.close()
+            self._anchor = None
 
     @contextmanager
     def single(self, deadline: float) -> Iterator[sqlite_file.Connection]:
@@ -65,10 +73,7 @@ class SqliteEngine:
         except queue.Empty:
             raise Unavailable("all database connections are in use") from None
         try:
-            if self._path is not None and sqlite_file.identity(self._path) != self._identity:
-                raise Unavailable(f"{self._path} is gone, or is not the file that was opened")
-            if connection is None:
-                connection = self._open()
+            connection = self._checked(connection, deadline)
             connection.deadline = deadline
             yield connection
         except sqlite3.Error as error:
@@ -91,20 +96,33 @@ class SqliteEngine:
         self, project: str, benchmark: str, deadline: float
     ) -> Iterator[sqlite_file.Connection]:
         """Lend a connection that alone may write, to any benchmark."""
-        if not self._writer.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise Unavailable("another thread is writing")
-        try:
-            with self.single(deadline) as db:
-                # In tenths of a second, for the sake of the cache of prepared statements.
-                left = max(0, int((deadline - time.monotonic()) * 10))
-                db.execute(f"PRAGMA busy_timeout = {left * 100}")
-                with sqlite_file.transaction(db, "BEGIN IMMEDIATE"):
-                    yield db
-        finally:
-            self._writer.release()
+        if self._path is None:
+            with self.single(deadline) as db, sqlite_file.transaction(db, "BEGIN"):
+                yield db
+        else:
+            with self._writer.writing(deadline) as db:
+                yield db
 
-    def _open(self) -> sqlite_file.Connection:
-        connection = sqlite_file.connect(self._path, "rw", self._timeout)
+    def _checked(
+        self, connection: sqlite_file.Connection | None, deadline: float
+    ) -> sqlite_file.Connection:
+        """Return the connection, or a new one. Raises Unavailable unless the database is the one
+        that was opened, with the log that it had: what is written to a log that was removed is
+        lost at the end."""
+        if self._path is None:
+            return self._open(deadline) if connection is None else connection
+        if sqlite_file.identity(self._path) != self._identity:
+            raise Unavailable(f"{self._path} is gone, or is not the file that was opened")
+        with self._opening:
+            if self._anchor is None:
+                self._anchor = self._open(deadline)
+        if sqlite_file.log_identity(self._path) != self._anchor.log:
+            raise Unavailable(f"the log of {self._path} is gone; stop the server to keep it")
+        return self._open(deadline) if connection is None else connection
+
+    def _open(self, deadline: float) -> sqlite_file.Connection:
+        left = min(self._timeout, max(0.0, deadline - time.monotonic()))
+        connection = sqlite_file.connect(self._path, "rw", left)
         try:
             connection.execute("PRAGMA foreign_keys = ON")
             if self._path is None:
@@ -114,6 +132,8 @@ class SqliteEngine:
                 connection.execute("PRAGMA synchronous = FULL")
                 # After a burst, give the room of the log back.
                 connection.execute(f"PRAGMA journal_size_limit = {64 * 2**20}")
+                connection.execute("SELECT 1 FROM sqlite_schema").fetchone()  # opens the log
+                connection.log = sqlite_file.log_identity(self._path)
             connection.set_progress_handler(connection.is_late, _PROGRESS_STEPS)
         except BaseException:
             connection.close()

@@ -23,6 +23,8 @@ class Connection(sqlite3.Connection):
     """A connection that gives up a statement once its deadline has passed."""
 
     deadline = float("inf")
+    #: The log that it writes to, as of `log_identity`.
+    log: tuple[int, int] | None = None
 
     def is_late(self) -> bool:
         return time.monotonic() > self.deadline
@@ -54,9 +56,20 @@ def transaction(db: sqlite3.Connection, begin: str) -> Iterator[None]:
         raise
 
 
-def identity(path: Path) -> tuple[int, int] | None:
+def identity(path: str | Path) -> tuple[int, int] | None:
+    """Return what tells a file from any other; None if it is gone, or empty, as no database is
+    that was made."""
     try:
         status = os.stat(path)
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if status.st_size else None
+
+
+def log_identity(path: Path) -> tuple[int, int] | None:
+    """Return the `identity` of a database's write-ahead log."""
+    try:
+        status = os.stat(f"{path}-wal")
     except OSError:
         return None
     return status.st_dev, status.st_ino
@@ -83,6 +96,7 @@ def prepare(path: Path) -> None:
             raise CannotOpen("it is a directory")
         if not path.parent.is_dir():
             raise CannotOpen(f"{path.parent} is no directory")
+        _check_leftovers(path)
         db = connect(path, "rwc", OPEN_TIMEOUT)
         try:
             _check_origin(db)  # before anything is changed in a file that is not ours
@@ -92,6 +106,18 @@ def prepare(path: Path) -> None:
             db.close()
     except (StorageError, sqlite3.Error, OSError) as error:
         raise CannotOpen(f"cannot open the database {path}: {error}") from error
+
+
+def _check_leftovers(path: Path) -> None:
+    """Refuse to make a database beside the log of one that is gone: SQLite would throw the log
+    away, and what was only in it."""
+    # Looked at first: while other processes make the database, it comes before its log.
+    leftovers = [file for file in (f"{path}-wal", f"{path}-shm") if os.path.exists(file)]
+    if leftovers and identity(path) is None:
+        raise CannotOpen(
+            f"it is gone or empty, but {' and '.join(leftovers)} of it is there; put the database"
+            " back, or remove that too"
+        )
 
 
 def _enter_wal(db: sqlite3.Connection) -> None:

@@ -1,0 +1,193 @@
+"""Writing to an SQLite file: one thread at a time, and one commit for those who queue.
+
+A commit waits for the disk, mostly for longer than the writing took. So who has written leaves
+the transaction open for the next in the queue, and the last one commits for all: group commit,
+as DeWitt et al. described it (Implementation Techniques for Main Memory Database Systems, SIGMOD
+1984). Nobody is told that something is done before the disk has it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from perfgate_server.storage.base import Unavailable
+from perfgate_server.storage.sqlite_file import Connection
+
+#: Seconds between two attempts to get the lock that another process has, at first and at most.
+#: SQLite's own waiting goes in steps of 1, 2, 5, 10 ms: longer than the lock is held mostly.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.000_2, 0.001
+#: Seconds that the last free thread of a process waits for a lock that others wait for.
+_IMPATIENCE = 2.0
+
+
+class _Group:
+    """A transaction, and those who wait for its end."""
+
+    def __init__(self, db: Connection) -> None:
+        self.db = db
+        self.empty = True
+        self.ended = threading.Event()
+        #: Why nothing of it was kept.
+        self.failure: sqlite3.Error | None = None
+
+
+class Writer:
+    """Lets the threads of a process, of which there are so many, write in turn.
+
+    `checked` is given the connection there is, or None, and a deadline; it returns a connection
+    that is fit to be used. It may raise sqlite3.Error and Unavailable.
+    """
+
+    def __init__(
+        self, checked: Callable[[Connection | None, float], Connection], threads: int
+    ) -> None:
+        self._checked = checked
+        self._db: Connection | None = None
+        self._turn = threading.Lock()
+        self._turn_began = 0.0
+        # When the lock is not to be had, all threads but one may wait for it until their
+        # deadlines. The last one soon gives up, so that reads and health are answered.
+        self._patient = threading.Semaphore(max(1, threads - 1))
+        #: The transaction that is open; of whoever has the turn.
+        self._group: _Group | None = None
+        # How many wait for the turn. Who leaves a group to them gives the turn up under this
+        # lock, and who stops waiting looks under it whether a group was left to him.
+        self._queue = threading.Lock()
+        self._waiting = 0
+
+    @contextmanager
+    def writing(self, deadline: float) -> Iterator[Connection]:
+        """Lend the connection, in a transaction that alone may write.
+
+        When the block has ended, what it wrote is on the disk; if it raises, nothing of it is
+        kept. Raises Unavailable, also when the disk did not take what was written.
+        """
+        patient = self._patient.acquire(blocking=False)
+        try:
+            group = self._join(deadline, patient)
+            try:
+                with self._undone_if_it_fails(group):
+                    group.db.deadline = deadline
+                    yield group.db
+            finally:
+                self._leave(group)
+                if group.failure is not None:
+                    raise Unavailable(f"SQLite: {group.failure}") from group.failure
+        finally:
+            if patient:
+                self._patient.release()
+
+    def close(self) -> None:
+        """Close the connection, which nobody may be using; what is not committed is undone."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def _join(self, deadline: float, patient: bool) -> _Group:
+        """Wait for the turn; return the transaction that was left open, or a new one."""
+        if not self._take_turn(deadline, patient):
+            raise Unavailable("other threads are writing, or waiting for a lock")
+        self._turn_began = time.monotonic()
+        if self._group is None:
+            if not patient:
+                deadline = min(deadline, self._turn_began + _IMPATIENCE)
+            try:
+                self._db = self._checked(self._db, deadline)
+                _begin(self._db, deadline)
+            except BaseException as error:
+                self.close()
+                self._turn.release()
+                if isinstance(error, sqlite3.Error):
+                    raise Unavailable(f"SQLite: {error}") from error
+                raise
+            self._group = _Group(self._db)
+        return self._group
+
+    def _take_turn(self, deadline: float, patient: bool) -> bool:
+        with self._queue:
+            self._waiting += 1
+        taken = False
+        while not taken:
+            give_up = deadline if patient else min(deadline, self._turn_began + _IMPATIENCE)
+            left = give_up - time.monotonic()
+            taken = self._turn.acquire(timeout=max(0.0, left))
+            if left <= 0:
+                break
+        with self._queue:
+            self._waiting -= 1
+            left_to_me = not taken and self._turn.acquire(blocking=False)
+        if left_to_me:
+            if self._group is not None:
+                self._end(self._group)
+            self._turn.release()
+        return taken
+
+    @contextmanager
+    def _undone_if_it_fails(self, group: _Group) -> Iterator[None]:
+        """Undo what one member of a group did, and only that, if it raises."""
+        db, alone = group.db, group.empty
+        group.empty = False
+        try:
+            if not alone:
+                db.execute("SAVEPOINT member")
+            yield
+            if not alone:
+                db.execute("RELEASE member")
+        except BaseException as error:
+            if isinstance(error, sqlite3.Error) and (alone or not db.in_transaction):
+                # SQLite ends a transaction itself after, say, a full disk.
+                group.failure = error
+            elif alone:
+                db.execute("ROLLBACK")
+            else:
+                db.execute("ROLLBACK TO member")
+                db.execute("RELEASE member")
+            if isinstance(error, sqlite3.Error):
+                raise Unavailable(f"SQLite: {error}") from error
+            raise
+
+    def _leave(self, group: _Group) -> None:
+        """Give the turn up and wait for the end of the transaction: now, or by the last of those
+        who are in the queue."""
+        with self._queue:
+            to_others = self._waiting > 0 and group.failure is None and group.db.in_transaction
+            if to_others:
+                self._turn.release()
+        if to_others:
+            group.ended.wait()
+        else:
+            self._end(group)
+            self._turn.release()
+
+    def _end(self, group: _Group) -> None:
+        self._group = None
+        try:
+            if group.failure is None and group.db.in_transaction:
+                group.db.deadline = float("inf")  # it is for all of them
+                group.db.execute("COMMIT")
+        except sqlite3.Error as error:
+            group.failure = error
+        finally:
+            if group.failure is not None:
+                self.close()  # a new connection may be better off
+            group.ended.set()
+
+
+def _begin(db: Connection, deadline: float) -> None:
+    """Take SQLite's lock for writing, which another process may have."""
+    db.deadline = deadline
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError as error:
+            left = deadline - time.monotonic()
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or left <= 0:
+                raise
+        time.sleep(min(pause, left))
+        pause = min(pause * 1.5, _LONGEST_PAUSE)

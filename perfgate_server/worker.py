@@ -1,0 +1,223 @@
+"""gunicorn's threaded worker, bounded: no client holds a thread, or the loop, for long."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import secrets
+import selectors
+import signal
+import socket
+import struct
+import time
+from typing import Any
+
+from gunicorn import util
+from gunicorn.http import errors as http
+from gunicorn.workers.gthread import ThreadWorker
+from werkzeug.http import HTTP_STATUS_CODES
+
+from perfgate_server.errors import envelope
+
+logger = logging.getLogger(__name__)
+
+#: What gunicorn refuses before the application sees it -> status and reason.
+_REFUSALS: dict[type[Exception], tuple[int, str]] = {
+    http.LimitRequestLine: (414, "The request line is too long."),
+    http.LimitRequestHeaders: (431, "The headers are too many or too long."),
+    http.ExpectationFailed: (417, "The expectation cannot be met."),
+    http.UnsupportedTransferCoding: (501, "The transfer coding is not supported."),
+    http.ForbiddenProxyRequest: (403, "This proxy is not trusted."),
+    http.InvalidRequestMethod: (400, "The method is not one."),
+    http.InvalidHTTPVersion: (400, "The HTTP version is not supported."),
+    http.ParseException: (400, "The request is not well-formed HTTP."),
+}
+
+#: The signals that stop a worker.
+STOPPING = {signal.SIGTERM, signal.SIGQUIT}
+
+
+#: Seconds for which a connection that the server has closed is read, for its answer's sake.
+_LINGER = 2.0
+
+#: Bytes that a client must send in the time that it may pause (--timeout): what a line of 70
+#: kbit/s carries in the default 30 seconds.
+_QUOTA = 256 * 1024
+
+
+class _Client(socket.socket):
+    """A client's connection, which does not wait for it for ever.
+
+    A request must come whole within `patience` seconds, or _QUOTA bytes of it in each such time.
+    Of an answer a third of the kernel's buffer must be taken in that time, which is when the
+    kernel asks for more. gunicorn's sockets block without a timeout, and a timeout of Python's
+    would cost each call a poll(): the kernel keeps the time. Raises TimeoutError, or
+    BlockingIOError where the kernel says so.
+    """
+
+    def __init__(self, accepted: socket.socket, patience: float) -> None:
+        kind = accepted.family, accepted.type, accepted.proto
+        super().__init__(*kind, fileno=accepted.detach())
+        self._patience = patience
+        self._let_wait(socket.SO_SNDTIMEO, patience)
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Give the client its time anew: a request begins."""
+        self._until = time.monotonic() + self._patience
+        self._owed = _QUOTA
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the request did not come in time")
+        self._let_wait(socket.SO_RCVTIMEO, left)
+        received = super().recv(size, flags)
+        self._owed -= len(received)
+        if self._owed <= 0:
+            self.start_clock()
+        return received
+
+    def _let_wait(self, option: int, seconds: float) -> None:
+        # In the kernel zero means for ever.
+        microseconds = max(1, int(seconds * 1_000_000))
+        timeval = struct.pack("ll", *divmod(microseconds, 1_000_000))
+        self.setsockopt(socket.SOL_SOCKET, option, timeval)
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
+    """gunicorn's threaded worker, whose own errors are envelopes too."""
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        # Ctrl-C reaches the whole process group; the master tells the workers how to stop.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            # Stopping: whoever connects from here on is refused, and can go elsewhere, instead
+            # of waiting in the backlog for the reset at the end.
+            for listener in self.sockets:
+                listener.close()
+
+    def init_process(self) -> None:
+        self.lingering: list[Any] = []
+        super().init_process()
+
+    def enqueue_req(self, conn: Any) -> None:
+        if not conn.initialized and not isinstance(conn.sock, _Client):
+            conn.sock = _Client(conn.sock, self.wsgi.extensions["perfgate"].config.timeout)
+        if not conn.initialized and not conn.data_ready:
+            self._await_data(conn)
+        else:
+            super().enqueue_req(conn)
+
+    def _await_data(self, conn: Any) -> None:
+        """Let a new connection wait among the idle ones until it says something: gunicorn would
+        let it hold a thread for five seconds."""
+        conn.sock.setblocking(False)
+        conn.set_timeout()
+        self.pending_conns.append(conn)
+        ready = functools.partial(self.on_pending_socket_readable, conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, ready)
+
+    def handle(self, conn: Any) -> Any:
+        if isinstance(conn.sock, _Client):  # and not one that gunicorn was told to wrap in TLS
+            conn.sock.start_clock()
+        return super().handle(conn)
+
+    def finish_request(self, conn: Any, future: Any) -> None:
+        if future.cancelled() or future.exception() or future.result():
+            super().finish_request(conn, future)
+        else:
+            self._linger(conn)
+
+    def _linger(self, conn: Any) -> None:
+        """Close a connection so that the client can read its answer (RFC 9112, 9.6): what it
+        still sends is read, until it closes too or has had its time. gunicorn would wait for
+        that in this loop, and serve nobody else meanwhile."""
+        try:
+            conn.sock.setblocking(False)
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._close(conn)
+        else:
+            conn.timeout = time.monotonic() + _LINGER
+            self.lingering.append(conn)
+            self.poller.register(
+                conn.sock, selectors.EVENT_READ, functools.partial(self._drain, conn)
+            )
+
+    def _drain(self, conn: Any, _: Any) -> None:
+        try:
+            if conn.sock.recv_into(bytearray(_QUOTA)):
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._end_lingering(conn)
+
+    def _end_lingering(self, conn: Any) -> None:
+        self.lingering.remove(conn)
+        self.poller.unregister(conn.sock)
+        self._close(conn)
+
+    def _close(self, conn: Any) -> None:
+        self.nr_conns -= 1
+        conn.close()
+
+    def murder_pending(self) -> None:
+        super().murder_pending()
+        now = time.monotonic()
+        for conn in [conn for conn in self.lingering if conn.timeout <= now]:
+            self._end_lingering(conn)
+
+    def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
+        try:
+            return bool(super()._keepalive_after(conn, keepalive))
+        except Exception:  # what is left of the body is broken, but its answer is sent: no second
+            return False
+
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
+        """Answer what never reached the application. gunicorn would answer HTML, and log what
+        was sent, an Authorization header among it."""
+        status, message = _refusal(exc)
+        request_id = secrets.token_hex(16)
+        fields = {"request_id": request_id, "status": status, "client": addr[0] if addr else None}
+        if status == 500:
+            logger.error("gunicorn failed", exc_info=exc, extra=fields)
+        else:
+            fields["reason"] = type(exc).__name__
+            logger.info("refused by gunicorn", extra=fields)
+        cors = not self.wsgi.extensions["perfgate"].config.no_cors
+        try:
+            util.write_nonblock(client, _raw_answer(status, message, request_id, cors))
+        except OSError as error:
+            logger.debug("the client is gone: %s", error, extra=fields)
+
+
+def _refusal(exc: Exception) -> tuple[int, str]:
+    for kind, refusal in _REFUSALS.items():
+        if isinstance(exc, kind):
+            return refusal
+    return 500, "The server failed; its log knows why, under this request id."
+
+
+def _raw_answer(status: int, message: str, request_id: str, cors: bool) -> bytes:
+    body = envelope(status, message, {}, request_id).encode()
+    lines = [
+        f"HTTP/1.1 {status} {HTTP_STATUS_CODES[status]}",
+        "Connection: close",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        f"X-Request-ID: {request_id}",
+    ]
+    if cors:
+        lines += [
+            "Access-Control-Allow-Origin: *",
+            "Access-Control-Expose-Headers: X-Request-ID",
+        ]
+    return "\r\n".join([*lines, "", ""]).encode() + body

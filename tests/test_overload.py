@@ -1,0 +1,131 @@
+"""Clients of bad kinds: others still get their answers, and memory stays bounded."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crowd import Crowd, drip_body, drip_chunks, drip_head, overload
+from support import PATIENCE, Server, perfgate_server, receipt, serving, wait_for
+from test_server import _key_line
+
+
+def answers_within(server: Server, seconds: float) -> None:
+    began = time.monotonic()
+    assert server.request("GET", "/health", role=None)[0] == 200
+    assert time.monotonic() - began < seconds
+
+
+def established(server: Server) -> int:
+    """Return how many connections from clients the server's processes hold."""
+    fds = [fd for pid in server.workers() for fd in Path(f"/proc/{pid}/fd").iterdir()]
+    names = []
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            names.append(os.readlink(fd))
+    sockets = {name.strip("socket:[]") for name in names if name.startswith("socket:")}
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    listening = "0A"
+    return len({row[9] for row in rows if row[3] != listening} & sockets)
+
+
+# -- without nginx: each holds what it gets only so long
+
+
+def test_whoever_keeps_a_refused_connection_open_stalls_nobody(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(serving(perfgate_server(), tmp_path))
+        address = ("127.0.0.1", server.port)
+        held = [stack.enter_context(socket.create_connection(address)) for _ in range(20)]
+        for connection in held:
+            connection.sendall(b"nonsense\r\n\r\n")
+        answers_within(server, 2)
+        for connection in held:
+            connection.settimeout(PATIENCE)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
+            assert connection.recv(65536) == b""
+        # The server has closed its side, and keeps the rest of them for a moment only.
+        wait_for(lambda: established(server) == 0, "the end of the connections")
+
+
+@pytest.mark.parametrize("kind", [drip_head, drip_body, drip_chunks])
+def test_a_byte_now_and_then_buys_no_time(tmp_path: Path, kind: Any) -> None:
+    """As many clients as threads, each sending on and on: --timeout bounds them all."""
+    arguments = perfgate_server("--threads", "2", "--timeout", "1")
+    with (
+        serving(arguments, tmp_path) as server,
+        Crowd(server.port, 2, [kind], pause=0.2, again=60) as crowd,
+    ):
+        time.sleep(0.3)  # until they hold the threads
+        answers_within(server, 5)
+        assert "Traceback" not in server.log
+    assert sum(crowd.shut_out.values()) <= 2
+
+
+def test_whoever_asks_for_much_and_takes_little_holds_no_thread_for_long(tmp_path: Path) -> None:
+    arguments = perfgate_server("--threads", "2", "--timeout", "1")
+    big = receipt(samples=[{"wall_ms": 1, "exit_code": 0, "stdout": "x" * 4_000_000}])
+    with serving(arguments, tmp_path) as server:
+        for number in range(4):
+            assert server.put("big", f"v{number}", big) == 201
+        done = threading.Event()
+        slow = [threading.Thread(target=sip, args=(server, done)) for _ in range(2)]
+        for thread in slow:
+            thread.start()
+        time.sleep(0.3)
+        answers_within(server, 8)
+        done.set()
+        for thread in slow:
+            thread.join()
+        assert "Traceback" not in server.log
+
+
+def sip(server: Server, done: threading.Event) -> None:
+    """Ask for some 16 MB, and take a few bytes of it now and then."""
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", server.port))
+        path = "/projects/p/baselines?include_receipt=true"
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n{_key_line()}\r\n".encode())
+        with contextlib.suppress(OSError):
+            while connection.recv(100) and not done.wait(0.1):
+                pass
+
+
+def test_a_slow_upload_that_comes_on_is_taken(tmp_path: Path) -> None:
+    """One that takes longer than --timeout, but brings what a slow line brings meanwhile."""
+    body = b'{"pad": "' + b"x" * 1_500_000 + b'"}'
+    head = b"PUT /projects/p/baselines/b/versions/v HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    with serving(perfgate_server("--timeout", "1"), tmp_path) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as slow:
+            slow.sendall(head + f"{_key_line()}Content-Length: {len(body)}\r\n\r\n".encode())
+            for start in range(0, len(body), 150_000):
+                slow.sendall(body[start : start + 150_000])
+                time.sleep(0.2)
+            # It came whole, so it is looked at: it is no receipt.
+            assert slow.recv(65536).startswith(b"HTTP/1.1 400 ")
+
+
+# -- behind nginx
+
+
+def test_behind_nginx_honest_clients_do_not_notice(tmp_path: Path) -> None:
+    """A short form of benchmarks/overload.py."""
+    from test_nginx import fronted
+
+    arguments = perfgate_server("--storage-type", "sqlite", "--workers", "2", "--threads", "2")
+    with (
+        serving([*arguments, "--trusted-proxies", "1", "--timeout", "5"], tmp_path) as server,
+        fronted(tmp_path, server) as front,
+    ):
+        found = overload(front, server, connections=70, clients=4, turns=15, seconds=20)
+        assert not found.honest.failures
+        assert len(found.honest.seconds) == 4 * 15 * 3
+        assert found.peak_bytes < 400 * 2**20
+        assert "Traceback" not in server.log
