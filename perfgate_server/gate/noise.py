@@ -42,8 +42,8 @@ _NORMAL = 2.5758293035489004  # the normal distribution's quantile at 0.995
 # Two levels are believed where they save this many times the mean deviation that is left. Of
 # normal series without a shift, about one in a hundred gets one, from 6 records to 20.
 _SHIFT = 9.0
-# A level has been seen so often; the outlier of one night is none.
-_LEAST_BEFORE, _LEAST_SINCE = 2, 3
+# Two odd nights are no new level.
+_LEAST_SINCE = 3
 
 _QN = 2.21914  # 1 / (sqrt(2) · the normal quantile at 5/8)
 _QN_SMALL = (0.399, 0.994, 0.512, 0.844, 0.611, 0.857, 0.669, 0.872)  # of 2 to 9 values
@@ -79,12 +79,20 @@ def interval(values: Iterable[float], unit: float) -> Interval | None:
 
 
 def since_last_shift(series: Sequence[float], unit: float) -> Sequence[float]:
-    """Return the end of a series that has one level, at least 5 values of what there is."""
+    """Return the end of a series that has one level, at least 5 values of what there is.
+
+    Where fewer than 5 values have the last level, those before them are moved to it: what they
+    tell is how far values of this series lie apart.
+    """
     while len(series) > LEAST:
         split = _shift(series, unit)
         if split is None:
             break
-        series = series[min(split, len(series) - LEAST) :]
+        before, since = series[:split], series[split:]
+        if len(since) < LEAST:
+            step = median(since) - median(before)
+            return [*(value + step for value in before[len(since) - LEAST :]), *since]
+        series = since
     return series
 
 
@@ -92,10 +100,12 @@ def _shift(series: Sequence[float], unit: float) -> int | None:
     """Return where the second of two levels begins, or None if one explains the series."""
     n = len(series)
     before, since = _deviations(series), _deviations(series[::-1])[::-1]
-    left, split = min((before[t] + since[t], t) for t in range(_LEAST_BEFORE, n - _LEAST_SINCE + 1))
+    left, split = min((before[t] + since[t], t) for t in range(2, n - 1))
     # Values rounded to a unit deviate by a quarter of it on average without showing it.
     mean = left / (n - 2) + unit / 4
-    return split if before[n] - left > _SHIFT * mean else None
+    if before[n] - left > _SHIFT * mean and n - split >= _LEAST_SINCE:
+        return split
+    return None
 
 
 def _deviations(series: Sequence[float]) -> list[float]:
