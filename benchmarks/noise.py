@@ -13,12 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import time
 import timeit
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from perfgate_server.gate.document import document
+from perfgate_server.gate.noise import LEAST
 from perfgate_server.gate.rule import HIGHER_IS_BETTER, Candidate, Judgement, Options, judge
 from perfgate_server.summaries import METRICS, MetricStats, Summary
 
@@ -53,35 +55,37 @@ def slower(night: Summary) -> Summary:
 
 def told(judgement: Judgement) -> str:
     """Return a verdict in few words: its status, and what each metric that fails did."""
-    beyond = [
-        f"{name} {delta.baseline:g} -> {delta.current:g}"
-        for name, delta in judgement.metrics.deltas.items()
-        if delta.status == "fail"
-    ]
-    others = [r for r in judgement.reasons if r in ("failed_samples", "host_mismatch")]
-    return " ".join([judgement.status, *others, ", ".join(beyond)]).strip()
+    metrics = judgement.metrics
+    words: list[str] = [judgement.status]
+    words += [r for r in judgement.reasons if r in ("failed_samples", "host_mismatch")]
+    for name, delta in metrics.deltas.items():
+        if delta.status == "fail":
+            words.append(f"{name} {delta.baseline:g} -> {delta.current:g}")
+            said = metrics.noise.get(name)
+            if said and said.decided == "too_little_history":
+                words.append(f"({said.n} records)")
+    return " ".join(words)
 
 
 def replay(folder: Path) -> None:
     paths = sorted(folder.glob("*.json"))
     nights = [summary(json.loads(path.read_text("utf-8"))) for path in paths]
     print(f"\n## {folder.name}: {len(nights)} nights, each against the one before")
-    runs, metrics = {"plain": 0, "noise": 0}, {"plain": 0, "noise": 0}
+    print(f"{'':15}{'plain':60} noise")
+    alarms = {"plain": 0, "noise": 0, "plain, enough history": 0, "noise, enough history": 0}
     for index in range(1, len(nights)):
-        row = []
-        for name, options in (("plain", PLAIN), ("noise", NOISE)):
-            judgement = compare(nights[:index], nights[index], options)
-            by_metric = any(reason.endswith("_fail") for reason in judgement.reasons)
-            runs[name] += judgement.status == "fail" and by_metric
-            metrics[name] += judgement.metrics.counts["fail"]
-            row.append(told(judgement))
-        print(f"{paths[index].stem[:13]:14} {row[0]:44} {row[1]}")
+        plain = compare(nights[:index], nights[index], PLAIN)
+        noise = compare(nights[:index], nights[index], NOISE)
+        print(f"{paths[index].stem[:13]:14} {told(plain):60} {told(noise)}")
+        for name, judgement in (("plain", plain), ("noise", noise)):
+            if judgement.status == "fail" and not judgement.current.failed:
+                alarms[name] += 1
+                alarms[f"{name}, enough history"] += noise.metrics.records >= LEAST
+    print("nights that fail by a metric alone:", alarms)
     for name, options in (("plain", PLAIN), ("noise", NOISE)):
-        caught = compare(nights[:-1], slower(nights[-1]), options)
-        failing = [n for n, delta in caught.metrics.deltas.items() if delta.status == "fail"]
         print(
-            f"{name}: {runs[name]} nights fail by a metric ({metrics[name]} metrics beyond);"
-            f" the last night twice as slow: {caught.status} ({', '.join(failing)})"
+            f"the last night twice as slow, {name}:",
+            told(compare(nights[:-1], slower(nights[-1]), options)),
         )
 
 
@@ -160,9 +164,12 @@ def cost() -> None:
     one.stats["wall_ms"] = MetricStats(2000, 2000, 2000)
     print("\n## one comparison of 11 metrics, its answer made, 20 records")
     for name, current in (("none", full(1.0)), ("one", one), ("ten", full(2.0))):
-        timer = timeit.Timer(lambda c=current: document(compare(history, c, NOISE), {}, []))
+        timer = timeit.Timer(
+            lambda c=current: document(compare(history, c, NOISE), {}, []),
+            timer=time.process_time,
+        )
         best = min(timer.repeat(5, 200)) / 200
-        print(f"{name:>5} beyond the threshold: {best * 1e6:6.0f} us")
+        print(f"{name:>5} beyond the threshold: {best * 1e6:6.0f} us of CPU")
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from perfgate_server.gate import noise, rule
@@ -28,8 +27,10 @@ def document(
         "bench": bench,
         "baseline_ref": {"run_id": found.summary.run_id if found else None},
         "current_ref": {"run_id": judgement.current.run_id},
-        "budgets": {name: asdict(rule.budget(name, judgement.options)) for name in metrics.deltas},
-        "deltas": {name: asdict(delta) for name, delta in metrics.deltas.items()},
+        "budgets": {
+            name: _members(rule.budget(name, judgement.options)) for name in metrics.deltas
+        },
+        "deltas": {name: _members(delta) for name, delta in metrics.deltas.items()},
         "verdict": {
             "status": judgement.status,
             "counts": metrics.counts,
@@ -45,6 +46,11 @@ def document(
         "host": _host(judgement),
         "noise": _noise(judgement),
     }
+
+
+def _members(value: Any) -> dict[str, Any]:
+    """Return a slotted dataclass as a dict; `asdict` copies deeply, for ten times the time."""
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 def _host(judgement: rule.Judgement) -> dict[str, Any]:
@@ -72,7 +78,7 @@ def _noise(judgement: rule.Judgement) -> dict[str, Any]:
         },
         "metrics": {
             name: {
-                **(asdict(said.interval) if said.interval else {"n": said.n}),
+                **(_members(said.interval) if said.interval else {"n": said.n}),
                 "decided": said.decided,
             }
             for name, said in metrics.noise.items()
