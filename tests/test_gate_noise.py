@@ -6,7 +6,7 @@ import random
 from statistics import NormalDist, fmean, median
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from perfgate_server.gate.noise import LEAST, interval, qn, since_last_shift, student
@@ -53,6 +53,13 @@ def test_of_normal_values_about_one_in_two_hundred_lies_above(n: int, most: floa
     assert 0.003 <= above / 3000 <= most
 
 
+def test_the_interval_is_the_formulas() -> None:
+    """100 ± 4.604 · (2.219 · 0.844 · 1) · sqrt(1 + π/10): the third smallest distance is 1."""
+    found = interval([98, 102, 100, 99, 101], 0.0)
+    assert found is not None
+    assert found.high - found.center == found.center - found.low == pytest.approx(9.886, rel=0.003)
+
+
 @pytest.mark.parametrize("n", range(LEAST))
 def test_fewer_than_five_values_give_no_interval(n: int) -> None:
     assert interval([1.0] * n, 1.0) is None
@@ -92,12 +99,19 @@ def test_of_several_shifts_the_last_counts() -> None:
     assert median(since_last_shift(series, 0.0)) == pytest.approx(150, rel=0.05)
 
 
+def test_of_whole_numbers_one_unit_seen_twice_is_no_level() -> None:
+    series = [4, 4, 3, 3, 3, 3, 3, 3]
+    assert len(since_last_shift(series, 1.0)) == 8
+    assert len(since_last_shift(series, 0.0)) == 6
+
+
 def test_two_odd_nights_are_no_new_level() -> None:
     found = interval([*normal(14), 200.0, 201.0], 0.0)
     assert found is not None
     assert found.center == pytest.approx(100, rel=0.05)
 
 
+@example([1.7e308, -1.7e308, 1e308, -1e308, 0.0], 0.0)
 @given(st.lists(values, min_size=LEAST, max_size=20), st.sampled_from([0.0, 1.0]))
 def test_the_interval_is_finite_and_holds_its_centre(series: list[float], unit: float) -> None:
     found = interval(series, unit)

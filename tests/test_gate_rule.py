@@ -166,6 +166,7 @@ def test_a_metric_asked_for_and_not_there_is_no_pass(name: str) -> None:
     baseline, current = run(wall_ms=100, cpu_ms=5), run(wall_ms=100, energy_uj=5)
     verdict = against(baseline, current, metrics=("wall_ms", name))
     assert (verdict.status, verdict.reasons) == ("warn", (f"{name}_skip",))
+    assert name in verdict.metrics.skipped
     assert verdict.metrics.counts == {"pass": 1, "warn": 0, "fail": 0, "skip": 1}
 
 
@@ -185,8 +186,11 @@ def test_a_baseline_of_zero_is_said_and_not_divided_by() -> None:
 
 
 def test_a_throughput_that_rises_from_zero_is_no_regression() -> None:
-    baseline, current = run(wall_ms=9, throughput_per_s=0.0), run(wall_ms=9, throughput_per_s=5.0)
-    assert against(baseline, current).reasons == ()
+    for rate in (0.0, -1.0):
+        baseline = run(wall_ms=9, throughput_per_s=rate)
+        verdict = against(baseline, run(wall_ms=9, throughput_per_s=5.0))
+        assert verdict.reasons == ()
+        assert verdict.metrics.skipped == {"throughput_per_s": "zero_baseline"}
 
 
 @pytest.mark.parametrize(("on_missing", "expected"), [("skip", "skip"), ("fail", "fail")])
@@ -245,21 +249,21 @@ def test_another_machine_neither_passes_nor_fails(wall: int) -> None:
     ("other", "expected"),
     [
         ({}, ()),
-        ({"os": "linux", "arch": "x86_64", "cpu_count": 4, "memory_bytes": 1000}, ()),
+        ({"os": "linux", "arch": "x86_64", "cpu_count": 4, "memory_bytes": 1100}, ()),
         ({"os": "macos"}, ("os",)),
         ({"arch": "aarch64", "cpu_count": 8}, ("arch", "cpu_count")),
         ({"cpu_count": 0, "memory_bytes": 0, "os": ""}, ()),
-        ({"memory_bytes": 910}, ()),
-        ({"memory_bytes": 909}, ("memory_bytes",)),
-        ({"memory_bytes": 1111}, ()),
-        ({"memory_bytes": 1112}, ("memory_bytes",)),
+        ({"memory_bytes": 1000}, ()),
+        ({"memory_bytes": 999}, ("memory_bytes",)),
+        ({"memory_bytes": 1222}, ()),
+        ({"memory_bytes": 1223}, ("memory_bytes",)),
         ({"memory_bytes": U64}, ("memory_bytes",)),
     ],
 )
 def test_hosts_differ_only_in_what_both_know(
     other: dict[str, Any], expected: tuple[str, ...]
 ) -> None:
-    assert hosts.differences(HOST | {"memory_bytes": 1000}, other) == expected
+    assert hosts.differences(HOST | {"memory_bytes": 1100}, other) == expected
 
 
 # -- noise
@@ -284,6 +288,21 @@ def test_outside_the_noise_a_regression_fails() -> None:
     verdict = against(run(wall_ms=100), run(wall_ms=130), past(*STEADY))
     assert (verdict.status, verdict.reasons) == ("fail", ("wall_ms_fail",))
     assert verdict.metrics.noise["wall_ms"].decided == "fails"
+
+
+def test_one_whole_unit_cannot_be_told_from_rounding() -> None:
+    history = past(*[3] * 8)
+    assert against(run(wall_ms=3), run(wall_ms=4), history).status == "warn"
+    assert against(run(wall_ms=3), run(wall_ms=5), history).status == "fail"
+    rates = [run(throughput_per_s=3.0)] * 8
+    slow = against(run(throughput_per_s=3.0), run(throughput_per_s=2.0), rates)
+    assert slow.status == "fail"
+
+
+def test_below_the_threshold_the_noise_is_not_asked() -> None:
+    verdict = against(run(wall_ms=100), run(wall_ms=119), past(100, 160, 80, 140, 110, 170, 90))
+    assert (verdict.status, verdict.reasons) == ("warn", ("wall_ms_warn",))
+    assert verdict.metrics.noise == {}
 
 
 def test_a_throughput_falls_out_of_the_noise_downwards() -> None:
