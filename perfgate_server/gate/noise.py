@@ -6,8 +6,8 @@ made from one value of each run. Three steps, each chosen to bear outliers:
 1. Only the records since the last level shift count. A shift is where two medians fit the series
    better than one, by the sum of absolute deviations (J. Bai, "Least absolute deviation
    estimation of a shift", Econometric Theory 11, 1995, 403-436), looked for again in the later
-   part until there is none (binary segmentation). Rank tests (Pettitt 1979) were tried and see
-   a shift only when five or six records have followed it; this one mostly sees it after four.
+   part until there is none (binary segmentation). A rank test (Pettitt 1979) was tried and sees a
+   shift to twice the level once five records have followed it; this one sees it after three.
 2. Their scale is Qn, a quantile of the distances between all pairs (P. J. Rousseeuw and C. Croux,
    "Alternatives to the Median Absolute Deviation", JASA 88, 1993, 1273-1283), with the
    small-sample factors of Croux and Rousseeuw (COMPSTAT 1992). Up to half of the values may be
