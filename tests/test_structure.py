@@ -18,6 +18,8 @@ ALLOWED = {
     "names": set(),
     "version": set(),
     "jsonio": set(),
+    "summaries": set(),
+    "gate": {"gate", "summaries", "version"},
     "keys": {"names"},
     "schemas": {"names"},
     "queries": {"schemas"},
@@ -52,6 +54,8 @@ ALLOWED = {
 FOREIGN = {
     "keys": {"flask", "werkzeug", "marshmallow", "gunicorn", "click"},
     "jsonio": {"flask", "werkzeug", "marshmallow", "gunicorn", "click"},
+    "summaries": {"flask", "werkzeug", "marshmallow", "gunicorn", "click"},
+    "gate": {"flask", "werkzeug", "marshmallow", "gunicorn", "click"},
     "schemas": {"flask", "werkzeug", "gunicorn", "click"},
     "queries": {"flask", "werkzeug", "gunicorn", "click"},
     "storage": {"flask", "werkzeug", "marshmallow", "gunicorn", "click"},

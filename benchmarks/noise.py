@@ -1,0 +1,185 @@
+"""How often the gate cries wolf, and what it lets through: with the noise rule and without.
+
+    python benchmarks/noise.py nightly/render_md nightly/cli_compare-large
+
+For each folder of receipts (`perfgate.run.v1`, one benchmark, the names of the files in order)
+every night is compared with the night before, by the plain rule and by the one that knows the
+noise between runs; then the last night is made twice as slow, which both must see. Without a
+folder only simulated series are judged: the shares of them that fail, in percent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+import timeit
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from perfgate_server.gate.document import document
+from perfgate_server.gate.noise import LEAST
+from perfgate_server.gate.rule import HIGHER_IS_BETTER, Candidate, Judgement, Options, judge
+from perfgate_server.summaries import METRICS, MetricStats, Summary
+
+NOISE, PLAIN = Options(), Options(noise=False)
+
+
+def summary(receipt: dict[str, Any]) -> Summary:
+    samples = [sample for sample in receipt["samples"] if not sample.get("warmup")]
+    failed = [s for s in samples if s["exit_code"] != 0 or s.get("timed_out")]
+    stats = {
+        name: MetricStats(found["median"], found["min"], found["max"])
+        for name in METRICS
+        if (found := receipt["stats"].get(name))
+    }
+    run = receipt["run"]
+    return Summary(run["id"], run["host"], len(samples), len(failed), stats)
+
+
+def compare(nights: Sequence[Summary], current: Summary, options: Options) -> Judgement:
+    """Judge a night by the one before it; all before it are its history."""
+    return judge(current, Candidate(nights[-1], "", "latest", 0.0), nights, options)
+
+
+def slower(night: Summary) -> Summary:
+    """Return a night in which everything is twice as bad."""
+    stats = {}
+    for name, found in night.stats.items():
+        value = found.median / 2 if name in HIGHER_IS_BETTER else found.median * 2
+        stats[name] = MetricStats(value, value, value)
+    return Summary(night.run_id, night.host, night.samples, night.failed, stats)
+
+
+def told(judgement: Judgement) -> str:
+    """Return a verdict in few words: its status, and what each metric that fails did."""
+    metrics = judgement.metrics
+    words: list[str] = [judgement.status]
+    words += [r for r in judgement.reasons if r in ("failed_samples", "host_mismatch")]
+    for name, delta in metrics.deltas.items():
+        if delta.status == "fail":
+            words.append(f"{name} {delta.baseline:g} -> {delta.current:g}")
+            said = metrics.noise.get(name)
+            if said and said.decided == "too_little_history":
+                words.append(f"({said.n} records)")
+    return " ".join(words)
+
+
+def replay(folder: Path) -> None:
+    paths = sorted(folder.glob("*.json"))
+    nights = [summary(json.loads(path.read_text("utf-8"))) for path in paths]
+    print(f"\n## {folder.name}: {len(nights)} nights, each against the one before")
+    print(f"{'':15}{'plain':60} noise")
+    alarms = {"plain": 0, "noise": 0, "plain, enough history": 0, "noise, enough history": 0}
+    for index in range(1, len(nights)):
+        plain = compare(nights[:index], nights[index], PLAIN)
+        noise = compare(nights[:index], nights[index], NOISE)
+        print(f"{paths[index].stem[:13]:14} {told(plain):60} {told(noise)}")
+        for name, judgement in (("plain", plain), ("noise", noise)):
+            if judgement.status == "fail" and not judgement.current.failed:
+                alarms[name] += 1
+                alarms[f"{name}, enough history"] += noise.metrics.records >= LEAST
+    print("nights that fail by a metric alone:", alarms)
+    for name, options in (("plain", PLAIN), ("noise", NOISE)):
+        print(
+            f"the last night twice as slow, {name}:",
+            told(compare(nights[:-1], slower(nights[-1]), options)),
+        )
+
+
+def rate(
+    series: Callable[[random.Random], list[float]],
+    current: Callable[[random.Random], float],
+    options: Options,
+    runs: int = 2000,
+) -> float:
+    """Return the share, in percent, of simulated runs that fail."""
+    rng = random.Random(1)
+    failed = 0
+    for _ in range(runs):
+        nights = [night(value) for value in series(rng)]
+        failed += compare(nights, night(current(rng)), options).status == "fail"
+    return 100 * failed / runs
+
+
+def night(value: float) -> Summary:
+    value = max(1, round(value))
+    return Summary("", {}, 1, 0, {"wall_ms": MetricStats(value, value, value)})
+
+
+def simulate() -> None:
+    """Judge series of wall_ms, rounded to whole ms, whose runs differ by so many percent."""
+
+    def drawn(mean: float, percent: float, odd: float = 0.0) -> Callable[[random.Random], float]:
+        return lambda rng: rng.gauss(mean, mean * percent / 100) * (3 if rng.random() < odd else 1)
+
+    def after(
+        since: int, before: float, mean: float, percent: float, n: int = 20
+    ) -> Callable[[random.Random], list[float]]:
+        old, new = drawn(before, percent), drawn(mean, percent)
+        return lambda rng: [old(rng) for _ in range(n - since)] + [new(rng) for _ in range(since)]
+
+    def steady(
+        n: int, mean: float, percent: float, odd: float = 0.0
+    ) -> Callable[[random.Random], list[float]]:
+        one = drawn(mean, percent, odd)
+        return lambda rng: [one(rng) for _ in range(n)]
+
+    cases = []
+    for n in (5, 10, 20):
+        for percent in (5, 10, 15):
+            cases.append((f"{n} records, {percent} %", steady(n, 1000, percent), 1000, percent))
+    cases.append(("20 records, 10 %, each tenth 3x", steady(20, 1000, 10, 0.1), 1000, 10))
+    for mean in (3, 8):
+        cases.append((f"20 records of {mean} ms, 10 %", steady(20, mean, 10), mean, 10))
+    for since in (1, 2, 3, 4, 5, 10):
+        cases.append((f"2x faster {since} records ago, 7 %", after(since, 2000, 1000, 7), 1000, 7))
+    for since in (3, 5, 10):
+        cases.append((f"2x slower {since} records ago, 7 %", after(since, 500, 1000, 7), 1000, 7))
+    print("\n## simulated: % that fail        unchanged        1.5x slower       2x slower")
+    print(f"{'':32}" + "   plain   noise" * 3)
+    for name, series, mean, percent in cases:
+        row = f"{name:32}"
+        for factor in (1.0, 1.5, 2.0):
+            for options in (PLAIN, NOISE):
+                row += f"{rate(series, drawn(mean * factor, percent), options):8.1f}"
+        print(row)
+
+
+def cost() -> None:
+    """Time a comparison of every metric with 20 records of history."""
+    rng = random.Random(1)
+
+    def full(scale: float) -> Summary:
+        stats = {}
+        for name in METRICS:
+            value = round(rng.gauss(1000, 50) * scale)
+            stats[name] = MetricStats(value, value, value)
+        return Summary("", {"os": "linux", "arch": "x86_64", "cpu_count": 4}, 10, 0, stats)
+
+    history = [full(1.0) for _ in range(20)]
+    one = full(1.0)
+    one.stats["wall_ms"] = MetricStats(2000, 2000, 2000)
+    print("\n## one comparison of 11 metrics, its answer made, 20 records")
+    for name, current in (("none", full(1.0)), ("one", one), ("ten", full(2.0))):
+        timer = timeit.Timer(
+            lambda c=current: document(compare(history, c, NOISE), {}, []),
+            timer=time.process_time,
+        )
+        best = min(timer.repeat(5, 200)) / 200
+        print(f"{name:>5} beyond the threshold: {best * 1e6:6.0f} us of CPU")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="*", type=Path)
+    for folder in parser.parse_args().folders:
+        replay(folder)
+    simulate()
+    cost()
+
+
+if __name__ == "__main__":
+    main()

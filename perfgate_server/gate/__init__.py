@@ -1,0 +1,1 @@
+"""The gate: whether a run is slower than its baseline. Knows the standard library alone."""

@@ -1,0 +1,27 @@
+"""Whether two machines are alike enough for their times to be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def differences(host: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return in which of os, arch, cpu_count and memory_bytes two hosts differ.
+
+    A member counts only where both know it, and neither a count of 0 nor an empty text is
+    knowledge. Memory differs if it is more than 10 % away from the other's: one machine
+    reports a little more or less after an update of its kernel.
+    """
+    found = []
+    for name in ("os", "arch", "cpu_count", "memory_bytes"):
+        ours, theirs = host.get(name), other.get(name)
+        if not ours or not theirs:
+            continue
+        if name == "memory_bytes":
+            differs = abs(ours - theirs) * 10 > theirs
+        else:
+            differs = ours != theirs
+        if differs:
+            found.append(name)
+    return tuple(found)

@@ -1,0 +1,268 @@
+"""Whether a run is slower than its baseline: a pure function of what is known of the runs.
+
+One metric is judged as perfgate judges it, in doubles: `pct` is (current - baseline) / baseline,
+the regression is what of it is for the worse, more than the threshold fails, and the threshold
+times the warn factor or more warns. What speaks against the comparison as a whole (another
+machine, an old baseline, a failed command) is weighed after that.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from perfgate_server.gate import hosts, noise
+from perfgate_server.summaries import METRICS, Summary
+
+Status = Literal["pass", "warn", "fail", "skip"]
+Skip = Literal["zero_baseline", "missing_baseline", "missing_current"]
+_JUDGED: tuple[Status, ...] = ("pass", "warn", "fail")
+
+HIGHER_IS_BETTER = frozenset({"throughput_per_s"})
+# All others are counted in whole units, so a change of 1 may be rounding alone.
+_FRACTIONAL = frozenset({"throughput_per_s"})
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to judge. Thresholds are fractions (0.2 is 20 %), floors have their metric's unit.
+
+    `metrics` are the metrics that count; None means those that both receipts have. `history` is
+    how many past records tell the noise; `max_age` is in seconds.
+    """
+
+    threshold: float = 0.20
+    warn_factor: float = 0.90
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    floors: Mapping[str, float] = field(default_factory=dict)
+    metrics: tuple[str, ...] | None = None
+    history: int = 20
+    noise: bool = True
+    host_mismatch: Literal["warn", "fail", "ignore"] = "warn"
+    allow_failed: bool = False
+    on_missing: Literal["skip", "fail"] = "skip"
+    max_age: float | None = None
+    min_samples: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """The baseline that was found: its summary, its version, by which selector, its age in s."""
+
+    summary: Summary
+    version: str
+    selector: str
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    threshold: float
+    warn_threshold: float
+    direction: Literal["lower", "higher"]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """One metric of both runs; `pct` and `regression` are fractions of the baseline."""
+
+    baseline: float
+    current: float
+    ratio: float
+    pct: float
+    regression: float
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """What the history said of a metric beyond its threshold; no interval: it is too short."""
+
+    n: int
+    interval: noise.Interval | None
+    decided: Literal["fails", "within_noise", "too_little_history"]
+
+
+@dataclass(slots=True)
+class Metrics:
+    """What became of each metric.
+
+    `skipped` says of a metric without a delta why it has none. `counts` and `reasons` are of the
+    judged metrics; one that is only reported has a delta with the status skip. `records` is how
+    many records of the history are comparable, `noise` what they say of the metrics beyond their
+    thresholds.
+    """
+
+    deltas: dict[str, Delta] = field(default_factory=dict)
+    skipped: dict[str, Skip] = field(default_factory=dict)
+    counts: dict[Status, int] = field(
+        default_factory=lambda: {"pass": 0, "warn": 0, "fail": 0, "skip": 0}
+    )
+    reasons: list[str] = field(default_factory=list)
+    records: int = 0
+    noise: dict[str, Noise] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The verdict, and all that led to it. `differing` is in what the hosts differ."""
+
+    current: Summary
+    baseline: Candidate | None
+    options: Options
+    status: Status
+    reasons: tuple[str, ...]
+    metrics: Metrics
+    differing: tuple[str, ...]
+
+
+def judge(
+    current: Summary, baseline: Candidate | None, history: Sequence[Summary], options: Options
+) -> Judgement:
+    """Return the verdict on a run; there is one in every case.
+
+    `history` holds past runs of the benchmark, oldest first. Those on other machines and those
+    whose command failed are left out here, so it may hold more than `options.history`.
+    """
+    metrics, missing = Metrics(), "no_baseline"
+    differing: tuple[str, ...] = ()
+    doubts: list[str] = []
+    if baseline is not None:
+        metrics = _compare(current, baseline.summary, history, options)
+        missing = "" if any(metrics.counts[s] for s in _JUDGED) else "no_metrics"
+        differing = hosts.differences(current.host, baseline.summary.host)
+        doubts = _doubts(current, baseline, bool(differing), options)
+    failed = "failed_samples" if current.failed and not options.allow_failed else ""
+    reasons = [reason for reason in (failed, missing, *metrics.reasons, *doubts) if reason]
+    status: Status
+    if failed or ("host_mismatch" in doubts and options.host_mismatch == "fail"):
+        status = "fail"
+    elif missing:
+        status = options.on_missing
+    elif "host_mismatch" in doubts:
+        # The numbers of another machine show neither a failure nor a pass.
+        status = "warn"
+    elif metrics.counts["fail"]:
+        status = "fail"
+    elif metrics.counts["warn"] or doubts or _in_vain(metrics, options):
+        status = "warn"
+    else:
+        status = "pass"
+    return Judgement(current, baseline, options, status, tuple(reasons), metrics, differing)
+
+
+def _doubts(current: Summary, baseline: Candidate, differing: bool, options: Options) -> list[str]:
+    """Return the reasons to doubt the comparison, whatever the numbers say."""
+    before = baseline.summary
+    doubts = {
+        "host_mismatch": differing and options.host_mismatch != "ignore",
+        "stale_baseline": options.max_age is not None and baseline.age > options.max_age,
+        "failed_baseline": before.failed and not options.allow_failed,
+        "insufficient_samples": min(current.samples, before.samples) < options.min_samples,
+    }
+    return [reason for reason, holds in doubts.items() if holds]
+
+
+def _in_vain(metrics: Metrics, options: Options) -> bool:
+    """Tell whether a metric was asked for by its name and could not be judged."""
+    return options.metrics is not None and any(r.endswith("_skip") for r in metrics.reasons)
+
+
+def _compare(
+    current: Summary, baseline: Summary, history: Sequence[Summary], options: Options
+) -> Metrics:
+    """Judge each metric by itself."""
+    records = _comparable(current, history, options)
+    metrics = Metrics(records=len(records))
+    for name in METRICS:
+        before, now = baseline.stats.get(name), current.stats.get(name)
+        if options.metrics is None:
+            judged = before is not None and now is not None
+        else:
+            judged = name in options.metrics
+        status: Status = "skip"
+        if before is None or now is None:
+            if judged or before or now:
+                metrics.skipped[name] = "missing_baseline" if now else "missing_current"
+            quiet = False
+        elif before.median <= 0:
+            metrics.skipped[name] = "zero_baseline"
+            quiet = _worsening(name, before.median, now.median, options) == 0
+        else:
+            delta = measure(name, before.median, now.median, options)
+            if judged and delta.status == "fail" and options.noise:
+                metrics.noise[name] = _noise(name, delta.current, records)
+                if metrics.noise[name].decided == "within_noise":
+                    delta = replace(delta, status="warn")
+            metrics.deltas[name] = delta if judged else replace(delta, status="skip")
+            status, quiet = delta.status, delta.status == "pass"
+        if judged:
+            metrics.counts[status] += 1
+            if not quiet:
+                metrics.reasons.append(f"{name}_{status}")
+    if any(found.decided == "within_noise" for found in metrics.noise.values()):
+        metrics.reasons.append("within_noise")
+    return metrics
+
+
+def budget(name: str, options: Options) -> Budget:
+    """Return by which fractions a metric may grow, or shrink where higher is better."""
+    threshold = options.thresholds.get(name, options.threshold)
+    direction: Literal["lower", "higher"] = "higher" if name in HIGHER_IS_BETTER else "lower"
+    return Budget(threshold, threshold * options.warn_factor, direction)
+
+
+def measure(name: str, baseline: float, current: float, options: Options) -> Delta:
+    """Judge one metric by its threshold and floor alone; the baseline is more than 0.
+
+    All is computed in doubles, and what overflows one is its largest: JSON knows no infinity.
+    """
+    limits, baseline, current = budget(name, options), float(baseline), float(current)
+    pct = _finite((current - baseline) / baseline)
+    regression = abs(pct) if _worsening(name, baseline, current, options) else 0.0
+    status: Status = "pass"
+    if regression > limits.threshold:
+        status = "fail"
+    elif regression >= limits.warn_threshold:
+        status = "warn"
+    return Delta(baseline, current, _finite(current / baseline), pct, regression, status)
+
+
+def _worsening(name: str, baseline: float, current: float, options: Options) -> float:
+    """Return by how much a metric is worse, in its unit; 0 for less than its floor."""
+    change = float(current) - float(baseline)
+    if name in HIGHER_IS_BETTER:
+        change = -change
+    return change if change > 0 and change >= options.floors.get(name, 0.0) else 0.0
+
+
+def _finite(value: float) -> float:
+    return max(-sys.float_info.max, min(value, sys.float_info.max))
+
+
+def _comparable(current: Summary, history: Sequence[Summary], options: Options) -> list[Summary]:
+    """Return the last records that say what this run, on this machine, would give again."""
+    if not options.noise:
+        return []
+    found = [
+        past
+        for past in history
+        if (options.allow_failed or not past.failed)
+        and not hosts.differences(current.host, past.host)
+    ]
+    return found[max(0, len(found) - options.history) :]
+
+
+def _noise(name: str, current: float, records: Sequence[Summary]) -> Noise:
+    """Return what the records say of a metric that is beyond its threshold."""
+    values = [past.stats[name].median for past in records if name in past.stats]
+    expected = noise.interval(values, 0.0 if name in _FRACTIONAL else 1.0)
+    if expected is None:
+        return Noise(len(values), None, "too_little_history")
+    if name in HIGHER_IS_BETTER:
+        outside = current < expected.low
+    else:
+        outside = current > expected.high
+    return Noise(expected.n, expected, "fails" if outside else "within_noise")

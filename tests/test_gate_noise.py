@@ -1,0 +1,139 @@
+"""The prediction interval: its parts against published values, and what it bears."""
+
+from __future__ import annotations
+
+import random
+from statistics import NormalDist, fmean, median
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from perfgate_server.gate.noise import LEAST, interval, qn, since_last_shift, student
+
+values = st.one_of(st.integers(0, 2**64 - 1), st.floats(allow_nan=False, allow_infinity=False))
+
+
+def normal(n: int, mean: float = 100.0, sigma: float = 5.0, seed: int = 1) -> list[float]:
+    rng = random.Random(seed)
+    return [rng.gauss(mean, sigma) for _ in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("freedom", "quantile"),
+    [(4, 4.604), (5, 4.032), (6, 3.707), (9, 3.250), (10, 3.169), (19, 2.861), (120, 2.617)],
+)
+def test_students_quantile_is_that_of_the_tables(freedom: int, quantile: float) -> None:
+    assert student(freedom) == pytest.approx(quantile, rel=0.003)
+
+
+def test_students_quantile_tends_to_the_normal_one() -> None:
+    assert student(10**9) == pytest.approx(NormalDist().inv_cdf(0.995), rel=1e-8)
+
+
+@pytest.mark.parametrize("n", [*range(5, 13), 20, 21])
+def test_the_scale_of_normal_values_is_their_sigma(n: int) -> None:
+    scales = [qn(normal(n, seed=seed)) for seed in range(2000)]
+    assert fmean(scales) == pytest.approx(5.0, rel=0.05)
+
+
+def test_the_scale_bears_outliers_to_the_half() -> None:
+    assert qn([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 1e9, 1e12, -1e15, 1e18, 1e21]) < 10
+
+
+@pytest.mark.parametrize(("n", "most"), [(5, 0.025), (6, 0.015), (10, 0.015), (20, 0.015)])
+def test_of_normal_values_about_one_in_two_hundred_lies_above(n: int, most: float) -> None:
+    """Somewhat more for a short series: Qn itself is uncertain then."""
+    rng = random.Random(n)
+    above = 0
+    for _ in range(3000):
+        found = interval([rng.gauss(100, 5) for _ in range(n)], 0.0)
+        assert found is not None
+        above += rng.gauss(100, 5) > found.high
+    assert 0.003 <= above / 3000 <= most
+
+
+def test_the_interval_is_the_formulas() -> None:
+    """100 ± 4.604 · (2.219 · 0.844 · 1) · sqrt(1 + π/10): the third smallest distance is 1."""
+    found = interval([98, 102, 100, 99, 101], 0.0)
+    assert found is not None
+    assert found.high - found.center == found.center - found.low == pytest.approx(9.886, rel=0.003)
+
+
+@pytest.mark.parametrize("n", range(LEAST))
+def test_fewer_than_five_values_give_no_interval(n: int) -> None:
+    assert interval([1.0] * n, 1.0) is None
+
+
+def test_a_constant_series_of_whole_numbers_expects_a_step_to_either_side() -> None:
+    found = interval([3] * 8, 1.0)
+    assert found is not None
+    assert (found.n, found.low, found.center, found.high) == (8, 2.0, 3.0, 4.0)
+
+
+def test_a_constant_series_of_doubles_expects_itself() -> None:
+    found = interval([0.1] * 8, 0.0)
+    assert found is not None
+    assert found.low == found.center == found.high == 0.1
+
+
+def test_an_outlier_does_not_widen_the_interval_much() -> None:
+    series = normal(10)
+    calm, disturbed = interval(series, 0.0), interval([*series[:5], 1e6, *series[5:]], 0.0)
+    assert calm is not None and disturbed is not None
+    assert disturbed.high < calm.high * 1.1
+
+
+@pytest.mark.parametrize("since", range(3, 13))
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_after_a_level_shift_the_new_level_counts(factor: float, since: int) -> None:
+    series = normal(16 - since) + normal(since, 100 * factor, 3.0, seed=2)
+    found = interval(series, 0.0)
+    assert found is not None
+    assert found.center == pytest.approx(100 * factor, rel=0.1)
+    assert not found.low <= 100 <= found.high
+
+
+def test_of_several_shifts_the_last_counts() -> None:
+    series = normal(6) + normal(6, 200.0) + normal(6, 150.0)
+    assert median(since_last_shift(series, 0.0)) == pytest.approx(150, rel=0.05)
+
+
+def test_of_whole_numbers_one_unit_seen_twice_is_no_level() -> None:
+    series = [4, 4, 3, 3, 3, 3, 3, 3]
+    assert len(since_last_shift(series, 1.0)) == 8
+    assert len(since_last_shift(series, 0.0)) == 6
+
+
+def test_two_odd_nights_are_no_new_level() -> None:
+    found = interval([*normal(14), 200.0, 201.0], 0.0)
+    assert found is not None
+    assert found.center == pytest.approx(100, rel=0.05)
+
+
+@example([1.7e308, -1.7e308, 1e308, -1e308, 0.0], 0.0)
+@given(st.lists(values, min_size=LEAST, max_size=20), st.sampled_from([0.0, 1.0]))
+def test_the_interval_is_finite_and_holds_its_centre(series: list[float], unit: float) -> None:
+    found = interval(series, unit)
+    assert found is not None
+    assert LEAST <= found.n <= len(series)
+    assert -float("inf") < found.low <= found.center <= found.high < float("inf")
+
+
+@given(st.lists(st.integers(0, 50), min_size=LEAST, max_size=20))
+def test_what_is_kept_ends_as_the_series_ends(series: list[int]) -> None:
+    kept = since_last_shift(series, 1.0)
+    assert LEAST <= len(kept) <= len(series)
+    assert list(kept[-3:]) == series[-3:]
+
+
+@given(
+    st.lists(st.floats(1, 1e6), min_size=LEAST, max_size=20),
+    st.sampled_from([2.0**-20, 0.5, 4.0, 2.0**20]),
+)
+def test_it_does_not_matter_in_what_unit_a_series_is_measured(
+    series: list[float], factor: float
+) -> None:
+    one, other = interval(series, 0.0), interval([value * factor for value in series], 0.0)
+    assert one is not None and other is not None
+    assert (one.low * factor, one.high * factor) == (other.low, other.high)

@@ -1,0 +1,272 @@
+"""Verdicts for people: what they say, and that no name becomes markup."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from perfgate_server.gate import render
+from perfgate_server.gate.document import document
+from perfgate_server.gate.rule import Candidate, Options, judge
+from perfgate_server.summaries import METRICS, MetricStats, Summary
+
+HOST = {"os": "linux", "arch": "x86_64"}
+
+
+def run(*, host: dict[str, Any] = HOST, failed: int = 0, **medians: float) -> Summary:
+    stats = {name: MetricStats(value, value, value) for name, value in medians.items()}
+    return Summary("run", host, 5, failed, stats)
+
+
+def answer(
+    baseline: Summary | None,
+    current: Summary,
+    records: list[Summary] | None = None,
+    *,
+    version: str = "v12",
+    selector: str = "git_ref:refs/heads/main",
+    tried: tuple[str, ...] = ("git_ref:refs/heads/main",),
+    age: float = 3.0 * 86400,
+    **options: Any,
+) -> dict[str, Any]:
+    found = Candidate(baseline, version, selector, age) if baseline else None
+    return document(judge(current, found, records or [], Options(**options)), {}, tried)
+
+
+BASELINE = run(
+    wall_ms=1000, cpu_ms=80, page_faults=0, ctx_switches=7, max_rss_kb=9652, throughput_per_s=12.5
+)
+CURRENT = run(
+    wall_ms=1500, cpu_ms=96, page_faults=7, ctx_switches=7, max_rss_kb=19304, throughput_per_s=15.0
+)
+MIXED = answer(
+    BASELINE, run(**{n: s.median for n, s in CURRENT.stats.items()}, binary_bytes=5), noise=False
+)
+
+
+def test_markdown_is_a_line_of_summary_and_a_table() -> None:
+    assert render.markdown(MIXED, "demo", "tests/io.py::test[gzip]") == (
+        "**fail**: `tests/io.py::test[gzip]` of `demo` against `v12`"
+        " (`git_ref:refs/heads/main`, 3 d old): `wall_ms` +50.0 %; `cpu_ms` +20.0 %;"
+        " `page_faults` could not be judged; `max_rss_kb` +100.0 %\n"
+        "\n"
+        "| metric | baseline | current | change | verdict |\n"
+        "|---|---:|---:|---:|---|\n"
+        "| `max_rss_kb` | 9.426 MiB | 18.85 MiB | +100.0 % | fail, limit 20 % |\n"
+        "| `wall_ms` | 1,000 ms | 1,500 ms | +50.0 % | fail, limit 20 % |\n"
+        "| `cpu_ms` | 80 ms | 96 ms | +20.0 % | warn, limit 20 % |\n"
+        "| `page_faults` | - | - | - | skip, the baseline is 0 |\n"
+        "| `ctx_switches` | 7 | 7 | 0.0 % | pass |\n"
+        "| `throughput_per_s` | 12.5 /s | 15 /s | +20.0 % | pass |\n"
+        "| `binary_bytes` | - | - | - | not in the baseline |\n"
+    )
+
+
+def test_text_is_aligned_and_begins_with_the_verdict() -> None:
+    assert render.text(MIXED, "demo", "io[gzip]") == (
+        "FAIL: io[gzip] of demo against v12 (git_ref:refs/heads/main, 3 d old):"
+        " wall_ms +50.0 %; cpu_ms +20.0 %; page_faults could not be judged; max_rss_kb +100.0 %\n"
+        "metric             baseline    current    change  verdict\n"
+        "max_rss_kb        9.426 MiB  18.85 MiB  +100.0 %  fail, limit 20 %\n"
+        "wall_ms            1,000 ms   1,500 ms   +50.0 %  fail, limit 20 %\n"
+        "cpu_ms                80 ms      96 ms   +20.0 %  warn, limit 20 %\n"
+        "page_faults               -          -         -  skip, the baseline is 0\n"
+        "ctx_switches              7          7     0.0 %  pass\n"
+        "throughput_per_s    12.5 /s      15 /s   +20.0 %  pass\n"
+        "binary_bytes              -          -         -  not in the baseline\n"
+    )
+
+
+def test_without_a_baseline_there_is_no_table() -> None:
+    missing = answer(None, CURRENT, tried=("git_sha:1", "latest"))
+    assert render.markdown(missing, "p", "b") == (
+        "**skip**: `b` of `p`: no baseline was found (tried `git_sha:1`, `latest`)\n"
+    )
+    assert render.text(answer(None, CURRENT, tried=()), "p", "b") == (
+        "SKIP: b of p: no baseline was found\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("judged", "words"),
+    [
+        (answer(BASELINE, run(wall_ms=1, failed=1)), "samples of this run failed"),
+        (answer(run(wall_ms=1, failed=1), run(wall_ms=1)), "samples of the baseline failed"),
+        (answer(run(wall_ms=0), run(wall_ms=0)), "no metric could be judged"),
+        (answer(BASELINE, CURRENT, max_age=1.0), "the baseline is too old"),
+        (answer(BASELINE, CURRENT, min_samples=9), "too few samples"),
+        (answer(BASELINE, run(wall_ms=1, host={"os": "macos"})), "the hosts differ in os"),
+        (
+            answer(run(wall_ms=9), run(wall_ms=18)),
+            "too few past runs to tell the noise (0 of 5), so the limit decided",
+        ),
+        (
+            answer(run(wall_ms=9), run(wall_ms=18), [run(wall_ms=v) for v in (9, 20, 3, 15, 6)]),
+            "within the noise of past runs",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_reason_stands_in_the_summary_in_words(judged: dict[str, Any], words: str) -> None:
+    assert words in render.text(judged, "p", "b").split("\n")[0]
+
+
+def test_a_change_within_the_noise_says_how_far_the_noise_reaches() -> None:
+    slow = answer(run(wall_ms=9), run(wall_ms=18), [run(wall_ms=9)] * 4 + [run(wall_ms=20)] * 3)
+    lines = render.text(slow, "p", "b").split("\n")
+    high = slow["noise"]["metrics"]["wall_ms"]["high"]
+    assert lines[2].endswith(f"warn, within noise (up to {high:.4g} ms)")
+    rates = [run(throughput_per_s=rate) for rate in (9.0, 20.0, 3.0, 15.0, 6.0)]
+    few = answer(run(throughput_per_s=18.0), run(throughput_per_s=9.0), rates)
+    assert "within noise (down to " in render.text(few, "p", "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "shown"),
+    [
+        ("wall_ms", 0.0, "0 ms"),
+        ("wall_ms", 2.5, "2.5 ms"),
+        ("wall_ms", 1234567.0, "1,234,567 ms"),
+        ("ctx_switches", float(2**64), "1.845e+19"),
+        ("max_rss_kb", 512.0, "512 KiB"),
+        ("max_rss_kb", 1024.0**3, "1 TiB"),
+        ("binary_bytes", 1000.0, "1000 B"),
+        ("binary_bytes", 1446024.0, "1.379 MiB"),
+        ("io_read_bytes", float(2**64), "1.678e+07 TiB"),
+        ("energy_uj", 1500.0, "1,500 uJ"),
+        ("throughput_per_s", 0.000123456, "0.0001235 /s"),
+        ("throughput_per_s", 1e308, "1e+308 /s"),
+    ],
+)
+def test_values_have_units_that_people_read(name: str, number: float, shown: str) -> None:
+    assert render.value(name, number) == shown
+
+
+@pytest.mark.parametrize(
+    ("pct", "shown"),
+    [
+        (0.0, "0.0 %"),
+        (-0.0001, "0.0 %"),
+        (-0.5, "-50.0 %"),
+        (12.345, "+1,234.5 %"),
+        (999.0, "1e+03x"),
+    ],
+)
+def test_changes_are_signed(pct: float, shown: str) -> None:
+    assert render.change({"pct": pct, "ratio": pct + 1}) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(-5, "0 s"), (59.6, "60 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (172800, "2 d")],
+)
+def test_ages_have_one_unit(seconds: float, shown: str) -> None:
+    assert render.age(seconds) == shown
+
+
+# -- whatever others named
+
+HOSTILE = [
+    "[click](https://example.com)",
+    "![](https://example.com/x.png)",
+    "<img src=x onerror=alert(1)>",
+    "@everyone #12 owner/repo#1 GH-1",
+    "https://example.com www.example.com me@example.com",
+    "da39a3ee5e6b4b0d3255bfef95601890afd80709",
+    "`",
+    "``",
+    "a`b``c```d",
+    " ` ",
+    "   ",
+    "",
+    "a|b",
+    "**bold** _it_ ~~no~~ $`x`$ :tada:",
+    "x\n\n# heading\r\n| a |\n|---|",
+    "\n::error::no",
+    "\x1b[31mred\x1b[0m\x00",
+    "\u202eright\u2066to\u200bleft\u2028",
+    "\\` \\",
+    "\ud800",
+]
+
+
+def hostile(test: Any) -> Any:
+    """Run a property with each hostile name besides those that hypothesis finds."""
+    for name in HOSTILE:
+        test = example(name)(test)
+    return test
+
+
+def spans(line: str) -> tuple[str, list[str]]:
+    """Split a line as CommonMark 6.1 does: what is outside of code spans, and each span's text."""
+    outside, found, rest = "", [], line
+    while opening := re.search("`+", rest):
+        fence = opening.group()
+        closing = re.search(rf"(?<!`){fence}(?!`)", rest[opening.end() :])
+        assert closing, f"a fence that nothing closes: {line!r}"
+        inner = rest[opening.end() :][: closing.start()]
+        if inner[0] == inner[-1] == " " and inner.strip(" "):
+            inner = inner[1:-1]
+        found.append(inner)
+        outside += rest[: opening.start()] + "S"
+        rest = rest[opening.end() :][closing.end() :]
+    return outside + rest, found
+
+
+def everywhere(name: str, found: bool) -> dict[str, Any]:
+    baseline = run(wall_ms=9) if found else None
+    return answer(baseline, run(wall_ms=9), version=name, selector=name, tried=(name, name))
+
+
+@hostile
+@given(st.text(max_size=40))
+def test_in_markdown_names_stand_in_code_spans_and_nowhere_else(name: str) -> None:
+    lines = render.markdown(everywhere(name, True), name, name).split("\n")
+    outside, found = spans(lines[0])
+    assert outside == "**pass**: S of S against S (S, 3 d old)"
+    assert len(set(found)) == 1
+    assert lines[0].isprintable()
+    assert lines[1] == ""
+    missing = render.markdown(everywhere(name, False), name, name)
+    outside, found = spans(missing.removesuffix("\n"))
+    assert outside == "**skip**: S of S: no baseline was found (tried S, S)"
+    assert len(set(found)) == 1
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTILE if name.isprintable() and name])
+def test_in_markdown_a_name_that_can_be_seen_is_shown_as_it_is(name: str) -> None:
+    assert spans(render.code_span(name)) == ("S", [name])
+
+
+@hostile
+@given(st.text(max_size=40))
+def test_in_text_names_are_printable_ascii_on_the_first_line(name: str) -> None:
+    lines = render.text(everywhere(name, True), name, name).split("\n")
+    assert len(lines) == 4
+    assert lines[0].startswith("PASS: ")
+    assert all(line.isascii() and line.isprintable() for line in lines)
+    assert lines[1].startswith("metric") and lines[2].startswith("wall_ms")
+
+
+numbers = st.one_of(st.integers(0, 2**64 - 1), st.floats(0, allow_infinity=False))
+runs = st.dictionaries(st.sampled_from(METRICS), numbers).map(lambda found: run(**found))
+
+
+@given(runs, runs, st.booleans())
+def test_every_verdict_has_both_forms_with_its_rows_the_worst_first(
+    baseline: Summary, current: Summary, noise: bool
+) -> None:
+    judged = answer(baseline, current, noise=noise)
+    table = render.rows(judged)
+    assert sorted(row.metric for row in table) == sorted(baseline.stats.keys() | current.stats)
+    statuses = [row.verdict.split(",")[0] for row in table]
+    order = ["fail", "warn", "skip", "pass", *render._GAPS.values()]
+    assert statuses == sorted(statuses, key=lambda status: min(order.index(status), 4))
+    shown = render.markdown(judged, "p", "b").split("\n")
+    assert len(shown) == (len(table) + 5 if table else 2)
+    assert all(line.count("|") == 6 for line in shown[2:-1])
+    assert render.text(judged, "p", "b").isascii()

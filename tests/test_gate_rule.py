@@ -1,0 +1,504 @@
+"""The rule of the gate: its edges, and what may never be said of a run."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perfgate_server.gate import hosts
+from perfgate_server.gate.document import document
+from perfgate_server.gate.rule import Candidate, Judgement, Options, judge, measure
+from perfgate_server.summaries import METRICS, MetricStats, Summary
+
+U64 = 2**64 - 1
+HOST = {"os": "linux", "arch": "x86_64", "cpu_count": 4}
+#: From the best to the worst; a skip is neither.
+ORDER = {"pass": 0, "warn": 1, "fail": 2}
+
+
+def run(
+    *, host: dict[str, Any] = HOST, samples: int = 5, failed: int = 0, **medians: float
+) -> Summary:
+    stats = {name: MetricStats(value, value, value) for name, value in medians.items()}
+    return Summary("run", host, samples, failed, stats)
+
+
+def against(
+    baseline: Summary | None,
+    current: Summary,
+    records: list[Summary] | None = None,
+    *,
+    age: float = 0.0,
+    **options: Any,
+) -> Judgement:
+    found = Candidate(baseline, "v1", "latest", age) if baseline else None
+    return judge(current, found, records or [], Options(**options))
+
+
+def status(name: str, baseline: float, current: float, **options: Any) -> str:
+    return measure(name, baseline, current, Options(**options)).status
+
+
+# -- one metric
+
+
+@pytest.mark.parametrize(
+    ("current", "expected"),
+    [(1124, "pass"), (1125, "warn"), (1250, "warn"), (1251, "fail")],
+)
+def test_at_the_warn_threshold_it_warns_and_beyond_the_threshold_it_fails(
+    current: int, expected: str
+) -> None:
+    assert status("wall_ms", 1000, current, threshold=0.25, warn_factor=0.5) == expected
+
+
+def test_the_thresholds_are_compared_in_doubles_as_perfgate_compares_them() -> None:
+    assert 0.2 * 0.9 == 0.18000000000000002 > (118 - 100) / 100
+    assert status("wall_ms", 100, 118) == "pass"
+    assert status("wall_ms", 1000, 1181) == "warn"
+    assert (120 - 100) / 100 == (6 - 5) / 5 == 0.2
+    assert status("wall_ms", 100, 120) == "warn"
+    assert status("wall_ms", 5, 6) == "warn"
+    # From 1.0 it is less than 0.1 down to 0.9, and more than 0.1 up to 1.1.
+    assert status("throughput_per_s", 1.0, 0.9, threshold=0.1) == "warn"
+    assert status("wall_ms", 1.0, 1.1, threshold=0.1) == "fail"
+
+
+def test_a_threshold_of_its_own_is_the_metrics_alone() -> None:
+    options = {"thresholds": {"wall_ms": 0.1}}
+    assert status("wall_ms", 100, 115, **options) == "fail"
+    assert status("cpu_ms", 100, 115, **options) == "pass"
+
+
+def test_only_a_throughput_is_better_when_it_is_higher() -> None:
+    for name in METRICS:
+        worse, better = (50, 200) if name == "throughput_per_s" else (200, 50)
+        assert status(name, 100, worse) == "fail", name
+        assert status(name, 100, better) == "pass", name
+    assert measure("throughput_per_s", 100, 70, Options()).regression == 0.3
+    assert measure("throughput_per_s", 100, 130, Options()).regression == 0.0
+
+
+def test_a_change_below_the_floor_is_no_regression() -> None:
+    floor = {"floors": {"wall_ms": 2, "throughput_per_s": 10.0}}
+    delta = measure("wall_ms", 3, 4, Options(**floor))
+    assert (delta.status, delta.regression, delta.pct) == ("pass", 0.0, 1 / 3)
+    assert status("wall_ms", 3, 5, **floor) == "fail"
+    assert status("throughput_per_s", 20.0, 11.0, **floor) == "pass"
+    assert status("throughput_per_s", 20.0, 10.0, **floor) == "fail"
+
+
+@given(
+    st.sampled_from(METRICS),
+    st.one_of(st.integers(1, U64), st.floats(5e-324, allow_infinity=False, allow_nan=False)),
+    st.one_of(st.integers(0, U64), st.floats(allow_infinity=False, allow_nan=False)),
+)
+def test_every_number_of_a_delta_is_a_finite_double(
+    name: str, baseline: float, current: float
+) -> None:
+    delta = measure(name, baseline, current, Options())
+    numbers = [delta.baseline, delta.current, delta.ratio, delta.pct, delta.regression]
+    assert all(type(number) is float and math.isfinite(number) for number in numbers)
+    assert delta.regression >= 0
+
+
+def test_huge_integers_are_compared_as_doubles() -> None:
+    assert status("io_read_bytes", U64, U64) == "pass"
+    assert status("io_read_bytes", U64 // 2, U64) == "fail"
+    assert measure("io_read_bytes", 1, U64, Options()).ratio == float(U64)
+    # Beyond 2^53 two neighbours are one double.
+    assert measure("io_read_bytes", 2**60, 2**60 + 1, Options()).pct == 0.0
+
+
+# -- one run
+
+
+def test_the_worst_metric_is_the_verdict() -> None:
+    baseline = run(wall_ms=100, cpu_ms=100, max_rss_kb=100)
+    verdict = against(baseline, run(wall_ms=100, cpu_ms=119, max_rss_kb=150))
+    assert verdict.status == "fail"
+    assert verdict.reasons == ("cpu_ms_warn", "max_rss_kb_fail")
+    assert verdict.metrics.counts == {"pass": 1, "warn": 1, "fail": 1, "skip": 0}
+    assert against(baseline, run(wall_ms=100, cpu_ms=119, max_rss_kb=100)).status == "warn"
+    assert against(baseline, baseline).status == "pass"
+    assert against(baseline, baseline).reasons == ()
+
+
+def test_one_sample_is_enough_unless_more_are_asked_for() -> None:
+    one = run(wall_ms=100, samples=1)
+    assert against(one, one).status == "pass"
+    for pair in ((one, run(wall_ms=100)), (run(wall_ms=100), one)):
+        verdict = against(*pair, min_samples=2)
+        assert (verdict.status, verdict.reasons) == ("warn", ("insufficient_samples",))
+
+
+def test_a_receipt_without_measured_samples_does_not_pass() -> None:
+    verdict = against(run(wall_ms=100), run(wall_ms=100, samples=0))
+    assert (verdict.status, verdict.reasons) == ("warn", ("insufficient_samples",))
+
+
+def test_metrics_that_are_not_asked_for_are_reported_and_not_judged() -> None:
+    baseline, current = run(wall_ms=100, cpu_ms=100), run(wall_ms=100, cpu_ms=900)
+    verdict = against(baseline, current, metrics=("wall_ms",))
+    assert (verdict.status, verdict.reasons) == ("pass", ())
+    assert verdict.metrics.counts == {"pass": 1, "warn": 0, "fail": 0, "skip": 0}
+    assert verdict.metrics.deltas["cpu_ms"].status == "skip"
+    assert verdict.metrics.deltas["cpu_ms"].regression == 8.0
+
+
+def test_a_metric_of_one_receipt_only_is_skipped() -> None:
+    verdict = against(run(wall_ms=100, cpu_ms=5), run(wall_ms=100, energy_uj=5))
+    assert (verdict.status, verdict.reasons) == ("pass", ())
+    assert verdict.metrics.skipped == {
+        "cpu_ms": "missing_current",
+        "energy_uj": "missing_baseline",
+    }
+    assert verdict.metrics.counts["skip"] == 0
+
+
+@pytest.mark.parametrize("name", ["cpu_ms", "energy_uj", "binary_bytes"])
+def test_a_metric_asked_for_and_not_there_is_no_pass(name: str) -> None:
+    baseline, current = run(wall_ms=100, cpu_ms=5), run(wall_ms=100, energy_uj=5)
+    verdict = against(baseline, current, metrics=("wall_ms", name))
+    assert (verdict.status, verdict.reasons) == ("warn", (f"{name}_skip",))
+    assert name in verdict.metrics.skipped
+    assert verdict.metrics.counts == {"pass": 1, "warn": 0, "fail": 0, "skip": 1}
+
+
+def test_a_baseline_of_zero_is_said_and_not_divided_by() -> None:
+    baseline = run(wall_ms=100, page_faults=0)
+    same = against(baseline, run(wall_ms=100, page_faults=0))
+    assert (same.status, same.reasons) == ("pass", ())
+    more = against(baseline, run(wall_ms=100, page_faults=7))
+    assert (more.status, more.reasons) == ("pass", ("page_faults_skip",))
+    for verdict in (same, more):
+        assert verdict.metrics.skipped == {"page_faults": "zero_baseline"}
+        assert verdict.metrics.counts == {"pass": 1, "warn": 0, "fail": 0, "skip": 1}
+    named = {"metrics": ("wall_ms", "page_faults")}
+    assert against(baseline, run(wall_ms=100, page_faults=7), **named).status == "warn"
+    floor = {"floors": {"page_faults": 8}}
+    assert against(baseline, run(wall_ms=100, page_faults=7), **named, **floor).status == "pass"
+
+
+def test_a_throughput_that_rises_from_zero_is_no_regression() -> None:
+    for rate in (0.0, -1.0):
+        baseline = run(wall_ms=9, throughput_per_s=rate)
+        verdict = against(baseline, run(wall_ms=9, throughput_per_s=5.0))
+        assert verdict.reasons == ()
+        assert verdict.metrics.skipped == {"throughput_per_s": "zero_baseline"}
+
+
+@pytest.mark.parametrize(("on_missing", "expected"), [("skip", "skip"), ("fail", "fail")])
+def test_nothing_to_compare_with_is_never_a_pass(on_missing: str, expected: str) -> None:
+    verdict = against(None, run(wall_ms=100), on_missing=on_missing)
+    assert (verdict.status, verdict.reasons) == (expected, ("no_baseline",))
+    nothing = against(run(wall_ms=0), run(wall_ms=1), on_missing=on_missing)
+    assert (nothing.status, nothing.reasons) == (expected, ("no_metrics", "wall_ms_skip"))
+
+
+# -- what speaks against a comparison
+
+
+def test_a_run_whose_samples_failed_is_not_fast() -> None:
+    fast = run(wall_ms=1, failed=1)
+    assert against(run(wall_ms=100), fast).status == "fail"
+    assert against(run(wall_ms=100), fast).reasons == ("failed_samples",)
+    assert against(run(wall_ms=100), fast, allow_failed=True).status == "pass"
+    assert against(None, fast).reasons == ("failed_samples", "no_baseline")
+    assert against(None, fast).status == "fail"
+    other = run(wall_ms=1, failed=1, host={"os": "windows"})
+    assert against(run(wall_ms=100), other).status == "fail"
+
+
+def test_a_baseline_whose_samples_failed_is_a_warning() -> None:
+    baseline = run(wall_ms=100, failed=5)
+    verdict = against(baseline, run(wall_ms=100))
+    assert (verdict.status, verdict.reasons) == ("warn", ("failed_baseline",))
+    assert against(baseline, run(wall_ms=200)).status == "fail"
+    assert against(baseline, run(wall_ms=100), allow_failed=True).status == "pass"
+
+
+def test_an_old_baseline_is_a_warning() -> None:
+    baseline = run(wall_ms=100)
+    assert against(baseline, baseline, age=10.0, max_age=10.0).status == "pass"
+    verdict = against(baseline, baseline, age=10.1, max_age=10.0)
+    assert (verdict.status, verdict.reasons) == ("warn", ("stale_baseline",))
+    assert against(baseline, run(wall_ms=200), age=10.1, max_age=10.0).status == "fail"
+
+
+@pytest.mark.parametrize("wall", [50, 100, 200])
+def test_another_machine_neither_passes_nor_fails(wall: int) -> None:
+    current = run(wall_ms=wall, host=HOST | {"cpu_count": 32})
+    verdict = against(run(wall_ms=100), current)
+    assert verdict.status == "warn"
+    assert "host_mismatch" in verdict.reasons
+    assert verdict.differing == ("cpu_count",)
+    assert against(run(wall_ms=100), current, host_mismatch="fail").status == "fail"
+    ignored = against(run(wall_ms=100), current, host_mismatch="ignore")
+    assert ignored.status == ("fail" if wall == 200 else "pass")
+    assert ignored.differing == ("cpu_count",)
+    assert "host_mismatch" not in ignored.reasons
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({}, ()),
+        ({"os": "linux", "arch": "x86_64", "cpu_count": 4, "memory_bytes": 1100}, ()),
+        ({"os": "macos"}, ("os",)),
+        ({"arch": "aarch64", "cpu_count": 8}, ("arch", "cpu_count")),
+        ({"cpu_count": 0, "memory_bytes": 0, "os": ""}, ()),
+        ({"memory_bytes": 1000}, ()),
+        ({"memory_bytes": 999}, ("memory_bytes",)),
+        ({"memory_bytes": 1222}, ()),
+        ({"memory_bytes": 1223}, ("memory_bytes",)),
+        ({"memory_bytes": U64}, ("memory_bytes",)),
+    ],
+)
+def test_hosts_differ_only_in_what_both_know(
+    other: dict[str, Any], expected: tuple[str, ...]
+) -> None:
+    assert hosts.differences(HOST | {"memory_bytes": 1100}, other) == expected
+
+
+# -- noise
+
+STEADY = [100, 101, 99, 100, 102, 98]
+
+
+def past(*values: float, **more: Any) -> list[Summary]:
+    return [run(wall_ms=value, **more) for value in values]
+
+
+def test_within_the_noise_of_past_runs_a_regression_is_a_warning() -> None:
+    history = past(100, 160, 80, 140, 110, 170, 90)
+    verdict = against(run(wall_ms=100), run(wall_ms=150), history)
+    assert verdict.status == "warn"
+    assert verdict.reasons == ("wall_ms_warn", "within_noise")
+    assert verdict.metrics.noise["wall_ms"].decided == "within_noise"
+    assert against(run(wall_ms=100), run(wall_ms=150), history, noise=False).status == "fail"
+
+
+def test_outside_the_noise_a_regression_fails() -> None:
+    verdict = against(run(wall_ms=100), run(wall_ms=130), past(*STEADY))
+    assert (verdict.status, verdict.reasons) == ("fail", ("wall_ms_fail",))
+    assert verdict.metrics.noise["wall_ms"].decided == "fails"
+
+
+def test_one_whole_unit_cannot_be_told_from_rounding() -> None:
+    history = past(*[3] * 8)
+    assert against(run(wall_ms=3), run(wall_ms=4), history).status == "warn"
+    assert against(run(wall_ms=3), run(wall_ms=5), history).status == "fail"
+    rates = [run(throughput_per_s=3.0)] * 8
+    slow = against(run(throughput_per_s=3.0), run(throughput_per_s=2.0), rates)
+    assert slow.status == "fail"
+
+
+def test_below_the_threshold_the_noise_is_not_asked() -> None:
+    verdict = against(run(wall_ms=100), run(wall_ms=119), past(100, 160, 80, 140, 110, 170, 90))
+    assert (verdict.status, verdict.reasons) == ("warn", ("wall_ms_warn",))
+    assert verdict.metrics.noise == {}
+
+
+def test_a_throughput_falls_out_of_the_noise_downwards() -> None:
+    history = [run(throughput_per_s=float(value)) for value in STEADY]
+    verdict = against(run(throughput_per_s=100.0), run(throughput_per_s=70.0), history)
+    assert verdict.status == "fail"
+
+
+@pytest.mark.parametrize(
+    "unfit",
+    [{"host": HOST | {"cpu_count": 8}}, {"failed": 1}],
+    ids=["other machines", "failed runs"],
+)
+def test_with_too_little_history_the_threshold_alone_decides(unfit: dict[str, Any]) -> None:
+    noisy = past(100, 160, 80, 140)
+    for history in ([], noisy, noisy + past(110, 170, 90, **unfit)):
+        verdict = against(run(wall_ms=100), run(wall_ms=150), history)
+        assert verdict.status == "fail"
+        assert verdict.metrics.noise["wall_ms"].decided == "too_little_history"
+
+
+def test_failed_runs_are_history_where_failing_is_allowed() -> None:
+    history = past(100, 160, 80, 140, 110, 170, 90, failed=1)
+    current = run(wall_ms=150, failed=1)
+    assert against(run(wall_ms=100), current, history, allow_failed=True).status == "warn"
+
+
+def test_only_the_newest_records_count() -> None:
+    records = past(100, 160, 80, 140, 110, 170, 90) + past(*STEADY)
+    verdict = against(run(wall_ms=100), run(wall_ms=150), records, history=6)
+    assert verdict.status == "fail"
+    assert verdict.metrics.records == 6
+
+
+# -- what holds always
+
+medians = st.one_of(
+    st.integers(0, 12), st.integers(0, U64), st.floats(0, 1e6, allow_subnormal=False)
+)
+known_hosts = st.fixed_dictionaries(
+    {}, optional={"os": st.sampled_from(["linux", "macos"]), "cpu_count": st.integers(0, 2)}
+)
+summaries = st.builds(
+    Summary,
+    st.just("run"),
+    known_hosts,
+    samples=st.integers(0, 3),
+    failed=st.integers(0, 1),
+    stats=st.dictionaries(
+        st.sampled_from(METRICS),
+        st.builds(lambda value: MetricStats(value, value, value), medians),
+        max_size=4,
+    ),
+)
+fractions = st.sampled_from([0.0, 0.1, 0.2, 1 / 3, 1.0])
+all_options = st.builds(
+    Options,
+    threshold=fractions,
+    warn_factor=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
+    thresholds=st.dictionaries(st.sampled_from(METRICS), fractions, max_size=2),
+    floors=st.dictionaries(st.sampled_from(METRICS), st.sampled_from([1.0, 2.5]), max_size=4),
+    metrics=st.none() | st.sets(st.sampled_from(METRICS), min_size=1).map(tuple),
+    history=st.integers(5, 8),
+    noise=st.booleans(),
+    host_mismatch=st.sampled_from(["warn", "fail", "ignore"]),
+    allow_failed=st.booleans(),
+    on_missing=st.sampled_from(["skip", "fail"]),
+    max_age=st.none() | st.just(5.0),
+    min_samples=st.integers(1, 2),
+)
+candidates = st.builds(
+    Candidate, summaries, version=st.just("v1"), selector=st.just("latest"), age=st.just(6.0)
+)
+histories = st.lists(summaries, max_size=9)
+
+
+@given(summaries, candidates, histories, all_options, st.data())
+def test_slower_is_never_judged_better(
+    current: Summary,
+    baseline: Candidate,
+    history: list[Summary],
+    options: Options,
+    data: st.DataObject,
+) -> None:
+    if not current.stats:
+        return
+    name = data.draw(st.sampled_from(sorted(current.stats)))
+    before = current.stats[name].median
+    if name == "throughput_per_s":
+        worse = data.draw(st.floats(0, float(before)))
+    else:
+        worse = data.draw(st.one_of(st.integers(math.ceil(before), U64), st.just(before * 2)))
+    slower = Summary(
+        current.run_id,
+        current.host,
+        current.samples,
+        current.failed,
+        {**current.stats, name: MetricStats(worse, worse, worse)},
+    )
+    one = judge(current, baseline, history, options)
+    other = judge(slower, baseline, history, options)
+    assert (one.status == "skip") == (other.status == "skip")
+    assert ORDER.get(other.status, 0) >= ORDER.get(one.status, 0)
+    if name in one.metrics.deltas:
+        statuses = [verdict.metrics.deltas[name].status for verdict in (one, other)]
+        assert ORDER.get(statuses[1], 0) >= ORDER.get(statuses[0], 0)
+    assert set(other.reasons) >= {r for r in one.reasons if not r.startswith(name)} - {
+        "within_noise"
+    }
+
+
+@given(summaries, st.none() | candidates, histories, all_options)
+def test_there_is_a_verdict_in_every_case(
+    current: Summary, baseline: Candidate | None, history: list[Summary], options: Options
+) -> None:
+    """It can be written as JSON, says why it is no pass, and passes nothing unseen."""
+    verdict = document(judge(current, baseline, history, options), {"name": "b"}, ["latest"])
+    assert json.loads(json.dumps(verdict, allow_nan=False)) == verdict
+    counts, reasons = verdict["verdict"]["counts"], verdict["verdict"]["reasons"]
+    assert len(set(reasons)) == len(reasons)
+    assert set(verdict["budgets"]) == set(verdict["deltas"])
+    assert not set(verdict["skipped"]) & set(verdict["deltas"])
+    if verdict["verdict"]["status"] == "pass":
+        assert counts["pass"] and not counts["warn"] and not counts["fail"]
+    else:
+        assert reasons
+
+
+def test_the_answer_has_perfgates_members_and_then_ours() -> None:
+    baseline, current = run(wall_ms=100), run(wall_ms=150, cpu_ms=5)
+    answer = document(against(baseline, current, age=90.0), {"name": "b"}, ["git_sha:1", "latest"])
+    tool = answer.pop("tool")
+    assert tool["name"] == "perfgate-server"
+    assert list(answer.items()) == [
+        ("schema", "perfgate.compare.v1"),
+        ("bench", {"name": "b"}),
+        ("baseline_ref", {"run_id": "run"}),
+        ("current_ref", {"run_id": "run"}),
+        (
+            "budgets",
+            {
+                "wall_ms": {
+                    "threshold": 0.2,
+                    "warn_threshold": 0.18000000000000002,
+                    "direction": "lower",
+                }
+            },
+        ),
+        (
+            "deltas",
+            {
+                "wall_ms": {
+                    "baseline": 100.0,
+                    "current": 150.0,
+                    "ratio": 1.5,
+                    "pct": 0.5,
+                    "regression": 0.5,
+                    "status": "fail",
+                }
+            },
+        ),
+        (
+            "verdict",
+            {
+                "status": "fail",
+                "counts": {"pass": 0, "warn": 0, "fail": 1, "skip": 0},
+                "reasons": ["wall_ms_fail"],
+            },
+        ),
+        ("skipped", {"cpu_ms": "missing_baseline"}),
+        (
+            "baseline",
+            {
+                "version": "v1",
+                "selector": "latest",
+                "tried": ["git_sha:1", "latest"],
+                "age_seconds": 90.0,
+            },
+        ),
+        ("host", {"current": HOST, "baseline": HOST, "differing": []}),
+        (
+            "noise",
+            {
+                "method": "prediction_interval_qn_since_last_shift",
+                "coverage": 0.99,
+                "history": {"requested": 20, "comparable": 0, "needed": 5},
+                "metrics": {"wall_ms": {"n": 0, "decided": "too_little_history"}},
+            },
+        ),
+    ]
+
+
+def test_without_a_baseline_the_answer_says_what_was_tried() -> None:
+    answer = document(against(None, run(wall_ms=1), noise=False), {}, ["latest"])
+    assert answer["baseline_ref"] == {"run_id": None}
+    assert answer["baseline"]["tried"] == ["latest"]
+    assert answer["baseline"]["version"] is None
+    assert answer["deltas"] == answer["budgets"] == {}
+    assert answer["noise"] == {"method": "off"}
