@@ -259,7 +259,7 @@ def test_from_sqlite_to_postgres_and_back(postgres: Postgres, tmp_path: Path) ->
         assert (result.returncode, result.stdout) == (0, b"")
         assert b"4 kept, 0 present, 0 differs, 0 refused, 0 not valid" in result.stderr
         result = run(*there, "export", folder=tmp_path)  # options may stand before, too
-        assert result.stdout == text and b"4 baselines exported" in result.stderr
+        assert result.stdout == text and b"4 baselines and 0 verdicts exported" in result.stderr
         back = run("import", "--database-url", "back.db", "-", folder=tmp_path, text=result.stdout)
         assert back.returncode == 0
         checked = run("check", *there, folder=tmp_path)
@@ -385,7 +385,7 @@ def test_check_tells_what_is_there_and_what_is_damaged(tmp_path: Path) -> None:
     storage.close()
     result = run("check", folder=tmp_path)
     assert result.returncode == 0
-    assert b"integrity: ok\nschema version: 1\nprojects: 2\nbaselines: 204\n" in result.stdout
+    assert b"integrity: ok\nschema version: 2\nprojects: 2\nbaselines: 204\n" in result.stdout
     path = tmp_path / "perfgate.db"
     size = path.stat().st_size
     with path.open("r+b") as file:

@@ -1,0 +1,70 @@
+"""The part of a receipt that comparisons read: a few hundred bytes, kept beside the receipt.
+
+A summary is JSON. Migration 2 makes the same of the receipts that were there before it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from perfgate_server import jsonio
+from perfgate_server.schemas import METRICS
+
+_HOST = ("arch", "cpu_count", "memory_bytes", "os")
+
+
+@dataclass(frozen=True, slots=True)
+class MetricStats:
+    """A metric over the measured samples, in its own unit; the numbers are the receipt's."""
+
+    median: int | float
+    min: int | float
+    max: int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a comparison knows of a receipt.
+
+    `host` holds those of os, arch, cpu_count and memory_bytes that the receipt has; `samples`
+    counts those that were measured, warm-ups aside, and `failed` those of them that ended with
+    another exit code than 0 or ran out of time; `stats` holds the known metrics by name.
+    """
+
+    run_id: str
+    host: dict[str, Any]
+    samples: int
+    failed: int
+    stats: dict[str, MetricStats]
+
+
+def summarize(receipt: dict[str, Any]) -> bytes:
+    """Return the summary of a checked receipt as it is stored."""
+    measured = [sample for sample in receipt["samples"] if sample.get("warmup") is not True]
+    host, stats = receipt["run"]["host"], receipt["stats"]
+    return jsonio.canonical(
+        {
+            "failed": sum(map(_failed, measured)),
+            "host": {name: host[name] for name in _HOST if host.get(name) is not None},
+            "run_id": receipt["run"]["id"],
+            "samples": len(measured),
+            "stats": {
+                metric: {part: stats[metric][part] for part in ("max", "median", "min")}
+                for metric in METRICS
+                if stats.get(metric) is not None
+            },
+        }
+    )
+
+
+def _failed(sample: dict[str, Any]) -> bool:
+    return sample["exit_code"] != 0 or sample.get("timed_out") is True
+
+
+def parse(body: bytes) -> Summary:
+    """Return a stored summary."""
+    value = json.loads(body)
+    value["stats"] = {metric: MetricStats(**parts) for metric, parts in value["stats"].items()}
+    return Summary(**value)
