@@ -149,6 +149,28 @@ def version_entry(baseline: Baseline, current: int | None) -> dict[str, Any]:
     return {name: value for name, value in entry.items() if value is not None}
 
 
+def trend_point(baseline: Baseline, metric: str) -> dict[str, Any] | None:
+    """Return a record's point in the trend of a metric: its median, least and greatest value.
+
+    None if its receipt lacks the metric, or was kept without a summary.
+    """
+    if baseline.summary is None:
+        return None
+    stats = summaries.parse(baseline.summary).stats.get(metric)
+    if stats is None:
+        return None
+    point = {
+        "version": baseline.version,
+        "created_at": baseline.created_at,
+        "git_sha": baseline.git_sha,
+        "value": stats.median,
+        "min": stats.min,
+        "max": stats.max,
+        "source": baseline.source,
+    }
+    return {name: value for name, value in point.items() if value is not None}
+
+
 def verdict(record: VerdictRecord) -> dict[str, Any]:
     """Return a verdict as the API answers it."""
     members = {

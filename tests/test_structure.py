@@ -22,7 +22,7 @@ ALLOWED = {
     "schemas": {"names"},
     "record_schemas": {"schemas"},
     "summaries": {"jsonio", "schemas"},
-    "queries": {"schemas"},
+    "queries": {"record_schemas", "schemas"},
     "config": {"keys"},
     "storage": {"storage", "migrations"},
     "records": {"jsonio", "schemas", "storage", "summaries"},

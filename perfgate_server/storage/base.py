@@ -151,6 +151,11 @@ class Listing:
     #: The newest record's sequence, in a history.
     current: int | None = None
 
+    @property
+    def last(self) -> int | None:
+        """The sequence of the page's last record, behind which the next page begins."""
+        return self.baselines[-1].sequence if self.baselines else None
+
 
 @dataclass(frozen=True, slots=True)
 class Selector:

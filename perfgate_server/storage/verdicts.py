@@ -50,3 +50,8 @@ class VerdictListing:
     verdicts: list[VerdictRecord]
     has_more: bool
     total: int | None
+
+    @property
+    def last(self) -> int | None:
+        """See `base.Listing.last`."""
+        return self.verdicts[-1].sequence if self.verdicts else None
