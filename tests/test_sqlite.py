@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from support import soon, stored
 
+from perfgate_server.records import trend_point
 from perfgate_server.storage import migrate, sql_comparison, sql_verdicts, sqlite_file
 from perfgate_server.storage.base import CannotOpen, Filters, Page, Selector, Unavailable
 from perfgate_server.storage.selection import select
@@ -375,6 +376,18 @@ def test_a_selector_seeks_in_an_index_and_sorts_nothing(
     assert all(plan.startswith("SEARCH") for plan in explaining.plans), explaining.plans
     for step in (seek, "baselines_by_benchmark (project=? AND benchmark=? AND seq<?)"):
         assert any(step in plan for plan in explaining.plans), explaining.plans
+
+
+def test_a_record_without_a_summary_is_found_all_the_same(storage: SqlStorage, path: Path) -> None:
+    """An older server that still runs on the migrated file keeps such; they must not vanish."""
+    storage.create(*stored(), deadline=soon())
+    query(path, "DELETE FROM receipt_summaries")
+    (found,) = storage.recent("p", "b", 1, deadline=soon())
+    assert (found.version, found.summary) == ("v1", None)
+    assert trend_point(found, "wall_ms") is None
+    with storage._engine.reading(soon()) as db:
+        args = ([Selector("latest")], "", 0, bool)
+        assert sql_comparison.compare(db, storage._engine, "p", "b", *args).baseline == found
 
 
 @pytest.mark.parametrize(

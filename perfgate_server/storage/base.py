@@ -41,7 +41,8 @@ class Baseline:
     #: Its place in the order of all records; given by the storage.
     sequence: int = 0
     receipt: bytes | None = None
-    #: Its receipt's summary.
+    #: Its receipt's summary. A server of a version without summaries that still runs on a
+    #: migrated database keeps none.
     summary: bytes | None = None
 
     def is_copy_of(self, other: Baseline) -> bool:
