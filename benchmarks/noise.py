@@ -41,7 +41,7 @@ def summary(receipt: dict[str, Any]) -> Summary:
 
 def compare(nights: Sequence[Summary], current: Summary, options: Options) -> Judgement:
     """Judge a night by the one before it; all before it are its history."""
-    return judge(current, Candidate(nights[-1], "", "latest", 0.0), nights, options)
+    return judge(current, Candidate(nights[-1], "", "latest", 0.0), lambda: nights, options)
 
 
 def slower(night: Summary) -> Summary:

@@ -18,14 +18,25 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from perfgate_server.storage import open_storage
-from perfgate_server.storage.base import Filters, Page
+from perfgate_server.storage.base import Filters, Page, Selector
+from perfgate_server.storage.verdicts import VerdictFilters
 
 _VALUES = """
     'id' || i, 'p',
     CASE WHEN i % 100 = 0 THEN 'hot' ELSE 'team' || (i % 10) || '/bench' || (i % 999) END,
     'v' || i, CASE WHEN i % 2 = 0 THEN 'main' ELSE 'dev' END, 'sha' || (i / 1000),
     '{}', CASE WHEN i % 2 = 0 THEN '["half"]' ELSE '[]' END,
-    %s, 'admin:00000000', 'hash', 'upload', i"""
+    %s, 'admin:00000000', 'hash' || i, CASE WHEN i % 5000 = 0 THEN 'promote' ELSE 'upload' END, i"""
+_VERDICTS = """
+    'id' || i, 'p',
+    CASE WHEN i % 100 = 0 THEN 'hot' ELSE 'team' || (i % 10) || '/bench' || (i % 999) END,
+    'run' || i, CASE WHEN i % 50 = 0 THEN 'fail' ELSE 'pass' END,
+    '{"pass": 1, "warn": 0, "fail": 0, "skip": 0}', '[]',
+    CASE WHEN i % 2 = 0 THEN 'main' ELSE 'dev' END, %s, 'admin:00000000'"""
+_SUMMARY = (
+    '{"failed":0,"host":{"arch":"x86_64","os":"linux"},"run_id":"r","samples":5,'
+    '"stats":{"wall_ms":{"max":3,"median":2,"min":1}}}'
+)
 _COLUMNS = """id, project, benchmark, version, git_ref, git_sha, metadata, tags, created_at,
     created_by, content_hash, source, receipt_id"""
 _FILL = {
@@ -39,7 +50,7 @@ _FILL = {
         "CREATE TEMP TABLE n AS SELECT i FROM generate_series(1, {rows}) i",
         "to_char(to_timestamp(1767225600 + i) AT TIME ZONE 'UTC',"
         ' \'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\')',
-        "ANALYZE baselines, baseline_tags, receipts",
+        "ANALYZE baselines, baseline_tags, receipts, receipt_summaries, verdicts",
     ),
 }
 _EXPLAIN = {"sqlite": "EXPLAIN QUERY PLAN ", "postgres": "EXPLAIN (COSTS OFF) "}
@@ -51,11 +62,20 @@ def fill(storage: Any, rows: int) -> None:
     with storage._engine.writing("p", "", time.monotonic() + 3600) as db:
         db.execute(numbers.format(rows=rows))
         db.execute("INSERT INTO receipts (id, project, body) SELECT i, 'p', '{}' FROM n")
+        db.execute(
+            f"""INSERT INTO receipt_summaries (project, receipt_id, body)
+                SELECT 'p', i, '{_SUMMARY}' FROM n"""
+        )
         values = _VALUES.replace("%s", moment)
         db.execute(f"INSERT INTO baselines ({_COLUMNS}) SELECT {values} FROM n ORDER BY i")
         db.execute(
             """INSERT INTO baseline_tags (project, tag, seq)
                SELECT project, 'half', seq FROM baselines WHERE tags <> '[]'"""
+        )
+        db.execute(
+            f"""INSERT INTO verdicts (id, project, benchmark, run_id, status, counts, reasons,
+                git_ref, created_at, created_by)
+                SELECT {_VERDICTS.replace("%s", moment)} FROM n ORDER BY i"""
         )
         db.execute(analyze)
 
@@ -126,6 +146,59 @@ def queries(storage: Any, rows: int) -> Iterator[tuple[str, Callable[[], Any]]]:
     half = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(1767225600 + rows // 2))}.000000Z"
     yield "since, half match, with the total", lambda: listing(True, since=half)
     yield "since, half match, by cursor", lambda: listing(since=half, cursor=rows * 3 // 4)
+    yield from comparisons(storage, rows)
+    yield from verdicts(storage, half)
+
+
+def comparisons(storage: Any, rows: int) -> Iterator[tuple[str, Callable[[], Any]]]:
+    def compare(selector: Selector, history: int = 0, wanted: bool = True) -> Any:
+        return storage.comparison(
+            "p",
+            "hot",
+            [selector],
+            excluding=[f"hash{rows}"],
+            history=history,
+            wanted=lambda _: wanted,
+            deadline=time.monotonic() + 60,
+        )
+
+    for kind, value in (
+        ("latest", ""),
+        ("promoted", ""),
+        ("version", "v100"),
+        ("tag", "half"),
+        ("tag", "none"),
+        ("git_sha", "sha7"),
+        ("git_sha", "none"),
+        ("git_ref", "main"),
+        ("git_ref", "none"),
+    ):
+        selector = Selector(kind, value)
+        yield f"compare with {kind} {value}", lambda selector=selector: compare(selector)
+    yield "compare with the latest and 20 of history", lambda: compare(Selector("latest"), 20)
+    yield "a history in which nothing is wanted", lambda: compare(Selector("latest"), 20, False)
+    yield (
+        "the 30 most recent, for a trend",
+        lambda: storage.recent("p", "hot", 30, deadline=time.monotonic() + 60),
+    )
+
+
+def verdicts(storage: Any, half: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+    def listing(total: bool = False, **filters: Any) -> Any:
+        page = Page(limit=50, total=total)
+        deadline = time.monotonic() + 60
+        return storage.list_verdicts("p", VerdictFilters(**filters), page, deadline=deadline)
+
+    yield "the first page of the verdicts", listing
+    yield "verdicts, with the total", lambda: listing(True)
+    yield "verdicts of a benchmark, with the total", lambda: listing(True, benchmark="hot")
+    yield "verdicts that failed, with the total", lambda: listing(True, status="fail")
+    yield "verdicts by git_ref, half match", lambda: listing(git_ref="main")
+    yield "verdicts since, half match, with the total", lambda: listing(True, since=half)
+    yield (
+        "verdicts of a tenth of the benchmarks",
+        lambda: listing(visible=lambda name: name.startswith("team3/")),
+    )
 
 
 def main() -> None:

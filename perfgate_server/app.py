@@ -16,7 +16,7 @@ from werkzeug.exceptions import NotFound
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from perfgate_server import errors, logs
-from perfgate_server.blueprints import baselines, health
+from perfgate_server.blueprints import baselines, compare, health, verdicts
 from perfgate_server.config import ConfigError, ServerConfig, error_line
 from perfgate_server.keys import ApiKey
 from perfgate_server.storage import Storage, open_storage
@@ -72,6 +72,8 @@ def create_app(config: ServerConfig | None = None) -> Flask:
     for prefix, name in (("", "root"), ("/api/v1", "v1")):
         app.register_blueprint(health.blueprint, url_prefix=prefix, name=f"health_{name}")
         app.register_blueprint(baselines.blueprint, url_prefix=prefix, name=f"baselines_{name}")
+        app.register_blueprint(compare.blueprint, url_prefix=prefix, name=f"compare_{name}")
+        app.register_blueprint(verdicts.blueprint, url_prefix=prefix, name=f"verdicts_{name}")
     hops = config.trusted_proxies
     if hops:
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign]  # how Flask adds middleware

@@ -41,13 +41,19 @@ def enforce() -> None:
     g.key = key = _authenticate(asked, state.keys)
     path = asked.view_args or {}
     view = cast(Any, app.view_functions[asked.endpoint or ""])
-    if view.permission not in key.role.permissions:
-        raise ApiError(403, f"The key's role, {key.role.value}, may not {view.permission.value}.")
+    check_permission(view.permission)
     if not key.reaches(path["project"]):
         raise ApiError(403, "The key does not reach this project.")
     if "benchmark" in path and not key.sees(path["benchmark"]):
         raise _unreached()
     _check_names(path)
+
+
+def check_permission(permission: Permission) -> None:
+    """Raise 403 if the role of the request's key does not grant `permission`."""
+    role = g.key.role
+    if permission not in role.permissions:
+        raise ApiError(403, f"The key's role, {role.value}, may not {permission.value}.")
 
 
 def check_benchmark(benchmark: str) -> None:

@@ -147,7 +147,7 @@ def _progress(label: str, length: int) -> Iterator[Callable[[int], None]]:
 @click.argument("file", required=False)
 @click.pass_context
 def export_command(context: click.Context, /, file: str | None, **options: str | None) -> None:
-    """Write every baseline as NDJSON, oldest first, to FILE or to standard output.
+    """Write every baseline and verdict as NDJSON to FILE or to standard output.
 
     The server may run meanwhile: what is written is the state of one moment.
     """
@@ -160,10 +160,11 @@ def export_command(context: click.Context, /, file: str | None, **options: str |
             out: BinaryIO = stack.enter_context(open(file, "xb")) if file else sys.stdout.buffer
         except OSError as error:
             raise ConfigError(f"cannot write {file}: {error.strerror}") from None
-        total = storage.counts(deadline=_soon()).baselines
+        counts = storage.counts(deadline=_soon())
+        total = counts.baselines + counts.verdicts
         progress = stack.enter_context(_progress("exporting", total))
-        count = transfer.export(storage, out, progress)
-    print(f"{count} baselines exported", file=sys.stderr)
+        baselines, verdicts = transfer.export(storage, out, progress)
+    print(f"{baselines} baselines and {verdicts} verdicts exported", file=sys.stderr)
 
 
 @command.command("import", context_settings=_SETTINGS)
@@ -179,7 +180,7 @@ def export_command(context: click.Context, /, file: str | None, **options: str |
 def import_command(
     context: click.Context, /, file: str, merge: bool, strict: bool, **options: str | None
 ) -> int:
-    """Read the baselines in FILE, which `export` wrote (- is standard input).
+    """Read the baselines and verdicts in FILE, which `export` wrote (- is standard input).
 
     What is there already stays as it is, so an import that was interrupted can be run again. The
     exit status is 0 if all of FILE is there at the end, else 1.
@@ -254,6 +255,7 @@ def check_command(context: click.Context, /, **options: str | None) -> int:
     print(f"projects: {counts.projects}")
     print(f"baselines: {counts.baselines}")
     print(f"receipts: {counts.receipts}")
+    print(f"verdicts: {counts.verdicts}")
     return 0
 
 

@@ -1,4 +1,5 @@
-"""What a project, a benchmark and a version may be called. One place; knows nothing else.
+"""What a project, a benchmark, a version and a metric may be called. One place; knows nothing
+else.
 
 Patterns end with ``\\Z``: ``$`` would let a trailing newline through.
 """
@@ -27,3 +28,19 @@ RULES = {
     "benchmark": (BENCHMARK, BENCHMARK_RULE),
     "version": (VERSION, VERSION_RULE),
 }
+
+#: The metrics that are counted in whole units of what their name ends with, and all there are, in
+#: the order in which they are shown.
+COUNTS = (
+    "wall_ms",
+    "cpu_ms",
+    "page_faults",
+    "ctx_switches",
+    "max_rss_kb",
+    "io_read_bytes",
+    "io_write_bytes",
+    "network_packets",
+    "energy_uj",
+    "binary_bytes",
+)
+METRICS = (*COUNTS, "throughput_per_s")

@@ -13,6 +13,8 @@ from typing import Any
 
 from marshmallow import ValidationError
 
+from perfgate_server.names import METRICS
+from perfgate_server.record_schemas import STATUSES
 from perfgate_server.schemas import Field, Metadata, Object, Tags, Text, integer_rule
 
 MAX_LIMIT = 1000
@@ -32,14 +34,14 @@ class Parameter(Field):
 
 
 class IntegerParameter(Parameter):
-    def __init__(self, high: int, **options: Any) -> None:
+    def __init__(self, high: int, low: int = 0, **options: Any) -> None:
         super().__init__(**options)
-        self.high = high
+        self.low, self.high = low, high
 
     def parse(self, text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,30}", text, re.ASCII) or int(text) > self.high:
-            raise ValidationError(integer_rule(0, self.high))
-        return int(text)
+        if re.fullmatch(r"[0-9]{1,30}", text, re.ASCII) and self.low <= int(text) <= self.high:
+            return int(text)
+        raise ValidationError(integer_rule(self.low, self.high))
 
 
 class BooleanParameter(Parameter):
@@ -53,12 +55,15 @@ class BooleanParameter(Parameter):
 
 class ChoiceParameter(Parameter):
     def __init__(self, *choices: str, **options: Any) -> None:
-        super().__init__(**options)
         self.choices = choices
+        self.rule = (
+            f"Must be {', '.join(choices[:-1])}{' or ' if choices[1:] else ''}{choices[-1]}."
+        )
+        super().__init__(error_messages={"required": self.rule}, **options)
 
     def parse(self, text: str) -> str:
         if text not in self.choices:
-            raise ValidationError(f"Must be {' or '.join(self.choices)}.")
+            raise ValidationError(self.rule)
         return text
 
 
@@ -184,6 +189,19 @@ class ListQuery(PageQuery):
     since = TimestampParameter(round_up=True)
     until = TimestampParameter(round_up=False)
     include_receipt = BooleanParameter(load_default=False)
+
+
+class TrendQuery(Query):
+    metric = ChoiceParameter(*METRICS, required=True)
+    window = IntegerParameter(500, low=1, load_default=30)
+
+
+class VerdictsQuery(PageQuery):
+    benchmark = Parameter()
+    status = ChoiceParameter(*STATUSES)
+    git_ref = Parameter()
+    since = TimestampParameter(round_up=True)
+    until = TimestampParameter(round_up=False)
 
 
 class ReadQuery(Query):

@@ -7,9 +7,10 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any
 
-from perfgate_server import jsonio
-from perfgate_server.schemas import RECORD_SCHEMA
+from perfgate_server import jsonio, summaries
+from perfgate_server.schemas import RECORD_SCHEMA, VERDICT_SCHEMA
 from perfgate_server.storage.base import Baseline, Receipt
+from perfgate_server.storage.verdicts import VerdictRecord
 
 
 def now() -> str:
@@ -32,7 +33,7 @@ def version_of(moment: str) -> str:
 def receipt_of(value: Any) -> Receipt:
     """Return a parsed receipt as it is stored."""
     body = jsonio.canonical(value)
-    return Receipt(body, hashlib.sha256(body).hexdigest())
+    return Receipt(body, hashlib.sha256(body).hexdigest(), summaries.summarize(value))
 
 
 def normalized(value: Any) -> Any:
@@ -146,3 +147,48 @@ def version_entry(baseline: Baseline, current: int | None) -> dict[str, Any]:
         "content_hash": baseline.content_hash,
     }
     return {name: value for name, value in entry.items() if value is not None}
+
+
+def trend_point(baseline: Baseline, metric: str) -> dict[str, Any] | None:
+    """Return a record's point in the trend of a metric: its median, least and greatest value.
+
+    None if its receipt lacks the metric, or was kept without a summary.
+    """
+    if baseline.summary is None:
+        return None
+    stats = summaries.parse(baseline.summary).stats.get(metric)
+    if stats is None:
+        return None
+    point = {
+        "version": baseline.version,
+        "created_at": baseline.created_at,
+        "git_sha": baseline.git_sha,
+        "value": stats.median,
+        "min": stats.min,
+        "max": stats.max,
+        "source": baseline.source,
+    }
+    return {name: value for name, value in point.items() if value is not None}
+
+
+def verdict(record: VerdictRecord) -> dict[str, Any]:
+    """Return a verdict as the API answers it."""
+    members = {
+        "schema": VERDICT_SCHEMA,
+        "id": record.id,
+        "project": record.project,
+        "benchmark": record.benchmark,
+        "run_id": record.run_id,
+        "status": record.status,
+        "counts": record.counts,
+        "reasons": record.reasons,
+        "git_ref": record.git_ref,
+        "git_sha": record.git_sha,
+        "created_at": record.created_at,
+    }
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def exported_verdict(record: VerdictRecord) -> bytes:
+    """Return a verdict as a line of an export, which has `created_by` too."""
+    return jsonio.dumps({**verdict(record), "created_by": record.created_by}).encode() + b"\n"

@@ -9,7 +9,6 @@ Float takes "1.5", and a nested schema for each sample costs 26 times the parsin
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from perfgate_server import names
 
 RECEIPT_SCHEMA = "perfgate.run.v1"
 RECORD_SCHEMA = "perfgate.baseline.v1"
+VERDICT_SCHEMA = "perfgate.verdict.v1"
 
 U32 = 2**32 - 1
 U64 = 2**64 - 1
@@ -235,21 +235,7 @@ class BenchSchema(Object):
 class Samples(Field):
     """The samples, checked in one loop."""
 
-    counts = dict.fromkeys(
-        (
-            "wall_ms",
-            "cpu_ms",
-            "page_faults",
-            "ctx_switches",
-            "max_rss_kb",
-            "io_read_bytes",
-            "io_write_bytes",
-            "network_packets",
-            "energy_uj",
-            "binary_bytes",
-        ),
-        (0, U64),
-    )
+    counts = dict.fromkeys(names.COUNTS, (0, U64))
     integers = {**counts, "exit_code": (-(2**31), 2**31 - 1)}
     others = {
         "warmup": (bool, "Must be true or false."),
@@ -368,46 +354,6 @@ class PromotionSchema(Object):
 class PutSchema(Object):
     """The body of an upload by PUT, as the member of an envelope, for its field paths."""
 
-    receipt = Nested(ReceiptSchema, required=True)
-
-
-# -- exported records
-
-
-class Pattern(Field):
-    """A string that matches a pattern whole."""
-
-    def __init__(self, pattern: str, rule: str, **options: Any) -> None:
-        super().__init__(**options)
-        self.pattern, self.rule = re.compile(pattern), rule
-
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
-        if not isinstance(value, str) or not self.pattern.fullmatch(value):
-            raise ValidationError(self.rule)
-        return value
-
-
-class RecordSchema(Object):
-    """A record as the API answers it and an export writes it."""
-
-    schema = Constant(RECORD_SCHEMA, required=True)
-    id = Text(1, 128, required=True)
-    project = Name("project", required=True)
-    benchmark = Name("benchmark", required=True)
-    version = Name("version", required=True)
-    git_ref = Text(1, 256, load_default=None)
-    git_sha = Text(1, 256, load_default=None)
-    metadata = Metadata(required=True)
-    tags = Tags(required=True)
-    created_at = Pattern(
-        r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z",
-        "Must be a time such as 2026-03-08T12:00:00.123456Z.",
-        required=True,
-    )
-    created_by = Text(1, 128, required=True)
-    content_hash = Pattern(r"[0-9a-f]{64}", "Must be a SHA-256 in hex.", required=True)
-    source = Pattern("upload|promote", "Must be upload or promote.", required=True)
-    promoted_from = Name("version", load_default=None)
     receipt = Nested(ReceiptSchema, required=True)
 
 

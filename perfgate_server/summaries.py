@@ -1,42 +1,36 @@
-"""What is kept of a receipt for comparing: its host, its samples' count, its metrics' medians."""
+"""The part of a receipt that comparisons read: a few hundred bytes, kept beside the receipt.
+
+A summary is JSON. Migration 2 makes the same of the receipts that were there before it.
+"""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
-#: The metrics that a receipt can hold, in the order in which they are shown.
-METRICS = (
-    "wall_ms",
-    "cpu_ms",
-    "page_faults",
-    "ctx_switches",
-    "max_rss_kb",
-    "io_read_bytes",
-    "io_write_bytes",
-    "network_packets",
-    "energy_uj",
-    "binary_bytes",
-    "throughput_per_s",
-)
+from perfgate_server import jsonio
+from perfgate_server.names import METRICS
+
+_HOST = ("arch", "cpu_count", "memory_bytes", "os")
 
 
 @dataclass(frozen=True, slots=True)
 class MetricStats:
-    """One metric over the samples of one run, in the unit that its name ends with."""
+    """A metric over the measured samples, in its own unit; the numbers are the receipt's."""
 
-    median: float
-    min: float
-    max: float
+    median: int | float
+    min: int | float
+    max: int | float
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A receipt without its samples.
+    """What a comparison knows of a receipt.
 
-    `host` holds os, arch, cpu_count and memory_bytes, only what is known of them. `samples`
-    counts the measured samples, without the warm-ups; `failed` those of them that ended with
-    another exit code than 0 or timed out.
+    `host` holds those of os, arch, cpu_count and memory_bytes that the receipt has; `samples`
+    counts those that were measured, warm-ups aside, and `failed` those of them that ended with
+    another exit code than 0 or ran out of time; `stats` holds the known metrics by name.
     """
 
     run_id: str
@@ -44,3 +38,33 @@ class Summary:
     samples: int
     failed: int
     stats: dict[str, MetricStats]
+
+
+def summarize(receipt: dict[str, Any]) -> bytes:
+    """Return the summary of a checked receipt as it is stored."""
+    measured = [sample for sample in receipt["samples"] if sample.get("warmup") is not True]
+    host, stats = receipt["run"]["host"], receipt["stats"]
+    return jsonio.canonical(
+        {
+            "failed": sum(map(_failed, measured)),
+            "host": {name: host[name] for name in _HOST if host.get(name) is not None},
+            "run_id": receipt["run"]["id"],
+            "samples": len(measured),
+            "stats": {
+                metric: {part: stats[metric][part] for part in ("max", "median", "min")}
+                for metric in METRICS
+                if stats.get(metric) is not None
+            },
+        }
+    )
+
+
+def _failed(sample: dict[str, Any]) -> bool:
+    return sample["exit_code"] != 0 or sample.get("timed_out") is True
+
+
+def parse(body: bytes) -> Summary:
+    """Return a stored summary."""
+    value = json.loads(body)
+    value["stats"] = {metric: MetricStats(**parts) for metric, parts in value["stats"].items()}
+    return Summary(**value)

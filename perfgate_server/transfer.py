@@ -1,4 +1,5 @@
-"""Export and import: a storage as lines of JSON (NDJSON), one record each, oldest first."""
+"""Export and import: a storage as lines of JSON (NDJSON), one record each: baselines, then
+verdicts, both oldest first."""
 
 from __future__ import annotations
 
@@ -12,16 +13,18 @@ from typing import BinaryIO
 
 from marshmallow import ValidationError
 
-from perfgate_server import jsonio, records, schemas
+from perfgate_server import jsonio, record_schemas, records, schemas
 from perfgate_server.storage import Storage
 from perfgate_server.storage.base import Baseline, Outcome, Receipt
+from perfgate_server.storage.verdicts import VerdictRecord
 
 #: Seconds that one export, or the keeping of one record, may take.
 _EXPORT_TIMEOUT = 86_400.0
 _RECORD_TIMEOUT = 60.0
 _MAX_LINE = 2**30
 
-_record_schema = schemas.RecordSchema()
+_record_schema = record_schemas.RecordSchema()
+_verdict_schema = record_schemas.VerdictRecordSchema()
 
 #: Is told how many bytes, or records, have been dealt with since it was told last.
 Progress = Callable[[int], None]
@@ -31,15 +34,20 @@ class InvalidLine(Exception):
     """A line of an import that is no record; the text says what is wrong with it."""
 
 
-def export(storage: Storage, out: BinaryIO, progress: Progress) -> int:
-    """Write every record to `out`, oldest first; return how many. Raises Unavailable, OSError."""
-    count = 0
-    for baseline in storage.export(deadline=time.monotonic() + _EXPORT_TIMEOUT):
-        out.write(records.record(records.record_head(baseline), baseline.receipt or b""))
+def export(storage: Storage, out: BinaryIO, progress: Progress) -> tuple[int, int]:
+    """Write every baseline to `out`, then every verdict; return how many of both. Raises
+    Unavailable, OSError."""
+    baselines = verdicts = 0
+    for record in storage.export(deadline=time.monotonic() + _EXPORT_TIMEOUT):
+        if isinstance(record, Baseline):
+            out.write(records.record(records.record_head(record), record.receipt or b""))
+            baselines += 1
+        else:
+            out.write(records.exported_verdict(record))
+            verdicts += 1
         progress(1)
-        count += 1
     out.flush()
-    return count
+    return baselines, verdicts
 
 
 @dataclass
@@ -94,27 +102,36 @@ def restore(
             if not line.strip():
                 continue
             try:
-                record, receipt = _parse(line)
+                parsed = _parse(line)
             except InvalidLine as error:
                 report.invalid += 1
                 complain(f"line {number}: {error}")
                 if strict:
                     break
                 continue
-            restored = storage.restore(
-                record,
-                receipt,
-                after=places.last(record),
-                place=None if first_place is None else first_place + number - 1,
-                deadline=_soon(),
-            )
-            report.outcomes[restored.outcome] += 1
-            if restored.sequence is not None:
-                places.put(record, restored.sequence)
+            if isinstance(parsed, VerdictRecord):
+                name = f"{parsed.project}: {parsed.benchmark} verdict {parsed.id}"
+                outcome = storage.restore_verdict(parsed, deadline=_soon())
             else:
+                record, receipt = parsed
                 name = f"{record.project}: {record.benchmark} {record.version}"
-                complain(f"line {number}: {name}: {_COMPLAINTS[restored.outcome]}")
+                place = None if first_place is None else first_place + number - 1
+                outcome = _restore_baseline(storage, record, receipt, places, place)
+            report.outcomes[outcome] += 1
+            if outcome in _COMPLAINTS:
+                complain(f"line {number}: {name}: {_COMPLAINTS[outcome]}")
     return report
+
+
+def _restore_baseline(
+    storage: Storage, record: Baseline, receipt: Receipt, places: _Places, place: int | None
+) -> Outcome:
+    restored = storage.restore(
+        record, receipt, after=places.last(record), place=place, deadline=_soon()
+    )
+    if restored.sequence is not None:
+        places.put(record, restored.sequence)
+    return restored.outcome
 
 
 def _soon() -> float:
@@ -154,17 +171,20 @@ class _Places:
         self._db.close()
 
 
-def _parse(line: bytes) -> tuple[Baseline, Receipt]:
+def _parse(line: bytes) -> tuple[Baseline, Receipt] | VerdictRecord:
     try:
         value = jsonio.loads(line.rstrip(b"\r\n"))
-        loaded = _record_schema.load(value)
+        is_verdict = isinstance(value, dict) and value.get("schema") == schemas.VERDICT_SCHEMA
+        loaded = (_verdict_schema if is_verdict else _record_schema).load(value)
     except jsonio.MalformedJSON as error:
         raise InvalidLine(str(error)) from None
     except ValidationError as error:
         path, sentence = next(iter(schemas.flatten(error.messages).items()))
         raise InvalidLine(f"{path}: {sentence}") from None
+    del loaded["schema"]
+    if is_verdict:
+        return VerdictRecord(**loaded)
     receipt = records.receipt_of(loaded.pop("receipt"))
     if receipt.content_hash != loaded["content_hash"]:
         raise InvalidLine("content_hash: Is not that of the receipt.")
-    del loaded["schema"]
     return Baseline(**loaded), receipt

@@ -17,6 +17,7 @@ from perfgate_server.records import normalized
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 VERSION = "/projects/p/baselines/b/versions/v1"
+TREND = "/projects/p/baselines/b/trend"
 
 
 def fails(answer: Any, status: int, *fields: str) -> dict[str, Any]:
@@ -114,6 +115,7 @@ def test_slashes_are_neither_merged_nor_redirected(api: Api) -> None:
         "latest",
         "a/latest",
         "promote",
+        "a/trend",
         "a/versions/b",
         "x" * 256,
     ],
@@ -123,7 +125,7 @@ def test_a_benchmark_is_reached_raw_and_percent_encoded(api: Api, name: str) -> 
     assert answer.status_code == 201, answer.text
     encoded = "".join(f"%{byte:02X}" for byte in name.encode())
     for form in (name, encoded):
-        for tail in ("latest", "versions/v1"):
+        for tail in ("latest", "versions/v1", "trend?metric=wall_ms"):
             found = api.get(f"/projects/p/baselines/{form}/{tail}")
             assert found.status_code == 200 and found.json["benchmark"] == name
     assert api.get(answer.headers["Location"]).json["benchmark"] == name
@@ -143,12 +145,13 @@ def test_a_bad_benchmark_is_named_in_a_body_as_in_a_path(api: Api, name: str) ->
 
 
 def test_every_path_has_one_reading(api: Api) -> None:
-    """Behind `versions` the words latest, versions and promote are versions."""
-    for version in ("latest", "versions", "promote"):
+    """Behind `versions` the words latest, versions, trend and promote are versions."""
+    for version in ("latest", "versions", "trend", "promote"):
         assert api.put("x", version).status_code == 201
         found = api.get(f"/projects/p/baselines/x/versions/{version}")
         assert (found.json["benchmark"], found.json["version"]) == ("x", version)
     fails(api.get("/projects/p/baselines/versions/latest"), 400, "benchmark")
+    fails(api.get("/projects/p/baselines/versions/trend"), 400, "benchmark")
     fails(api.get("/projects/p/baselines/versions/versions"), 400, "benchmark")
     fails(api("POST", "/projects/p/baselines/x/versions/promote", json={}), 405)
 
@@ -185,6 +188,9 @@ MATRIX = [
     ("HEAD", "/projects/p/baselines/b/latest", None, "viewer contributor promoter admin"),
     ("GET", "/projects/p/baselines/b/versions", None, "viewer contributor promoter admin"),
     ("GET", VERSION, None, "viewer contributor promoter admin"),
+    ("GET", f"{TREND}?metric=wall_ms", None, "viewer contributor promoter admin"),
+    ("GET", "/projects/p/verdicts", None, "viewer contributor promoter admin"),
+    ("POST", "/projects/p/verdicts", "verdict", "contributor promoter admin"),
     ("POST", "/projects/p/baselines", "upload", "contributor promoter admin"),
     ("PUT", VERSION, "receipt", "contributor promoter admin"),
     ("POST", "/projects/p/baselines/b/promote", "promotion", "promoter admin"),
@@ -195,6 +201,13 @@ BODIES: dict[str | None, Any] = {
     "upload": {"benchmark": "b", "version": "v1", "receipt": receipt()},
     "receipt": receipt(),
     "promotion": {"from_version": "v1", "to_version": "v2"},
+    "verdict": {
+        "benchmark": "b",
+        "run_id": "r",
+        "status": "pass",
+        "counts": {"pass": 1, "warn": 0, "fail": 0, "skip": 0},
+        "reasons": [],
+    },
 }
 
 
@@ -225,7 +238,7 @@ def test_every_route_under_projects_asks_for_a_permission(
         endpoint for endpoint in app.view_functions if endpoint not in public
     }
     routes = {(rule.rule, method) for rule in rules for method in rule.methods or ()}
-    assert len([1 for _, method in routes if method not in ("HEAD", "OPTIONS")]) == 2 * 8
+    assert len([1 for _, method in routes if method not in ("HEAD", "OPTIONS")]) == 2 * 11
     for rule in rules:
         assert hasattr(app.view_functions[rule.endpoint], "permission"), rule
 
@@ -292,6 +305,7 @@ def test_a_limited_key_reaches_its_own_and_nothing_else(limited: Any) -> None:
         "/projects/p/baselines/nothing/latest",
         "/projects/p/baselines/cpu/versions",
         "/projects/p/baselines/cpu/versions/v1",
+        "/projects/p/baselines/cpu/trend?metric=wall_ms",
         "/projects/p/baselines/no..such/../latest",
         "/projects/q/baselines",
         "/projects/q/baselines/io/read/latest",

@@ -105,6 +105,8 @@ PATHS = (
     "/projects/p/baselines/b/versions",
     "/projects/p/baselines/b/versions/v1",
     "/projects/p/baselines/b/promote",
+    "/projects/p/baselines/b/trend",
+    "/projects/p/verdicts",
     "/health",
 )
 spoiled = st.one_of(
@@ -120,6 +122,14 @@ spoiled = st.one_of(
         {"from_version": st.just("v1") | values, "to_version": st.just("v2") | values},
         optional={"tags": values, "git_ref": values},
     ),
+    st.fixed_dictionaries(
+        {"benchmark": st.just("b"), "run_id": st.text(), "status": st.just("pass") | values},
+        optional={
+            "counts": st.just(dict.fromkeys(("pass", "warn", "fail", "skip"), 0)) | values,
+            "reasons": st.lists(st.text()) | values,
+            "git_ref": values,
+        },
+    ),
 )
 bodies = st.one_of(
     st.binary(), spoiled.map(lambda value: json.dumps(value, ensure_ascii=False).encode())
@@ -127,9 +137,11 @@ bodies = st.one_of(
 parameters = st.sampled_from(
     ["limit", "offset", "cursor", "total", "tags", "tag", "since", "until", "benchmark", "source"]
     + ["benchmark_prefix", "git_ref", "meta.x", "normalize", "receipt", "include_receipt", "x"]
+    + ["metric", "window", "status"]
 )
 junk = st.text(st.characters(codec="latin-1"), max_size=20) | st.sampled_from(
     ["%00", "%ff", "%ED%A0%80", "1", "-1", "true", "9" * 30, "2026-03-08T12:00:00Z", "AAAAAAAAAAI"]
+    + ["wall_ms", "pass"]
 )
 
 

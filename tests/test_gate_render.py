@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from perfgate_server.gate import render
 from perfgate_server.gate.document import document
 from perfgate_server.gate.rule import Candidate, Options, judge
-from perfgate_server.summaries import METRICS, MetricStats, Summary
+from perfgate_server.names import METRICS
+from perfgate_server.summaries import MetricStats, Summary
 
 HOST = {"os": "linux", "arch": "x86_64"}
 
@@ -34,7 +35,7 @@ def answer(
     **options: Any,
 ) -> dict[str, Any]:
     found = Candidate(baseline, version, selector, age) if baseline else None
-    return document(judge(current, found, records or [], Options(**options)), {}, tried)
+    return document(judge(current, found, lambda: records or [], Options(**options)), {}, tried)
 
 
 BASELINE = run(

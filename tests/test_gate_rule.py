@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from perfgate_server.gate import hosts
 from perfgate_server.gate.document import document
 from perfgate_server.gate.rule import Candidate, Judgement, Options, judge, measure
-from perfgate_server.summaries import METRICS, MetricStats, Summary
+from perfgate_server.names import METRICS
+from perfgate_server.summaries import MetricStats, Summary
 
 U64 = 2**64 - 1
 HOST = {"os": "linux", "arch": "x86_64", "cpu_count": 4}
@@ -37,7 +38,7 @@ def against(
     **options: Any,
 ) -> Judgement:
     found = Candidate(baseline, "v1", "latest", age) if baseline else None
-    return judge(current, found, records or [], Options(**options))
+    return judge(current, found, lambda: records or [], Options(**options))
 
 
 def status(name: str, baseline: float, current: float, **options: Any) -> str:
@@ -402,8 +403,8 @@ def test_slower_is_never_judged_better(
         current.failed,
         {**current.stats, name: MetricStats(worse, worse, worse)},
     )
-    one = judge(current, baseline, history, options)
-    other = judge(slower, baseline, history, options)
+    one = judge(current, baseline, lambda: history, options)
+    other = judge(slower, baseline, lambda: history, options)
     assert (one.status == "skip") == (other.status == "skip")
     assert ORDER.get(other.status, 0) >= ORDER.get(one.status, 0)
     if name in one.metrics.deltas:
@@ -419,7 +420,9 @@ def test_there_is_a_verdict_in_every_case(
     current: Summary, baseline: Candidate | None, history: list[Summary], options: Options
 ) -> None:
     """It can be written as JSON, says why it is no pass, and passes nothing unseen."""
-    verdict = document(judge(current, baseline, history, options), {"name": "b"}, ["latest"])
+    verdict = document(
+        judge(current, baseline, lambda: history, options), {"name": "b"}, ["latest"]
+    )
     assert json.loads(json.dumps(verdict, allow_nan=False)) == verdict
     counts, reasons = verdict["verdict"]["counts"], verdict["verdict"]["reasons"]
     assert len(set(reasons)) == len(reasons)

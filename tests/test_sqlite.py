@@ -9,16 +9,20 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import soon, stored
 
-from perfgate_server.storage import migrate, sqlite_file
-from perfgate_server.storage.base import CannotOpen, Filters, Page, Unavailable
+from perfgate_server.records import trend_point
+from perfgate_server.storage import migrate, sql_comparison, sql_verdicts, sqlite_file
+from perfgate_server.storage.base import CannotOpen, Filters, Page, Selector, Unavailable
 from perfgate_server.storage.selection import select
 from perfgate_server.storage.sql import SqlStorage
 from perfgate_server.storage.sqlite import SqliteEngine
+from perfgate_server.storage.verdicts import VerdictFilters
 
 
 def opened(path: Path, timeout: float = 30.0) -> SqlStorage:
@@ -55,10 +59,10 @@ def test_the_file_is_in_wal_mode_and_commits_reach_the_disk(
 
 
 def test_deleting_everything_leaves_nothing(storage: SqlStorage, path: Path) -> None:
-    """No receipt and no tag outlives its record."""
+    """No receipt, no summary and no tag outlives its record."""
     storage.create(*stored(tags=["a", "b"]), deadline=soon())
     storage.delete("p", "b", "v1", deadline=soon())
-    for table in ("baselines", "receipts", "baseline_tags"):
+    for table in ("baselines", "receipts", "receipt_summaries", "baseline_tags"):
         assert query(path, f"SELECT count(*) FROM {table}") == [(0,)]
 
 
@@ -107,15 +111,15 @@ def test_a_failed_migration_leaves_the_old_schema_and_its_data(
     storage: SqlStorage, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage.create(*stored(), deadline=soon())
+    known = migrate.load("sqlite")
     broken = migrate.Migration(
-        2, "broken", "CREATE TABLE extra (x);\nINSERT INTO nowhere VALUES (1);\n"
+        len(known) + 1, "broken", "CREATE TABLE extra (x);\nINSERT INTO nowhere VALUES (1);\n"
     )
-    monkeypatch.setattr(migrate, "load", lambda _: [*_migrations, broken])
-    _migrations = [migrate.Migration(1, "baselines", "")]
+    monkeypatch.setattr(migrate, "load", lambda _: [*known, broken])
     with pytest.raises(CannotOpen):
         opened(path)
     monkeypatch.undo()
-    assert query(path, "SELECT max(version) FROM perfgate_migrations") == [(1,)]
+    assert query(path, "SELECT max(version) FROM perfgate_migrations") == [(len(known),)]
     assert query(path, "SELECT name FROM sqlite_schema WHERE name = 'extra'") == []
     opened(path)
     assert storage.get("p", "b", "v1", receipt=False, deadline=soon()).version == "v1"
@@ -149,7 +153,7 @@ def test_eight_processes_may_open_a_fresh_file_at_once(path: Path) -> None:
     ]
     path.with_suffix(".go").touch()
     assert [process.wait(60) for process in processes] == [0] * 8
-    assert query(path, "SELECT version FROM perfgate_migrations") == [(1,)]
+    assert query(path, "SELECT version FROM perfgate_migrations") == [(1,), (2,)]
     assert query(path, "SELECT count(*) FROM baselines") == [(8,)]
 
 
@@ -305,6 +309,17 @@ def test_a_read_only_file_is_refused_at_start() -> None:
 # -- queries that stay quick
 
 
+class Explaining:
+    """A session that keeps the plan of each statement, and finds nothing."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.db, self.plans = db, list[str]()
+
+    def execute(self, sql: str, values: Sequence[object]) -> sqlite3.Cursor:
+        self.plans += [row[3] for row in self.db.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
+        return self.db.execute("SELECT 1 WHERE 0")
+
+
 @pytest.mark.parametrize(
     ("filters", "index", "sorts"),
     [
@@ -323,22 +338,80 @@ def test_a_page_is_found_in_an_index(
     storage: SqlStorage, filters: Filters, index: str, sorts: bool
 ) -> None:
     """No list walks a table; one that has to sort does so within an index."""
-    plans: list[str] = []
-
-    class Explaining:
-        def execute(self, sql: str, values: list[object]) -> sqlite3.Cursor:
-            plans.extend(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", values))
-            return db.execute("SELECT 1 WHERE 0")
-
     with storage._engine.reading(soon()) as db:
         selection = select(db, storage._engine, "p", filters)
         assert selection
         page = Page(limit=50, cursor=10, total=False)
-        storage._page(Explaining(), "p", selection, page)  # type: ignore[arg-type]
+        explaining: Any = Explaining(db)
+        storage._page(explaining, "p", selection, page)
+    plans = explaining.plans
     # The last sort is of the page's own rows.
     assert plans.pop() == "USE TEMP B-TREE FOR ORDER BY"
     found = [plan for plan in plans if index in plan]
     assert found, plans
+    assert not any(plan.startswith("SCAN") and "places" not in plan for plan in plans), plans
+    assert sorts == any("TEMP B-TREE" in plan for plan in plans), plans
+
+
+@pytest.mark.parametrize(
+    ("selector", "seek"),
+    [
+        (Selector("latest"), "baselines_by_benchmark (project=? AND benchmark=?)"),
+        (Selector("promoted"), "baselines_promoted_by_benchmark (project=? AND benchmark=?)"),
+        (Selector("version", "v"), "by_version (project=? AND benchmark=? AND version=?)"),
+        (Selector("git_sha", "s"), "baselines_by_git_sha (project=? AND git_sha=?)"),
+        (Selector("git_ref", "r"), "_git_ref (project=? AND benchmark=? AND git_ref=?)"),
+        (Selector("tag", "t"), "COVERING INDEX baselines_by_benchmark (project=? AND benchmark=?)"),
+        (Selector("tag", "t"), "PRIMARY KEY (project=? AND tag=? AND seq=?)"),
+    ],
+    ids=str,
+)
+def test_a_selector_seeks_in_an_index_and_sorts_nothing(
+    storage: SqlStorage, selector: Selector, seek: str
+) -> None:
+    """And so does each step of a history."""
+    with storage._engine.reading(soon()) as db:
+        explaining: Any = Explaining(db)
+        sql_comparison.compare(explaining, storage._engine, "p", "b", [selector], "", 20, bool)
+    assert all(plan.startswith("SEARCH") for plan in explaining.plans), explaining.plans
+    for step in (seek, "baselines_by_benchmark (project=? AND benchmark=? AND seq<?)"):
+        assert any(step in plan for plan in explaining.plans), explaining.plans
+
+
+def test_a_record_without_a_summary_is_found_all_the_same(storage: SqlStorage, path: Path) -> None:
+    """An older server that still runs on the migrated file keeps such; they must not vanish."""
+    storage.create(*stored(), deadline=soon())
+    query(path, "DELETE FROM receipt_summaries")
+    (found,) = storage.recent("p", "b", 1, deadline=soon())
+    assert (found.version, found.summary) == ("v1", None)
+    assert trend_point(found, "wall_ms") is None
+    with storage._engine.reading(soon()) as db:
+        args = ([Selector("latest")], "", 0, bool)
+        assert sql_comparison.compare(db, storage._engine, "p", "b", *args).baseline == found
+
+
+@pytest.mark.parametrize(
+    ("filters", "index", "sorts"),
+    [
+        (VerdictFilters(), "verdicts_by_project", False),
+        (VerdictFilters(benchmark="b"), "COVERING INDEX verdicts_by_benchmark", False),
+        (VerdictFilters(benchmark="b", status="fail"), "verdicts_by_benchmark", False),
+        (VerdictFilters(git_ref="r"), "COVERING INDEX verdicts_by_git_ref", False),
+        (VerdictFilters(status="fail"), "COVERING INDEX verdicts_by_status", False),
+        (VerdictFilters(since="2"), "COVERING INDEX verdicts_by_created_at", True),
+    ],
+    ids=str,
+)
+def test_a_page_of_verdicts_is_found_in_an_index(
+    storage: SqlStorage, filters: VerdictFilters, index: str, sorts: bool
+) -> None:
+    with storage._engine.reading(soon()) as db:
+        explaining: Any = Explaining(db)
+        page = Page(limit=50, cursor=10, total=False)
+        sql_verdicts.listing(explaining, storage._engine, "p", filters, page)
+    plans = explaining.plans
+    assert plans.pop() == "USE TEMP B-TREE FOR ORDER BY"  # of the page's own rows
+    assert any(index in plan for plan in plans), plans
     assert not any(plan.startswith("SCAN") and "places" not in plan for plan in plans), plans
     assert sorts == any("TEMP B-TREE" in plan for plan in plans), plans
 

@@ -27,21 +27,27 @@ from support import (
     wait_for,
 )
 from test_storage import keep, listed, promotion
+from test_storage_verdicts import add, verdict
 
 from perfgate_server import transfer
-from perfgate_server.records import etag_of
+from perfgate_server.record_schemas import STATUSES
+from perfgate_server.records import etag_of, exported_verdict
 from perfgate_server.storage import Storage, open_storage
 from perfgate_server.storage.base import Filters, Outcome, Page
+from perfgate_server.storage.verdicts import VerdictFilters
 
 
 def fill(storage: Storage) -> None:
-    """Keep records of every kind, in two projects."""
+    """Keep records of every kind, and verdicts, in two projects."""
     keep(storage, "b", "v1", git_ref="main", tags=["z", "a"], metadata={"naïve": "🚀"})
     keep(storage, "io/read[x]", "v1", value=receipt(wall_ms=7, later=[1.5, None, 10**30]))
     storage.promote(promotion("v1", "v2"), deadline=soon())
     keep(storage, "b", "v1", "q", created_at="2020-01-01T00:00:00.000000Z")
     keep(storage, "b", "v3")
     storage.delete("p", "b", "v1", deadline=soon())
+    add(storage, "1", status="fail", reasons=["naïve 🚀"], git_ref="main", git_sha="abc")
+    add(storage, "2", project="q", created_at="2020-01-01T00:00:00.000000Z")
+    add(storage, "3", benchmark="never/uploaded", counts=dict.fromkeys(STATUSES, 2**32 - 1))
 
 
 def exported(storage: Storage) -> bytes:
@@ -60,13 +66,18 @@ def restored(storage: Storage, text: bytes, **options: Any) -> tuple[transfer.Re
 
 
 def everything(storage: Storage) -> list[Any]:
-    """Return all that a client can see of all records, in their order."""
+    """Return all that a client can see of all records and verdicts, in their order."""
+    page = Page(limit=1000, receipts=True)
     return [
         (etag_of(baseline), baseline.receipt)
         for project in "pq"
-        for baseline in storage.list(
-            project, Filters(), Page(limit=1000, receipts=True), deadline=soon()
-        ).baselines
+        for baseline in storage.list(project, Filters(), page, deadline=soon()).baselines
+    ] + [
+        exported_verdict(found)
+        for project in "pq"
+        for found in storage.list_verdicts(
+            project, VerdictFilters(), page, deadline=soon()
+        ).verdicts
     ]
 
 
@@ -88,12 +99,12 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
 def test_everything_survives_the_way_from_any_backend_to_any(
     storage: Storage, target: Storage
 ) -> None:
-    """Ids, times, order, hashes, sources, ETags and receipts."""
+    """Ids, times, order, hashes, sources, ETags and receipts; and verdicts."""
     fill(storage)
     text = exported(storage)
     report, said = restored(target, text)
     assert said == [] and report.complete
-    assert report.outcomes == {Outcome.KEPT: 4}
+    assert report.outcomes == {Outcome.KEPT: 7}
     assert everything(target) == everything(storage)
     assert exported(target) == text
     assert (
@@ -112,9 +123,9 @@ def test_an_import_can_be_run_again(storage: Storage) -> None:
     storage.delete("q", "b", "v1", deadline=soon())
     restored(storage, b"".join(lines[:2]))
     report, said = restored(storage, text)
-    assert report.outcomes == {Outcome.PRESENT: 2, Outcome.KEPT: 2} and said == []
+    assert report.outcomes == {Outcome.PRESENT: 5, Outcome.KEPT: 2} and said == []
     report, said = restored(storage, text)
-    assert report.outcomes == {Outcome.PRESENT: 4} and report.complete
+    assert report.outcomes == {Outcome.PRESENT: 7} and report.complete
     assert exported(storage) == text
 
 
@@ -123,9 +134,10 @@ def test_a_record_that_differs_is_reported_and_stays(storage: Storage) -> None:
     text = exported(storage)
     changed = text.replace(b'"git_ref":"main"', b'"git_ref":"dev"')
     report, said = restored(storage, changed)
-    assert report.outcomes[Outcome.DIFFERS] == 1 and not report.complete
-    (sentence,) = said
-    assert sentence.startswith("line 2: p: b v2: differs")
+    assert report.outcomes[Outcome.DIFFERS] == 2 and not report.complete
+    baseline, other = said
+    assert baseline.startswith("line 2: p: b v2: differs")
+    assert other.startswith("line 5: p: b verdict ") and ": differs" in other
     assert exported(storage) == text
 
 
@@ -222,6 +234,44 @@ def test_a_spoiled_record_is_not_taken(storage: Storage, member: str, value: Any
     assert member in sentence
 
 
+def test_an_export_of_a_version_without_verdicts_is_read_as_before(storage: Storage) -> None:
+    report, said = restored(storage, file_of(storage, "v1", "v2"))
+    assert report.outcomes == {Outcome.KEPT: 2} and said == []
+    assert listed(storage) == ["v2", "v1"]
+
+
+def test_a_verdict_needs_no_baseline_and_no_merge(storage: Storage) -> None:
+    text = exported_verdict(verdict("1", created_at="2020-01-01T00:00:00.000000Z"))
+    keep(storage, "b", "own")
+    add(storage, "2")
+    report, said = restored(storage, text)
+    assert report.outcomes == {Outcome.KEPT: 1} and said == []
+    assert exported(storage).endswith(text)
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("schema", "perfgate.verdict.v2"),
+        ("project", ".."),
+        ("benchmark", "versions"),
+        ("run_id", ""),
+        ("status", "ok"),
+        ("counts", {"pass": 1}),
+        ("reasons", [""]),
+        ("created_at", "yesterday"),
+        ("created_by", None),
+        ("id", ""),
+    ],
+)
+def test_a_spoiled_verdict_is_not_taken(storage: Storage, member: str, value: Any) -> None:
+    line = json.loads(exported_verdict(verdict()))
+    report, (sentence,) = restored(storage, json.dumps(line | {member: value}).encode())
+    assert report.invalid == 1
+    assert member in sentence
+    assert exported(storage) == b""
+
+
 def test_strict_stops_at_the_first_bad_line(storage: Storage) -> None:
     text = file_of(storage, "v1", "v2")
     report, _ = restored(storage, b"nonsense\n" + text, strict=True)
@@ -257,9 +307,9 @@ def test_from_sqlite_to_postgres_and_back(postgres: Postgres, tmp_path: Path) ->
         assert run("export", "all.ndjson", folder=tmp_path).returncode == 0
         result = run("import", *there, "all.ndjson", folder=tmp_path)
         assert (result.returncode, result.stdout) == (0, b"")
-        assert b"4 kept, 0 present, 0 differs, 0 refused, 0 not valid" in result.stderr
+        assert b"7 kept, 0 present, 0 differs, 0 refused, 0 not valid" in result.stderr
         result = run(*there, "export", folder=tmp_path)  # options may stand before, too
-        assert result.stdout == text and b"4 baselines exported" in result.stderr
+        assert result.stdout == text and b"4 baselines and 3 verdicts exported" in result.stderr
         back = run("import", "--database-url", "back.db", "-", folder=tmp_path, text=result.stdout)
         assert back.returncode == 0
         checked = run("check", *there, folder=tmp_path)
@@ -385,7 +435,8 @@ def test_check_tells_what_is_there_and_what_is_damaged(tmp_path: Path) -> None:
     storage.close()
     result = run("check", folder=tmp_path)
     assert result.returncode == 0
-    assert b"integrity: ok\nschema version: 1\nprojects: 2\nbaselines: 204\n" in result.stdout
+    assert b"integrity: ok\nschema version: 2\nprojects: 2\nbaselines: 204\n" in result.stdout
+    assert result.stdout.endswith(b"\nverdicts: 3\n")
     path = tmp_path / "perfgate.db"
     size = path.stat().st_size
     with path.open("r+b") as file:

@@ -1,21 +1,19 @@
-"""Everything under ``/projects``."""
+"""Everything under ``/projects/{project}/baselines``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlencode
 
-from flask import Blueprint, Response, current_app, g, request, url_for
+from flask import Blueprint, Response, g, request, url_for
 from werkzeug.routing import BaseConverter
 
 from perfgate_server import jsonio, queries, records, schemas
 from perfgate_server.auth import check_benchmark, enforce, requires
-from perfgate_server.blueprints import requests
+from perfgate_server.blueprints import requests, responses
 from perfgate_server.errors import bad_request
 from perfgate_server.keys import Permission
-from perfgate_server.storage import Storage
-from perfgate_server.storage.base import Baseline, Filters, Listing, Page, Promotion, Receipt
+from perfgate_server.storage.base import Baseline, Filters, Promotion, Receipt
 
 blueprint = Blueprint("baselines", __name__)
 blueprint.before_request(enforce)
@@ -35,8 +33,8 @@ class BenchmarkConverter(BaseConverter):
 
 
 class LeafBenchmarkConverter(BenchmarkConverter):
-    """A benchmark before ``/latest``, ``/versions`` and ``/promote``. Behind ``/versions`` these
-    words are versions: that reading leaves each path just one."""
+    """A benchmark before ``/latest``, ``/versions``, ``/trend`` and ``/promote``. Behind
+    ``/versions`` these words are versions: that reading leaves each path just one."""
 
     regex = "(?:versions|(?s:.*)(?<!/versions))"
 
@@ -58,10 +56,10 @@ _put_query = queries.PutQuery()
 _read_query = queries.ReadQuery()
 _list_query = queries.ListQuery()
 _history_query = queries.HistoryQuery()
+_trend_query = queries.TrendQuery()
 _no_query = queries.NoQuery()
 
 _CACHE_CONTROL = "private, no-cache"
-_JSON = "application/json"
 
 
 # -- write
@@ -112,7 +110,7 @@ def promote(project: str, benchmark: str) -> Response:
         created_at=records.now(),
         created_by=g.key.actor,
     )
-    baseline, created = _storage().promote(promotion, deadline=g.deadline)
+    baseline, created = requests.storage().promote(promotion, deadline=g.deadline)
     answer = records.promotion_answer(baseline)
     ignored = _ignored(sent, _promotion_schema)
     return _stored(baseline, created, answer, ignored)
@@ -122,10 +120,10 @@ def promote(project: str, benchmark: str) -> Response:
 @requires(Permission.DELETE)
 def delete(project: str, benchmark: str, version: str) -> Response:
     requests.query(_no_query)
-    baseline = _storage().delete(
+    baseline = requests.storage().delete(
         project, benchmark, version, deadline=g.deadline, precondition=requests.matches
     )
-    return _json(
+    return responses.json(
         {
             "deleted": True,
             "id": baseline.id,
@@ -143,7 +141,9 @@ def delete(project: str, benchmark: str, version: str) -> Response:
 @requires(Permission.READ)
 def get_latest(project: str, benchmark: str) -> Response:
     return _read(
-        lambda receipt: _storage().latest(project, benchmark, receipt=receipt, deadline=g.deadline)
+        lambda receipt: requests.storage().latest(
+            project, benchmark, receipt=receipt, deadline=g.deadline
+        )
     )
 
 
@@ -151,7 +151,7 @@ def get_latest(project: str, benchmark: str) -> Response:
 @requires(Permission.READ)
 def get_version(project: str, benchmark: str, version: str) -> Response:
     return _read(
-        lambda receipt: _storage().get(
+        lambda receipt: requests.storage().get(
             project, benchmark, version, receipt=receipt, deadline=g.deadline
         )
     )
@@ -162,37 +162,45 @@ def get_version(project: str, benchmark: str, version: str) -> Response:
 def list_baselines(project: str) -> Response:
     parameters = requests.pairs()
     query = requests.query(_list_query, parameters)
-    page = _page_of(query, receipts=query.pop("include_receipt"))
+    page = requests.page(query, receipts=query.pop("include_receipt"))
     visible = g.key.sees if g.key.benchmarks else None
     filters = Filters(**query, visible=visible)
-    listing = _storage().list(project, filters, page, deadline=g.deadline)
+    listing = requests.storage().list(project, filters, page, deadline=g.deadline)
     if page.receipts:
         entries = b"[%b]" % b",".join(_with_receipt(baseline) for baseline in listing.baselines)
     else:
         entries = jsonio.dumps([records.summary(entry) for entry in listing.baselines]).encode()
-    return _listed("baselines", entries, listing, page, parameters)
+    return responses.listed("baselines", entries, listing, page, parameters)
 
 
 @blueprint.get(f"{BENCHMARK}/versions")
 @requires(Permission.READ)
 def get_history(project: str, benchmark: str) -> Response:
     parameters = requests.pairs()
-    page = _page_of(requests.query(_history_query, parameters))
-    listing = _storage().history(project, benchmark, page, deadline=g.deadline)
+    page = requests.page(requests.query(_history_query, parameters))
+    listing = requests.storage().history(project, benchmark, page, deadline=g.deadline)
     entries = [records.version_entry(entry, listing.current) for entry in listing.baselines]
-    return _listed("versions", jsonio.dumps(entries).encode(), listing, page, parameters)
+    return responses.listed("versions", jsonio.dumps(entries).encode(), listing, page, parameters)
+
+
+@blueprint.get(f"{BENCHMARK}/trend")
+@requires(Permission.READ)
+def get_trend(project: str, benchmark: str) -> Response:
+    query = requests.query(_trend_query)
+    metric = query["metric"]
+    newest = requests.storage().recent(project, benchmark, query["window"], deadline=g.deadline)
+    points = [records.trend_point(baseline, metric) for baseline in reversed(newest)]
+    return responses.json(
+        {
+            "project": project,
+            "benchmark": benchmark,
+            "metric": metric,
+            "points": [point for point in points if point is not None],
+        }
+    )
 
 
 # -- helpers
-
-
-def _storage() -> Storage:
-    storage: Storage = current_app.extensions["perfgate"].storage
-    return storage
-
-
-def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(jsonio.dumps(value) + "\n", status, headers, content_type=_JSON)
 
 
 def _ignored(sent: dict[str, Any], schema: Any = _upload_schema) -> list[str]:
@@ -246,7 +254,7 @@ def _create(
         content_hash=receipt.content_hash,
         source="upload",
     )
-    baseline, created = _storage().create(
+    baseline, created = requests.storage().create(
         new, receipt, deadline=g.deadline, precondition=requests.matches
     )
     return _stored(baseline, created, records.upload_answer(baseline), ignored)
@@ -264,7 +272,7 @@ def _stored(
         version=baseline.version,
     )
     headers = {"ETag": f'"{records.etag_of(baseline)}"', "Location": location}
-    return _json(answer, 201 if created else 200, headers)
+    return responses.json(answer, 201 if created else 200, headers)
 
 
 def _read(find: Callable[[bool], Baseline]) -> Response:
@@ -282,7 +290,7 @@ def _read(find: Callable[[bool], Baseline]) -> Response:
     else:
         head = records.record_head(baseline)
         tag, text = records.etag(head), records.record(head, receipt)
-    return Response(text, headers=_read_headers(tag), content_type=_JSON)
+    return Response(text, headers=_read_headers(tag), content_type=responses.JSON)
 
 
 def _tag(baseline: Baseline, only: bool) -> str:
@@ -293,40 +301,6 @@ def _read_headers(tag: str) -> dict[str, str]:
     return {"ETag": f'"{tag}"', "Cache-Control": _CACHE_CONTROL}
 
 
-def _page_of(query: dict[str, Any], receipts: bool = False) -> Page:
-    """Take the page's part out of a loaded query."""
-    offset, cursor = query.pop("offset", None), query.pop("cursor", None)
-    if offset is not None and cursor is not None:
-        raise bad_request({"cursor": "Must not be given together with offset."})
-    return Page(query.pop("limit"), offset or 0, cursor, query.pop("total"), receipts)
-
-
 def _with_receipt(baseline: Baseline) -> bytes:
     head = jsonio.dumps(records.summary(baseline)).encode()
     return b'%b,"receipt":%b}' % (head[:-1], baseline.receipt or b"")
-
-
-def _listed(
-    name: str,
-    entries: bytes,
-    listing: Listing,
-    page: Page,
-    parameters: list[tuple[str, str]],
-) -> Response:
-    pagination = {
-        "total": listing.total,
-        "limit": page.limit,
-        "offset": None if page.cursor is not None else page.offset,
-        "has_more": listing.has_more,
-    }
-    text = b'{"%b":%b,"pagination":%b}\n' % (
-        name.encode(),
-        entries,
-        jsonio.dumps(pagination).encode(),
-    )
-    response = Response(text, content_type=_JSON)
-    if listing.has_more and listing.baselines:
-        kept = [pair for pair in parameters if pair[0] not in ("offset", "cursor")]
-        cursor = queries.encode_cursor(listing.baselines[-1].sequence)
-        response.headers["Link"] = f'<?{urlencode([*kept, ("cursor", cursor)])}>; rel="next"'
-    return response

@@ -12,7 +12,8 @@ from werkzeug.wsgi import get_input_stream
 from perfgate_server import jsonio, records
 from perfgate_server.errors import ApiError, bad_request
 from perfgate_server.queries import Query
-from perfgate_server.storage.base import Baseline
+from perfgate_server.storage import Storage
+from perfgate_server.storage.base import Baseline, Page
 
 _MAX_PARAMETERS = 256
 _CHUNK = 2**20
@@ -21,6 +22,11 @@ _CHUNK = 2**20
 def start_clock() -> None:
     """Give the request its deadline anew: --timeout from now."""
     g.deadline = time.monotonic() + current_app.extensions["perfgate"].config.timeout
+
+
+def storage() -> Storage:
+    found: Storage = current_app.extensions["perfgate"].storage
+    return found
 
 
 def body() -> bytes:
@@ -125,6 +131,14 @@ def load(schema: Query, single: dict[str, Any]) -> dict[str, Any]:
         raise bad_request(unknown)
     loaded: dict[str, Any] = schema.load(single)
     return loaded
+
+
+def page(query: dict[str, Any], receipts: bool = False) -> Page:
+    """Take the page's part out of a loaded query; raises 400 for both offset and cursor."""
+    offset, cursor = query.pop("offset", None), query.pop("cursor", None)
+    if offset is not None and cursor is not None:
+        raise bad_request({"cursor": "Must not be given together with offset."})
+    return Page(query.pop("limit"), offset or 0, cursor, query.pop("total"), receipts)
 
 
 def matches(stored: Baseline | None) -> bool:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from perfgate_server.summaries import METRICS
+from perfgate_server.names import METRICS
 
 Quote = Callable[[str], str]
 

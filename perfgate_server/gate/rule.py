@@ -9,15 +9,17 @@ machine, an old baseline, a failed command) is weighed after that.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from perfgate_server.gate import hosts, noise
-from perfgate_server.summaries import METRICS, Summary
+from perfgate_server.names import METRICS
+from perfgate_server.summaries import Summary
 
 Status = Literal["pass", "warn", "fail", "skip"]
 Skip = Literal["zero_baseline", "missing_baseline", "missing_current"]
+History = Callable[[], Sequence[Summary]]
 _JUDGED: tuple[Status, ...] = ("pass", "warn", "fail")
 
 HIGHER_IS_BETTER = frozenset({"throughput_per_s"})
@@ -91,8 +93,8 @@ class Metrics:
 
     `skipped` says of a metric without a delta why it has none. `counts` and `reasons` are of the
     judged metrics; one that is only reported has a delta with the status skip. `records` is how
-    many records of the history are comparable, `noise` what they say of the metrics beyond their
-    thresholds.
+    many records of the history are comparable, None if no metric is beyond its threshold and so
+    none was asked for; `noise` is what they say of those metrics.
     """
 
     deltas: dict[str, Delta] = field(default_factory=dict)
@@ -101,7 +103,7 @@ class Metrics:
         default_factory=lambda: {"pass": 0, "warn": 0, "fail": 0, "skip": 0}
     )
     reasons: list[str] = field(default_factory=list)
-    records: int = 0
+    records: int | None = None
     noise: dict[str, Noise] = field(default_factory=dict)
 
 
@@ -119,12 +121,13 @@ class Judgement:
 
 
 def judge(
-    current: Summary, baseline: Candidate | None, history: Sequence[Summary], options: Options
+    current: Summary, baseline: Candidate | None, history: History, options: Options
 ) -> Judgement:
     """Return the verdict on a run; there is one in every case.
 
-    `history` holds past runs of the benchmark, oldest first. Those on other machines and those
-    whose command failed are left out here, so it may hold more than `options.history`.
+    `history` returns past runs of the benchmark, oldest first; it is called once if a metric is
+    beyond its threshold, else never. What is not comparable is left out here, so it may return
+    more than `options.history` runs.
     """
     metrics, missing = Metrics(), "no_baseline"
     differing: tuple[str, ...] = ()
@@ -170,12 +173,10 @@ def _in_vain(metrics: Metrics, options: Options) -> bool:
     return options.metrics is not None and any(r.endswith("_skip") for r in metrics.reasons)
 
 
-def _compare(
-    current: Summary, baseline: Summary, history: Sequence[Summary], options: Options
-) -> Metrics:
+def _compare(current: Summary, baseline: Summary, history: History, options: Options) -> Metrics:
     """Judge each metric by itself."""
-    records = _comparable(current, history, options)
-    metrics = Metrics(records=len(records))
+    records: list[Summary] = []
+    metrics = Metrics()
     for name in METRICS:
         before, now = baseline.stats.get(name), current.stats.get(name)
         if options.metrics is None:
@@ -193,6 +194,9 @@ def _compare(
         else:
             delta = measure(name, before.median, now.median, options)
             if judged and delta.status == "fail" and options.noise:
+                if metrics.records is None:
+                    records = _comparable(current, history(), options)
+                    metrics.records = len(records)
                 metrics.noise[name] = _noise(name, delta.current, records)
                 if metrics.noise[name].decided == "within_noise":
                     delta = replace(delta, status="warn")
@@ -242,16 +246,16 @@ def _finite(value: float) -> float:
     return max(-sys.float_info.max, min(value, sys.float_info.max))
 
 
+def is_comparable(current: Summary, past: Summary, options: Options) -> bool:
+    """Tell whether a past run says what this one, on this machine, would give again."""
+    if past.failed and not options.allow_failed:
+        return False
+    return not hosts.differences(current.host, past.host)
+
+
 def _comparable(current: Summary, history: Sequence[Summary], options: Options) -> list[Summary]:
-    """Return the last records that say what this run, on this machine, would give again."""
-    if not options.noise:
-        return []
-    found = [
-        past
-        for past in history
-        if (options.allow_failed or not past.failed)
-        and not hosts.differences(current.host, past.host)
-    ]
+    """Return the last comparable records, at most as many as are asked for."""
+    found = [past for past in history if is_comparable(current, past, options)]
     return found[max(0, len(found) - options.history) :]
 
 

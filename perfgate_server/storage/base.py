@@ -8,18 +8,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from perfgate_server.storage.verdicts import VerdictFilters, VerdictListing, VerdictRecord
+
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A receipt as it is kept: canonical JSON in UTF-8, and the SHA-256 of that in hex."""
+    """A receipt as it is kept: canonical JSON in UTF-8, the SHA-256 of that in hex, and its
+    summary, a small JSON text that stands for it in comparisons."""
 
     body: bytes
     content_hash: str
+    summary: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """One record. It never changes; `receipt` is None where it was not asked for."""
+    """One record. It never changes; `receipt` and `summary` are None where not asked for."""
 
     id: str
     project: str
@@ -37,10 +41,13 @@ class Baseline:
     #: Its place in the order of all records; given by the storage.
     sequence: int = 0
     receipt: bytes | None = None
+    #: Its receipt's summary. A server of a version without summaries that still runs on a
+    #: migrated database keeps none.
+    summary: bytes | None = None
 
     def is_copy_of(self, other: Baseline) -> bool:
         """Whether both are the same in every member, their places in the order aside."""
-        place = {"sequence": 0, "receipt": None}
+        place = {"sequence": 0, "receipt": None, "summary": None}
         return replace(self, **place) == replace(other, **place)  # type: ignore[arg-type]  # members of two types
 
     def differences(self, other: Baseline) -> list[str]:
@@ -145,6 +152,35 @@ class Listing:
     #: The newest record's sequence, in a history.
     current: int | None = None
 
+    @property
+    def last(self) -> int | None:
+        """The sequence of the page's last record, behind which the next page begins."""
+        return self.baselines[-1].sequence if self.baselines else None
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """Which record of a benchmark to compare with: always the newest that fits.
+
+    `kind` is ``latest``, ``promoted`` (made by a promotion), or one of ``version``, ``tag``,
+    ``git_sha`` and ``git_ref``, for which `value` is the text that the record has there.
+    """
+
+    kind: str
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a run is compared with: the record that `selector` found, None if none did; the
+    selectors that were tried up to that one; and the history, newest first. All records carry
+    their summaries."""
+
+    baseline: Baseline | None
+    selector: Selector | None
+    tried: list[Selector]
+    history: list[Baseline]
+
 
 class Outcome(enum.Enum):
     """What became of a record that was to be restored."""
@@ -171,10 +207,14 @@ class Counts:
     projects: int
     baselines: int
     receipts: int
+    verdicts: int
 
 
 #: Given the record that is there now, or None, tells whether to go on.
 Precondition = Callable[[Baseline | None], bool]
+
+#: How many of a benchmark's newest records are looked at for a history.
+MAX_SCANNED = 500
 
 #: The most receipt bytes that one page holds, if it holds more than one receipt.
 MAX_PAGE_BYTES = 64 * 2**20
@@ -258,6 +298,32 @@ class Storage(Protocol):
     def history(self, project: str, benchmark: str, page: Page, *, deadline: float) -> Listing:
         """Return a page of a benchmark's records, newest first. Raises NotFound without any."""
 
+    def recent(
+        self, project: str, benchmark: str, limit: int, *, deadline: float
+    ) -> Sequence[Baseline]:
+        """Return a benchmark's newest records with their summaries, newest first. Raises
+        NotFound without any."""
+
+    def comparison(
+        self,
+        project: str,
+        benchmark: str,
+        selectors: Sequence[Selector],
+        *,
+        excluding: Sequence[str],
+        history: int,
+        wanted: Callable[[Baseline], bool],
+        deadline: float,
+    ) -> Comparison:
+        """Find what a run of a benchmark is compared with, all as of one moment.
+
+        The first selector that finds a record decides. Records whose content hash is in `excluding`
+        are passed over everywhere: a run that was uploaded is not compared with itself. The
+        history holds up to `history` records that are `wanted`, of those that share a receipt
+        the newest, and none from behind the newest MAX_SCANNED. No receipt is read. A benchmark
+        without records has no baseline and no history.
+        """
+
     def delete(
         self,
         project: str,
@@ -270,8 +336,18 @@ class Storage(Protocol):
         """Remove a record for good and return it; its receipt goes with the last record that
         points to it. Raises NotFound and PreconditionFailed."""
 
-    def export(self, *, deadline: float) -> Iterator[Baseline]:
-        """Yield every record with its receipt, oldest first, as of one moment."""
+    def add_verdict(self, new: VerdictRecord, *, deadline: float) -> VerdictRecord:
+        """Keep a verdict; return it with its sequence."""
+
+    def list_verdicts(
+        self, project: str, filters: VerdictFilters, page: Page, *, deadline: float
+    ) -> VerdictListing:
+        """Return a page of a project's verdicts, newest first. Those of benchmarks without
+        records, or without any longer, are among them."""
+
+    def export(self, *, deadline: float) -> Iterator[Baseline | VerdictRecord]:
+        """Yield every record with its receipt, then every verdict, each oldest first, as of one
+        moment."""
 
     def restore(
         self,
@@ -289,6 +365,10 @@ class Storage(Protocol):
         `latest`: without a `place` it is Outcome.REFUSED; with one (a sequence from `reserve`)
         it is kept there, and they are moved behind all that is reserved, in their order.
         """
+
+    def restore_verdict(self, verdict: VerdictRecord, *, deadline: float) -> Outcome:
+        """Keep a verdict as it was exported, behind all there are: Outcome.KEPT. One of that id
+        may be there already: PRESENT if it is the same, else DIFFERS."""
 
     def reserve(self, count: int, *, deadline: float) -> int:
         """Set so many places in the order aside, behind all there are; return the first."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from perfgate_server.storage.base import Filters
+from perfgate_server.storage.base import Filters, Page
 from perfgate_server.storage.engine import Engine, Session
 
 
@@ -29,17 +29,13 @@ class Selection:
 def select(db: Session, engine: Engine, project: str, filters: Filters) -> Selection | None:
     """Return the selection for `filters`, or None if it can hold nothing."""
     conditions, values = _conditions(filters)
-    limited = False
-    if filters.visible is not None:
-        names = benchmarks(db, project)
-        seen = [name for name in names if filters.visible(name)]
-        if not seen:
-            return None
-        limited = len(seen) < len(names)
-        if limited:
-            condition, value = engine.among("b.benchmark", seen)
-            conditions.append(condition)
-            values.append(value)
+    visible = only_visible(db, engine, project, "baselines", "b.benchmark", filters.visible)
+    if visible is None:
+        return None
+    limited = bool(visible)
+    for condition, value in visible:
+        conditions.append(condition)
+        values.append(value)
     if filters.tags and filters.git_sha is None:
         # The first tag leads: its rows stand in the list's order. The records themselves are
         # looked at only if there is more to know of them.
@@ -105,15 +101,57 @@ def _index(filters: Filters, limited: bool) -> str:
     return "baselines_by_project"
 
 
-def benchmarks(db: Session, project: str) -> list[str]:
-    """Return a project's distinct benchmarks, one index seek for each."""
+def only_visible(
+    db: Session,
+    engine: Engine,
+    project: str,
+    table: str,
+    column: str,
+    visible: Callable[[str], bool] | None,
+) -> list[tuple[str, Any]] | None:
+    """Return the conditions, each with its value, that leave of a table's benchmarks those that
+    may be seen: none if that is all of them. Return None if there is nothing to see."""
+    if visible is None:
+        return []
+    names = _benchmarks(db, project, table)
+    seen = [name for name in names if visible(name)]
+    if not seen:
+        return None
+    return [engine.among(column, seen)] if len(seen) < len(names) else []
+
+
+def _benchmarks(db: Session, project: str, table: str) -> list[str]:
+    """Return a project's distinct benchmarks in a table, one index seek for each."""
     rows = db.execute(
-        """WITH RECURSIVE names (name) AS (
-               SELECT min(benchmark) FROM baselines WHERE project = ?
+        f"""WITH RECURSIVE names (name) AS (
+               SELECT min(benchmark) FROM {table} WHERE project = ?
                UNION ALL
-               SELECT (SELECT min(benchmark) FROM baselines WHERE project = ? AND benchmark > name)
+               SELECT (SELECT min(benchmark) FROM {table} WHERE project = ? AND benchmark > name)
                FROM names WHERE name IS NOT NULL)
            SELECT name FROM names WHERE name IS NOT NULL""",
         (project, project),
     ).fetchall()
     return [row[0] for row in rows]
+
+
+def count(db: Session, selection: Selection) -> int:
+    return int(db.execute(selection.sql("count(*)"), selection.values).fetchone()[0])
+
+
+def page_rows(
+    db: Session, selection: Selection, page: Page, project: str, columns: str, join: str
+) -> Any:
+    """Return the rows of a page of a selection, newest first, and one more if there are more.
+
+    The places are found in an index alone; whole rows are read, by `join`, for those on the page.
+    """
+    place, values = selection.place, list(selection.values)
+    places = selection.sql(f"{place} AS seq")
+    if page.cursor is not None:
+        places += f" AND {place} < ?"
+        values.append(page.cursor)
+    return db.execute(
+        f"""WITH places AS MATERIALIZED ({places} ORDER BY {place} DESC LIMIT ? OFFSET ?)
+            SELECT {columns} FROM places {join} ORDER BY places.seq DESC""",
+        [*values, page.limit + 1, page.offset, project],
+    ).fetchall()

@@ -7,14 +7,14 @@ bound value, so that no filter works on one and is ignored on another.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from perfgate_server.storage import base
+from perfgate_server.storage import base, sql_comparison, sql_verdicts
 from perfgate_server.storage.base import (
     Baseline,
+    Comparison,
     Conflict,
     Counts,
     Filters,
@@ -26,14 +26,23 @@ from perfgate_server.storage.base import (
     Promotion,
     Receipt,
     Restored,
+    Selector,
     no_benchmark,
     no_version,
 )
 from perfgate_server.storage.engine import Engine, Session
-from perfgate_server.storage.selection import Selection, select
+from perfgate_server.storage.rows import (
+    COLUMNS,
+    baseline_of,
+    insert,
+    insert_receipt,
+    move,
+    receipt_id_of,
+)
+from perfgate_server.storage.selection import Selection, count, page_rows, select
+from perfgate_server.storage.verdicts import VerdictFilters, VerdictListing, VerdictRecord
 
-_COLUMNS = """b.id, b.project, b.benchmark, b.version, b.git_ref, b.git_sha, b.metadata, b.tags,
-    b.created_at, b.created_by, b.content_hash, b.source, b.promoted_from, b.seq"""
+_JOIN = "JOIN baselines b ON b.project = ? AND b.seq = places.seq"
 _RECEIPT = "JOIN receipts r ON r.project = b.project AND r.id = b.receipt_id"
 
 
@@ -62,7 +71,7 @@ class SqlStorage:
                 if not stored.differences(new):
                     return stored, False
                 raise Conflict(stored, new)
-            return _insert(db, new, _insert_receipt(db, new.project, receipt)), True
+            return insert(db, new, insert_receipt(db, new.project, receipt)), True
 
     def promote(self, promotion: Promotion, *, deadline: float) -> tuple[Baseline, bool]:
         project, benchmark = promotion.project, promotion.benchmark
@@ -84,10 +93,10 @@ class SqlStorage:
                     return target, False
                 raise Conflict(target, new)
             if normal is not None:
-                receipt_id = _insert_receipt(db, project, normal)
+                receipt_id = insert_receipt(db, project, normal)
             else:
-                receipt_id = _receipt_id(db, source)
-            return _insert(db, new, receipt_id), True
+                receipt_id = receipt_id_of(db, source)
+            return insert(db, new, receipt_id), True
 
     def get(
         self, project: str, benchmark: str, version: str, *, receipt: bool, deadline: float
@@ -125,7 +134,7 @@ class SqlStorage:
                 raise no_version(project, benchmark, version)
             if precondition is not None and not precondition(stored):
                 raise PreconditionFailed
-            receipt_id = _receipt_id(db, stored)
+            receipt_id = receipt_id_of(db, stored)
             for tag in stored.tags:
                 db.execute(
                     "DELETE FROM baseline_tags WHERE project = ? AND tag = ? AND seq = ?",
@@ -163,16 +172,52 @@ class SqlStorage:
             assert selection is not None  # only what is visible can make it so
             return replace(self._page(db, project, selection, page), current=row[0])
 
-    # -- the database
+    # -- comparing
+
+    def recent(
+        self, project: str, benchmark: str, limit: int, *, deadline: float
+    ) -> Sequence[Baseline]:
+        with self._engine.single(deadline) as db:
+            found = sql_comparison.recent(db, self._engine, project, benchmark, limit)
+        if not found:
+            raise no_benchmark(project, benchmark)
+        return found
+
+    def comparison(
+        self,
+        project: str,
+        benchmark: str,
+        selectors: Sequence[Selector],
+        *,
+        excluding: Sequence[str],
+        history: int,
+        wanted: Callable[[Baseline], bool],
+        deadline: float,
+    ) -> Comparison:
+        with self._engine.reading(deadline) as db:
+            return sql_comparison.compare(
+                db, self._engine, project, benchmark, selectors, excluding, history, wanted
+            )
+
+    def add_verdict(self, new: VerdictRecord, *, deadline: float) -> VerdictRecord:
+        with self._engine.writing(new.project, new.benchmark, deadline) as db:
+            return sql_verdicts.insert(db, new)
+
+    def list_verdicts(
+        self, project: str, filters: VerdictFilters, page: Page, *, deadline: float
+    ) -> VerdictListing:
+        with self._engine.reading(deadline) as db:
+            return sql_verdicts.listing(db, self._engine, project, filters, page)
 
     # -- the way out and in
 
-    def export(self, *, deadline: float) -> Iterator[Baseline]:
+    def export(self, *, deadline: float) -> Iterator[Baseline | VerdictRecord]:
         with self._engine.reading(deadline) as db:
-            rows = db.stream(f"SELECT {_COLUMNS}, b.receipt_id FROM baselines b ORDER BY b.seq")
+            rows = db.stream(f"SELECT {COLUMNS}, b.receipt_id FROM baselines b ORDER BY b.seq")
             for row in rows:
-                baseline = _baseline(row[:-1])
+                baseline = baseline_of(row[:-1])
                 yield replace(baseline, receipt=self._receipt(db, baseline.project, row[-1]))
+            yield from sql_verdicts.stream(db)
 
     def restore(
         self,
@@ -201,9 +246,13 @@ class SqlStorage:
             if newer and place is None:
                 return Restored(Outcome.REFUSED)
             if newer and place is not None and newer[0] < place:
-                _move(db, project, newer)
-            receipt_id = self._shared_receipt(db, record) or _insert_receipt(db, project, receipt)
-            return Restored(Outcome.KEPT, _insert(db, record, receipt_id, place).sequence)
+                move(db, project, newer)
+            receipt_id = self._shared_receipt(db, record) or insert_receipt(db, project, receipt)
+            return Restored(Outcome.KEPT, insert(db, record, receipt_id, place).sequence)
+
+    def restore_verdict(self, verdict: VerdictRecord, *, deadline: float) -> Outcome:
+        with self._engine.writing(verdict.project, verdict.benchmark, deadline) as db:
+            return sql_verdicts.restore(db, verdict)
 
     def _shared_receipt(self, db: Session, record: Baseline) -> int | None:
         """Return the receipt of the record that `record` was promoted from, if it is the same."""
@@ -212,7 +261,7 @@ class SqlStorage:
         source = self._find(db, record.project, record.benchmark, record.promoted_from)
         if source is None or source.content_hash != record.content_hash:
             return None
-        return _receipt_id(db, source)
+        return receipt_id_of(db, source)
 
     def reserve(self, count: int, *, deadline: float) -> int:
         with self._engine.writing("", "", deadline) as db:
@@ -221,14 +270,15 @@ class SqlStorage:
     def counts(self, *, deadline: float) -> Counts:
         with self._engine.reading(deadline) as db:
 
-            def count(sql: str) -> int:
+            def number(sql: str) -> int:
                 return int(db.execute(sql).fetchone()[0])
 
             return Counts(
-                count("SELECT max(version) FROM perfgate_migrations"),
-                count("SELECT count(DISTINCT project) FROM baselines"),
-                count("SELECT count(*) FROM baselines"),
-                count("SELECT count(*) FROM receipts"),
+                number("SELECT max(version) FROM perfgate_migrations"),
+                number("SELECT count(DISTINCT project) FROM baselines"),
+                number("SELECT count(*) FROM baselines"),
+                number("SELECT count(*) FROM receipts"),
+                number("SELECT count(*) FROM verdicts"),
             )
 
     def ping(self, *, deadline: float) -> None:
@@ -244,12 +294,12 @@ class SqlStorage:
         self, db: Session, where: str, values: Sequence[Any], receipt: bool
     ) -> Baseline | None:
         if receipt:
-            sql = f"""SELECT {_COLUMNS}, {self._engine.receipt_body}
+            sql = f"""SELECT {COLUMNS}, {self._engine.receipt_body}
                 FROM baselines b {_RECEIPT} {where}"""
         else:
-            sql = f"SELECT {_COLUMNS} FROM baselines b {where}"
+            sql = f"SELECT {COLUMNS} FROM baselines b {where}"
         row = db.execute(sql, values).fetchone()
-        return None if row is None else _baseline(row)
+        return None if row is None else baseline_of(row)
 
     def _find(
         self, db: Session, project: str, benchmark: str, version: str, receipt: bool = False
@@ -260,28 +310,13 @@ class SqlStorage:
     # -- pages
 
     def _page(self, db: Session, project: str, selection: Selection, page: Page) -> Listing:
-        total = None
-        if page.total:
-            row = db.execute(selection.sql("count(*)"), selection.values).fetchone()
-            total = int(row[0])
-        place, values = selection.place, list(selection.values)
-        places = selection.sql(f"{place} AS seq")
-        if page.cursor is not None:
-            places += f" AND {place} < ?"
-            values.append(page.cursor)
-        columns = f"{_COLUMNS}, b.receipt_id" if page.receipts else _COLUMNS
-        # The places are found in an index alone; whole rows are read for those on the page.
-        rows = db.execute(
-            f"""WITH places AS MATERIALIZED ({places} ORDER BY {place} DESC LIMIT ? OFFSET ?)
-                SELECT {columns}
-                FROM places JOIN baselines b ON b.project = ? AND b.seq = places.seq
-                ORDER BY places.seq DESC""",
-            [*values, page.limit + 1, page.offset, project],
-        ).fetchall()
+        total = count(db, selection) if page.total else None
+        columns = f"{COLUMNS}, b.receipt_id" if page.receipts else COLUMNS
+        rows = page_rows(db, selection, page, project, columns, _JOIN)
         if page.receipts:
             baselines = [*self._with_receipts(db, project, rows[: page.limit])]
         else:
-            baselines = [_baseline(row) for row in rows[: page.limit]]
+            baselines = [baseline_of(row) for row in rows[: page.limit]]
         return Listing(baselines, len(baselines) < len(rows), total)
 
     def _with_receipts(self, db: Session, project: str, rows: Any) -> Iterator[Baseline]:
@@ -289,7 +324,7 @@ class SqlStorage:
         size = 0
         for row in rows:
             receipt = self._receipt(db, project, row[-1])
-            yield replace(_baseline(row[:-1]), receipt=receipt)
+            yield replace(baseline_of(row[:-1]), receipt=receipt)
             size += len(receipt)
             if size >= base.MAX_PAGE_BYTES:
                 break
@@ -300,72 +335,3 @@ class SqlStorage:
             (project, receipt_id),
         ).fetchone()
         return bytes(row[0])
-
-
-def _baseline(row: Sequence[Any]) -> Baseline:
-    members = [*row]
-    # Most have neither metadata nor tags, and a page holds many.
-    members[6] = json.loads(row[6]) if row[6] != "{}" else {}
-    members[7] = json.loads(row[7]) if row[7] != "[]" else []
-    return Baseline(*members)
-
-
-def _receipt_id(db: Session, baseline: Baseline) -> int:
-    row = db.execute(
-        "SELECT receipt_id FROM baselines WHERE project = ? AND seq = ?",
-        (baseline.project, baseline.sequence),
-    ).fetchone()
-    return int(row[0])
-
-
-def _insert_receipt(db: Session, project: str, receipt: Receipt) -> int:
-    row = db.execute(
-        "INSERT INTO receipts (project, body) VALUES (?, ?) RETURNING id",
-        (project, receipt.body.decode()),
-    ).fetchone()
-    return int(row[0])
-
-
-def _move(db: Session, project: str, places: list[int]) -> None:
-    """Move records behind all there are, in their order."""
-    first = db.reserve(len(places))
-    for number, place in enumerate(places):
-        for table in ("baselines", "baseline_tags"):
-            db.execute(
-                f"UPDATE {table} SET seq = ? WHERE project = ? AND seq = ?",
-                (first + number, project, place),
-            )
-
-
-def _insert(db: Session, new: Baseline, receipt_id: int, place: int | None = None) -> Baseline:
-    columns, values = ("", ()) if place is None else (", seq", (place,))
-    row = db.execute(
-        f"""INSERT INTO baselines (id, project, benchmark, version, git_ref, git_sha, metadata,
-               tags, created_at, created_by, content_hash, source, promoted_from,
-               receipt_id{columns})
-           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?{", ?" * len(values)})
-           RETURNING seq""",
-        (
-            new.id,
-            new.project,
-            new.benchmark,
-            new.version,
-            new.git_ref,
-            new.git_sha,
-            json.dumps(new.metadata, ensure_ascii=False),
-            json.dumps(new.tags, ensure_ascii=False),
-            new.created_at,
-            new.created_by,
-            new.content_hash,
-            new.source,
-            new.promoted_from,
-            receipt_id,
-            *values,
-        ),
-    ).fetchone()
-    for tag in new.tags:
-        db.execute(
-            "INSERT INTO baseline_tags (project, tag, seq) VALUES (?, ?, ?)",
-            (new.project, tag, row[0]),
-        )
-    return replace(new, sequence=int(row[0]))

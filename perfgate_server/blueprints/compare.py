@@ -1,0 +1,189 @@
+"""``POST …/baselines/{benchmark}/compare``: is this run slower than its baseline?"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+from flask import Blueprint, Response, g, request
+
+from perfgate_server import jsonio, record_schemas, records, schemas, summaries
+from perfgate_server.auth import check_permission, enforce, requires
+from perfgate_server.blueprints import requests, responses
+from perfgate_server.blueprints.baselines import BENCHMARK
+from perfgate_server.compare_query import COMPARE_QUERY, pairs_of, per_metric
+from perfgate_server.errors import bad_request
+from perfgate_server.gate import render
+from perfgate_server.gate.document import document
+from perfgate_server.gate.rule import Candidate, Judgement, Options, is_comparable, judge
+from perfgate_server.keys import Permission
+from perfgate_server.storage.base import Baseline, Comparison, Selector
+from perfgate_server.storage.verdicts import VerdictRecord
+from perfgate_server.summaries import Summary
+
+blueprint = Blueprint("compare", __name__)
+blueprint.before_request(enforce)
+
+_receipt_schema = schemas.PutSchema()
+#: The options of most comparisons: none.
+_defaults: dict[str, Any] = COMPARE_QUERY.load({})
+
+#: What the answer can be written in -> its media type.
+_FORMATS = {"json": responses.JSON, "markdown": "text/markdown", "text": "text/plain"}
+_WRITTEN = {"markdown": render.markdown, "text": render.text}
+
+
+@blueprint.post(f"{BENCHMARK}/compare")
+@requires(Permission.READ)
+def compare(project: str, benchmark: str) -> Response:
+    receipt, options, ignored = _asked()
+    if options["record"]:
+        check_permission(Permission.WRITE)
+    judgement, tried = _judge(project, benchmark, receipt, options)
+    if options["record"]:
+        _record(project, benchmark, judgement, options)
+    answer = document(judgement, receipt["bench"], tried)
+    if ignored:
+        answer["ignored"] = ignored
+    return _answer(project, benchmark, answer, options)
+
+
+def _asked() -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Return the receipt, the options, and which members of the body nobody knows. The body is a
+    receipt as it is, or an envelope."""
+    sent, pairs, ignored = jsonio.loads(requests.body()), requests.pairs(), []
+    if isinstance(sent, dict) and "receipt" in sent and "schema" not in sent:
+        ignored = [name for name in sent if name not in ("receipt", "options")]
+        if sent.get("options") is not None:
+            pairs += pairs_of(sent["options"])
+        sent = sent["receipt"]
+    receipt = _receipt_schema.load({"receipt": sent})["receipt"]
+    return receipt, requests.query(COMPARE_QUERY, pairs) if pairs else _defaults, ignored
+
+
+# -- the verdict
+
+
+def _judge(
+    project: str, benchmark: str, receipt: dict[str, Any], asked: dict[str, Any]
+) -> tuple[Judgement, list[str]]:
+    """Return the verdict on a receipt, and which selectors were tried for a baseline."""
+    options = _rule(asked)
+    current = summaries.parse(summaries.summarize(receipt))
+    # A job that uploads first and compares then must not compare with itself.
+    itself = [records.receipt_of(value).content_hash for value in _forms(receipt)]
+    known: dict[int, Summary] = {}
+
+    def wanted(past: Baseline) -> bool:
+        if past.summary is None:
+            return False
+        known[past.sequence] = summary = summaries.parse(past.summary)
+        return is_comparable(current, summary, options)
+
+    def look(selectors: Sequence[Selector], history: int) -> Comparison:
+        return requests.storage().comparison(
+            project,
+            benchmark,
+            selectors,
+            excluding=itself,
+            history=history,
+            wanted=wanted,
+            deadline=g.deadline,
+        )
+
+    def history() -> list[Summary]:
+        # Read only if a metric is beyond its threshold: most runs are not slower.
+        found = look([], options.history).history
+        return [known[past.sequence] for past in reversed(found)]
+
+    found = look([Selector(*selector) for selector in asked["against"]], 0)
+    candidate = None
+    if found.baseline is not None and found.selector is not None:
+        candidate = Candidate(
+            _summary(found.baseline),
+            found.baseline.version,
+            _name(found.selector),
+            _age(found.baseline),
+        )
+    return judge(current, candidate, history, options), [_name(one) for one in found.tried]
+
+
+def _rule(asked: dict[str, Any]) -> Options:
+    """Return the options that the rule knows."""
+    same = {name: asked[name] for name in Options.__slots__ if name in asked}
+    limits = {f"{kind}s": per_metric(asked, kind) for kind in ("threshold", "floor")}
+    return Options(**{**same, **limits, "noise": asked["noise"] == "on"})
+
+
+def _forms(receipt: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the receipt as it may have been uploaded: as it is, and normalized."""
+    return [receipt, records.normalized(receipt)]
+
+
+def _summary(baseline: Baseline) -> Summary:
+    """Return a record's summary: made now, if an older server stored it without one."""
+    if baseline.summary is not None:
+        return summaries.parse(baseline.summary)
+    whole = requests.storage().get(
+        baseline.project, baseline.benchmark, baseline.version, receipt=True, deadline=g.deadline
+    )
+    return summaries.parse(summaries.summarize(jsonio.loads(whole.receipt or b"")))
+
+
+def _name(selector: Selector) -> str:
+    return f"{selector.kind}:{selector.value}" if selector.value else selector.kind
+
+
+def _age(baseline: Baseline) -> float:
+    """Return how long ago a record was made, in seconds."""
+    made = datetime.datetime.fromisoformat(baseline.created_at)
+    return max(0.0, (datetime.datetime.now(datetime.UTC) - made).total_seconds())
+
+
+def _record(project: str, benchmark: str, judgement: Judgement, options: dict[str, Any]) -> None:
+    run_id = judgement.current.run_id
+    if not 1 <= len(run_id) <= record_schemas.MAX_RUN_ID:
+        rule = f"Must be 1 to {record_schemas.MAX_RUN_ID} characters for a verdict to be recorded."
+        raise bad_request({"receipt.run.id": rule})
+    verdict = VerdictRecord(
+        id=records.new_id(),
+        project=project,
+        benchmark=benchmark,
+        run_id=run_id,
+        status=judgement.status,
+        counts={str(name): number for name, number in judgement.metrics.counts.items()},
+        reasons=list(judgement.reasons),
+        git_ref=options.get("git_ref"),
+        git_sha=options.get("git_sha"),
+        created_at=records.now(),
+        created_by=g.key.actor,
+    )
+    requests.storage().add_verdict(verdict, deadline=g.deadline)
+
+
+# -- the answer
+
+
+def _answer(
+    project: str, benchmark: str, answer: dict[str, Any], options: dict[str, Any]
+) -> Response:
+    status, version = answer["verdict"]["status"], answer["baseline"]["version"]
+    headers = {"Perfgate-Verdict": status}
+    if version is not None:
+        headers["Perfgate-Baseline"] = version
+    failing = ("fail", "warn") if options["fail_on"] == "warn" else ("fail",)
+    code = 422 if options["gate"] and status in failing else 200
+    written = options.get("format") or _accepted()
+    if written == "json":
+        return responses.json(answer, code, headers)
+    text = _WRITTEN[written](answer, project, benchmark)
+    return Response(text, code, headers, content_type=f"{_FORMATS[written]}; charset=utf-8")
+
+
+def _accepted() -> str:
+    """Return the format that the Accept header likes best; JSON if it likes none."""
+    if "HTTP_ACCEPT" not in request.environ:
+        return "json"
+    best = request.accept_mimetypes.best_match(_FORMATS.values(), responses.JSON)
+    return next(name for name, kind in _FORMATS.items() if kind == best)

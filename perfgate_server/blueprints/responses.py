@@ -1,0 +1,47 @@
+"""How answers are made: JSON, and the pages of lists."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import Response
+
+from perfgate_server import jsonio, queries
+from perfgate_server.storage.base import Listing, Page
+from perfgate_server.storage.verdicts import VerdictListing
+
+#: Said of every answer in so many words: a mimetype is worked on, at each answer.
+JSON = "application/json"
+
+
+def json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(jsonio.dumps(value) + "\n", status, headers, content_type=JSON)
+
+
+def listed(
+    name: str,
+    entries: bytes,
+    listing: Listing | VerdictListing,
+    page: Page,
+    parameters: list[tuple[str, str]],
+) -> Response:
+    """Answer a page of a list under `name`: its entries, which are JSON already, and in the
+    Link header the way to the next page, with the request's `parameters`."""
+    pagination = {
+        "total": listing.total,
+        "limit": page.limit,
+        "offset": None if page.cursor is not None else page.offset,
+        "has_more": listing.has_more,
+    }
+    text = b'{"%b":%b,"pagination":%b}\n' % (
+        name.encode(),
+        entries,
+        jsonio.dumps(pagination).encode(),
+    )
+    response = Response(text, content_type=JSON)
+    if listing.has_more and listing.last is not None:
+        kept = [pair for pair in parameters if pair[0] not in ("offset", "cursor")]
+        cursor = queries.encode_cursor(listing.last)
+        response.headers["Link"] = f'<?{urlencode([*kept, ("cursor", cursor)])}>; rel="next"'
+    return response

@@ -1,0 +1,52 @@
+"""Everything under ``/projects/{project}/verdicts``."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, g
+
+from perfgate_server import jsonio, queries, record_schemas, records
+from perfgate_server.auth import check_benchmark, enforce, requires
+from perfgate_server.blueprints import requests, responses
+from perfgate_server.keys import Permission
+from perfgate_server.storage.verdicts import VerdictFilters, VerdictRecord
+
+blueprint = Blueprint("verdicts", __name__)
+blueprint.before_request(enforce)
+
+VERDICTS = "/projects/<segment:project>/verdicts"
+
+_verdict_schema = record_schemas.VerdictSchema()
+_verdicts_query = queries.VerdictsQuery()
+_no_query = queries.NoQuery()
+
+
+@blueprint.post(VERDICTS)
+@requires(Permission.WRITE)
+def submit(project: str) -> Response:
+    sent = requests.json_body()
+    if isinstance(sent, dict) and isinstance(sent.get("benchmark"), str):
+        check_benchmark(sent["benchmark"])
+    requests.query(_no_query)
+    # Unlike an upload's, unknown members are not named: clients send more from release to release.
+    new = VerdictRecord(
+        **_verdict_schema.load(sent),
+        id=records.new_id(),
+        project=project,
+        created_at=records.now(),
+        created_by=g.key.actor,
+    )
+    verdict = requests.storage().add_verdict(new, deadline=g.deadline)
+    return responses.json(records.verdict(verdict), 201)
+
+
+@blueprint.get(VERDICTS)
+@requires(Permission.READ)
+def list_verdicts(project: str) -> Response:
+    parameters = requests.pairs()
+    query = requests.query(_verdicts_query, parameters)
+    page = requests.page(query)
+    visible = g.key.sees if g.key.benchmarks else None
+    filters = VerdictFilters(**query, visible=visible)
+    listing = requests.storage().list_verdicts(project, filters, page, deadline=g.deadline)
+    entries = jsonio.dumps([records.verdict(verdict) for verdict in listing.verdicts]).encode()
+    return responses.listed("verdicts", entries, listing, page, parameters)

@@ -1,0 +1,153 @@
+"""How a comparison is asked for, in its query string or in the body's ``options``.
+
+Knows marshmallow alone; see `queries`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from marshmallow import ValidationError
+
+from perfgate_server.names import METRICS
+from perfgate_server.queries import (
+    BooleanParameter,
+    ChoiceParameter,
+    IntegerParameter,
+    Parameter,
+    Query,
+)
+from perfgate_server.schemas import Text
+
+MAX_SELECTORS = 16
+#: The most past records that a prediction is made of; its cost grows with their square.
+MAX_HISTORY = 100
+
+_PLAIN = ("latest", "promoted")
+_VALUED = ("version", "tag", "git_sha", "git_ref")
+# A git ref may hold commas, so only a comma before another selector ends one.
+_SELECTOR_END = re.compile(
+    rf",(?=(?:{'|'.join(_PLAIN)})(?:,|\Z)|(?:{'|'.join(_VALUED)}):)", re.ASCII
+)
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+class SelectorsParameter(Parameter):
+    """``latest,git_ref:refs/heads/main``, as pairs of a kind and a value."""
+
+    def parse(self, text: str) -> list[tuple[str, str]]:
+        selectors = []
+        for part in _SELECTOR_END.split(text):
+            kind, _, value = part.partition(":")
+            if part not in _PLAIN and (kind not in _VALUED or not value):
+                raise ValidationError(
+                    "Must be a list of latest, promoted, version:V, tag:T, git_sha:S and git_ref:R,"
+                    " separated by commas; V, T, S and R must not be empty."
+                )
+            selectors.append((kind, value))
+        if len(selectors) > MAX_SELECTORS:
+            raise ValidationError(f"Must be at most {MAX_SELECTORS} selectors.")
+        return selectors
+
+
+class NumberParameter(Parameter):
+    """A decimal number from 0 to `high`."""
+
+    def __init__(self, high: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.high = high
+
+    def parse(self, text: str) -> float:
+        shaped = re.fullmatch(r"[0-9]*\.?[0-9]*(?:[eE][+-]?[0-9]{1,3})?", text, re.ASCII)
+        try:
+            number = float(text) if shaped else math.nan
+        except ValueError:
+            number = math.nan
+        if not 0 <= number <= self.high:
+            raise ValidationError(f"Must be a number from 0 to {self.high:g}.")
+        return number
+
+
+class DurationParameter(Parameter):
+    """``90s``, ``45m``, ``12h``, ``30d`` or ``2w``, in seconds."""
+
+    def parse(self, text: str) -> float:
+        match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text, re.ASCII)
+        if match is None:
+            raise ValidationError("Must be a whole number and s, m, h, d or w, such as 30d.")
+        return float(int(match[1]) * _UNITS[match[2]])
+
+
+class MetricsParameter(Parameter):
+    def parse(self, text: str) -> tuple[str, ...]:
+        metrics = tuple(dict.fromkeys(text.split(",")))
+        if any(metric not in METRICS for metric in metrics):
+            raise ValidationError(f"Must be a list of {', '.join(METRICS)}, separated by commas.")
+        return metrics
+
+
+class CompareQuery(Query):
+    """The options; ``threshold.METRIC`` and ``floor.METRIC`` are added below."""
+
+    against = SelectorsParameter(load_default=[("latest", "")])
+    threshold = NumberParameter(1e6, load_default=0.20)
+    warn_factor = NumberParameter(1, load_default=0.90)
+    metrics = MetricsParameter()
+    history = IntegerParameter(MAX_HISTORY, load_default=20)
+    noise = ChoiceParameter("on", "off", load_default="on")
+    host_mismatch = ChoiceParameter("warn", "fail", "ignore", load_default="warn")
+    allow_failed = BooleanParameter(load_default=False)
+    on_missing = ChoiceParameter("skip", "fail", load_default="skip")
+    max_age = DurationParameter()
+    min_samples = IntegerParameter(10**6, load_default=1)
+    format = ChoiceParameter("json", "markdown", "text")
+    gate = BooleanParameter(load_default=False)
+    fail_on = ChoiceParameter("fail", "warn", load_default="fail")
+    record = BooleanParameter(load_default=False)
+    git_ref = Text(1, 256)
+    git_sha = Text(1, 256)
+
+    def unknown_rule(self) -> str:
+        known = [name for name, field in self.fields.items() if field.data_key is None]
+        names = ", ".join([*known, "threshold.METRIC", "floor.METRIC"])
+        return f"Is no option of a comparison; there are {names}, with one of {', '.join(METRICS)}."
+
+
+# marshmallow would make objects of names with dots.
+_PER_METRIC = {
+    f"{kind}_{metric}": NumberParameter(high, data_key=f"{kind}.{metric}")
+    for kind, high in (("threshold", 1e6), ("floor", 1e18))
+    for metric in METRICS
+}
+COMPARE_QUERY: Any = CompareQuery.from_dict(dict(_PER_METRIC))()
+
+
+def per_metric(options: dict[str, Any], kind: str) -> dict[str, float]:
+    """Return what the options ``kind.METRIC`` say once they are loaded, by metric."""
+    found = {metric: options.get(f"{kind}_{metric}") for metric in METRICS}
+    return {metric: number for metric, number in found.items() if number is not None}
+
+
+def pairs_of(options: Any) -> list[tuple[str, str]]:
+    """Return a body's ``options`` as the pairs that a query string would have.
+
+    Numbers and booleans stand for their texts, arrays of strings for lists, and null for not
+    given. Raises marshmallow's ValidationError.
+    """
+    if not isinstance(options, dict):
+        raise ValidationError({"options": "Must be a JSON object."})
+    pairs, errors = [], {}
+    for name, value in options.items():
+        if isinstance(value, bool):
+            pairs.append((name, "true" if value else "false"))
+        elif isinstance(value, int | float | str):
+            pairs.append((name, str(value)))
+        elif isinstance(value, list) and all(isinstance(item, str) for item in value):
+            pairs.append((name, ",".join(value)))
+        elif value is not None:
+            errors[name] = "Must be text, a number, true, false or an array of strings."
+    if errors:
+        raise ValidationError({"options": errors})
+    return pairs

@@ -1,0 +1,131 @@
+"""What verdicts must look like, and baselines and verdicts as an export has them.
+
+Knows marshmallow alone; see `schemas`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from marshmallow import ValidationError
+
+from perfgate_server.schemas import (
+    RECORD_SCHEMA,
+    U32,
+    VERDICT_SCHEMA,
+    Constant,
+    Field,
+    Metadata,
+    Name,
+    Nested,
+    Object,
+    ReceiptSchema,
+    Tags,
+    Text,
+    integer_rule,
+)
+
+STATUSES = ("pass", "warn", "fail", "skip")
+MAX_REASONS = 64
+MAX_RUN_ID = 256
+
+
+class Pattern(Field):
+    """A string that matches a pattern whole."""
+
+    def __init__(self, pattern: str, rule: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.pattern, self.rule = re.compile(pattern), rule
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        if not isinstance(value, str) or not self.pattern.fullmatch(value):
+            raise ValidationError(self.rule)
+        return value
+
+
+class Moment(Pattern):
+    """A time as records are stamped with."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z",
+            "Must be a time such as 2026-03-08T12:00:00.123456Z.",
+            **options,
+        )
+
+
+class Counts(Field):
+    """How many metrics have each status."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> dict[str, int]:
+        if not isinstance(value, dict):
+            raise ValidationError("Must be a JSON object.")
+        errors = {
+            status: integer_rule(0, U32) if status in value else "Must be given."
+            for status in STATUSES
+            if type(value.get(status)) is not int or not 0 <= value[status] <= U32
+        }
+        if errors:
+            raise ValidationError(errors)
+        return {status: value[status] for status in STATUSES}
+
+
+class Reasons(Field):
+    """At most 64 strings of 1 to 256 characters."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> list[str]:
+        if not isinstance(value, list):
+            raise ValidationError("Must be an array of strings.")
+        if len(value) > MAX_REASONS:
+            raise ValidationError(f"Must be at most {MAX_REASONS} strings.")
+        errors = {
+            index: "Must be a string of 1 to 256 characters."
+            for index, reason in enumerate(value)
+            if not isinstance(reason, str) or not 1 <= len(reason) <= 256
+        }
+        if errors:
+            raise ValidationError(errors)
+        return value
+
+
+class RecordSchema(Object):
+    """A record as the API answers it and an export writes it."""
+
+    schema = Constant(RECORD_SCHEMA, required=True)
+    id = Text(1, 128, required=True)
+    project = Name("project", required=True)
+    benchmark = Name("benchmark", required=True)
+    version = Name("version", required=True)
+    git_ref = Text(1, 256, load_default=None)
+    git_sha = Text(1, 256, load_default=None)
+    metadata = Metadata(required=True)
+    tags = Tags(required=True)
+    created_at = Moment(required=True)
+    created_by = Text(1, 128, required=True)
+    content_hash = Pattern(r"[0-9a-f]{64}", "Must be a SHA-256 in hex.", required=True)
+    source = Pattern("upload|promote", "Must be upload or promote.", required=True)
+    promoted_from = Name("version", load_default=None)
+    receipt = Nested(ReceiptSchema, required=True)
+
+
+class VerdictSchema(Object):
+    """A verdict as it is posted."""
+
+    benchmark = Name("benchmark", required=True)
+    run_id = Text(1, MAX_RUN_ID, required=True)
+    status = Pattern("|".join(STATUSES), "Must be pass, warn, fail or skip.", required=True)
+    counts = Counts(required=True)
+    reasons = Reasons(required=True)
+    git_ref = Text(1, 256, load_default=None)
+    git_sha = Text(1, 256, load_default=None)
+
+
+class VerdictRecordSchema(VerdictSchema):
+    """A verdict as an export writes it."""
+
+    schema = Constant(VERDICT_SCHEMA, required=True)
+    id = Text(1, 128, required=True)
+    project = Name("project", required=True)
+    created_at = Moment(required=True)
+    created_by = Text(1, 128, required=True)

@@ -1,0 +1,89 @@
+"""Baselines and receipts as rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from perfgate_server.storage.base import Baseline, Receipt
+from perfgate_server.storage.engine import Session
+
+#: What `baseline_of` reads, of ``baselines b``.
+COLUMNS = """b.id, b.project, b.benchmark, b.version, b.git_ref, b.git_sha, b.metadata, b.tags,
+    b.created_at, b.created_by, b.content_hash, b.source, b.promoted_from, b.seq"""
+
+
+def baseline_of(row: Sequence[Any]) -> Baseline:
+    members = [*row]
+    # Most have neither metadata nor tags, and a page holds many.
+    members[6] = json.loads(row[6]) if row[6] != "{}" else {}
+    members[7] = json.loads(row[7]) if row[7] != "[]" else []
+    return Baseline(*members)
+
+
+def receipt_id_of(db: Session, baseline: Baseline) -> int:
+    row = db.execute(
+        "SELECT receipt_id FROM baselines WHERE project = ? AND seq = ?",
+        (baseline.project, baseline.sequence),
+    ).fetchone()
+    return int(row[0])
+
+
+def insert_receipt(db: Session, project: str, receipt: Receipt) -> int:
+    """Keep a receipt and its summary; return the receipt's id."""
+    row = db.execute(
+        "INSERT INTO receipts (project, body) VALUES (?, ?) RETURNING id",
+        (project, receipt.body.decode()),
+    ).fetchone()
+    db.execute(
+        "INSERT INTO receipt_summaries (project, receipt_id, body) VALUES (?, ?, ?)",
+        (project, row[0], receipt.summary.decode()),
+    )
+    return int(row[0])
+
+
+def move(db: Session, project: str, places: list[int]) -> None:
+    """Move records behind all there are, in their order."""
+    first = db.reserve(len(places))
+    for number, place in enumerate(places):
+        for table in ("baselines", "baseline_tags"):
+            db.execute(
+                f"UPDATE {table} SET seq = ? WHERE project = ? AND seq = ?",
+                (first + number, project, place),
+            )
+
+
+def insert(db: Session, new: Baseline, receipt_id: int, place: int | None = None) -> Baseline:
+    columns, values = ("", ()) if place is None else (", seq", (place,))
+    row = db.execute(
+        f"""INSERT INTO baselines (id, project, benchmark, version, git_ref, git_sha, metadata,
+               tags, created_at, created_by, content_hash, source, promoted_from,
+               receipt_id{columns})
+           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?{", ?" * len(values)})
+           RETURNING seq""",
+        (
+            new.id,
+            new.project,
+            new.benchmark,
+            new.version,
+            new.git_ref,
+            new.git_sha,
+            json.dumps(new.metadata, ensure_ascii=False),
+            json.dumps(new.tags, ensure_ascii=False),
+            new.created_at,
+            new.created_by,
+            new.content_hash,
+            new.source,
+            new.promoted_from,
+            receipt_id,
+            *values,
+        ),
+    ).fetchone()
+    for tag in new.tags:
+        db.execute(
+            "INSERT INTO baseline_tags (project, tag, seq) VALUES (?, ?, ?)",
+            (new.project, tag, row[0]),
+        )
+    return replace(new, sequence=int(row[0]))

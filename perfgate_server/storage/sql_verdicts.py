@@ -1,0 +1,112 @@
+"""Verdicts as rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from perfgate_server.storage.base import Outcome, Page
+from perfgate_server.storage.engine import Engine, Session
+from perfgate_server.storage.selection import Selection, count, only_visible, page_rows
+from perfgate_server.storage.verdicts import VerdictFilters, VerdictListing, VerdictRecord
+
+COLUMNS = """v.id, v.project, v.benchmark, v.run_id, v.status, v.counts, v.reasons, v.git_ref,
+    v.git_sha, v.created_at, v.created_by, v.seq"""
+_JOIN = "JOIN verdicts v ON v.project = ? AND v.seq = places.seq"
+
+
+def verdict_of(row: Sequence[Any]) -> VerdictRecord:
+    members = [*row[:5], json.loads(row[5]), json.loads(row[6]), *row[7:]]
+    return VerdictRecord(*members)
+
+
+def insert(db: Session, new: VerdictRecord) -> VerdictRecord:
+    row = db.execute(
+        """INSERT INTO verdicts (id, project, benchmark, run_id, status, counts, reasons, git_ref,
+               git_sha, created_at, created_by)
+           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING seq""",
+        (
+            new.id,
+            new.project,
+            new.benchmark,
+            new.run_id,
+            new.status,
+            json.dumps(new.counts),
+            json.dumps(new.reasons, ensure_ascii=False),
+            new.git_ref,
+            new.git_sha,
+            new.created_at,
+            new.created_by,
+        ),
+    ).fetchone()
+    return replace(new, sequence=int(row[0]))
+
+
+def stream(db: Session) -> Iterator[VerdictRecord]:
+    """Yield every verdict, oldest first."""
+    return map(verdict_of, db.stream(f"SELECT {COLUMNS} FROM verdicts v ORDER BY v.seq"))
+
+
+def restore(db: Session, verdict: VerdictRecord) -> Outcome:
+    """See `base.Storage.restore_verdict`."""
+    row = db.execute(
+        f"SELECT {COLUMNS} FROM verdicts v WHERE v.project = ? AND v.id = ?",
+        (verdict.project, verdict.id),
+    ).fetchone()
+    if row is not None:
+        return Outcome.PRESENT if verdict_of(row).is_copy_of(verdict) else Outcome.DIFFERS
+    insert(db, verdict)
+    return Outcome.KEPT
+
+
+def listing(
+    db: Session, engine: Engine, project: str, filters: VerdictFilters, page: Page
+) -> VerdictListing:
+    """See `base.Storage.list_verdicts`."""
+    selection = _select(db, engine, project, filters)
+    if selection is None:
+        return VerdictListing([], False, 0 if page.total else None)
+    total = count(db, selection) if page.total else None
+    rows = page_rows(db, selection, page, project, COLUMNS, _JOIN)
+    verdicts = [verdict_of(row) for row in rows[: page.limit]]
+    return VerdictListing(verdicts, len(rows) > page.limit, total)
+
+
+def _select(db: Session, engine: Engine, project: str, filters: VerdictFilters) -> Selection | None:
+    """Return the selection for `filters`, or None if it can hold nothing."""
+    conditions, values = ["v.project = ?"], [project]
+    for condition, value in (
+        ("v.benchmark = ?", filters.benchmark),
+        ("v.status = ?", filters.status),
+        ("v.git_ref = ?", filters.git_ref),
+        ("v.created_at >= ?", filters.since),
+        ("v.created_at <= ?", filters.until),
+    ):
+        if value is not None:
+            conditions.append(condition)
+            values.append(value)
+    visible = only_visible(db, engine, project, "verdicts", "v.benchmark", filters.visible)
+    if visible is None:
+        return None
+    for condition, value in visible:
+        conditions.append(condition)
+        values.append(value)
+    table = f"verdicts v {engine.walk(_index(filters, bool(visible)))}"
+    return Selection("v.seq", table, conditions, values)
+
+
+def _index(filters: VerdictFilters, limited: bool) -> str:
+    """Name the index to walk: that of the filter that usually leaves the fewest rows."""
+    if filters.benchmark is not None:
+        return "verdicts_by_benchmark"
+    if filters.git_ref is not None:
+        return "verdicts_by_git_ref"
+    if filters.since is not None or filters.until is not None:
+        return "verdicts_by_created_at"
+    if filters.status is not None:
+        return "verdicts_by_status"
+    if limited:
+        return "verdicts_by_benchmark"
+    return "verdicts_by_project"

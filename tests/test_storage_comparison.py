@@ -1,0 +1,213 @@
+"""What a storage finds for a comparison, the same for every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from support import receipt, soon
+from test_storage import delete, keep, promotion
+
+from perfgate_server import summaries
+from perfgate_server.storage import Storage, base
+from perfgate_server.storage.base import Baseline, Comparison, NotFound, Selector
+
+
+def compare(
+    storage: Storage,
+    *selectors: Selector,
+    benchmark: str = "b",
+    excluding: str = "",
+    history: int = 0,
+    wanted: Callable[[Baseline], bool] = lambda _: True,
+) -> Comparison:
+    return storage.comparison(
+        "p",
+        benchmark,
+        selectors,
+        excluding=[excluding] if excluding else [],
+        history=history,
+        wanted=wanted,
+        deadline=soon(),
+    )
+
+
+def versions(records: Sequence[Baseline]) -> list[str]:
+    return [record.version for record in records]
+
+
+@pytest.fixture
+def shelf(storage: Storage) -> Storage:
+    """Records with receipts of their own, and others around them that no selector may find."""
+
+    def put(number: int, benchmark: str = "b", project: str = "p", **members: Any) -> None:
+        value = receipt(wall_ms=number)
+        keep(storage, benchmark, f"v{number}", project, value=value, **members)
+
+    put(1, git_ref="main", git_sha="aa", tags=["stable", "x"])
+    put(2, git_ref="main", git_sha="bb", tags=["x"])
+    put(3, git_ref="dev", git_sha="aa")
+    storage.promote(promotion("v1", "prod-1"), deadline=soon())
+    storage.promote(promotion("v2", "prod-2", git_ref="rel", tags=[]), deadline=soon())
+    put(4, git_ref="dev", git_sha="cc")
+    for around in ({"benchmark": "c"}, {"project": "q"}):
+        put(7, git_ref="main", git_sha="aa", tags=["stable", "x", "y"], **around)
+    source = promotion("v7", "prod-7", benchmark="c", git_ref="only-c", git_sha="only-c")
+    storage.promote(source, deadline=soon())
+    return storage
+
+
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [
+        (Selector("latest"), "v4"),
+        (Selector("promoted"), "prod-2"),
+        (Selector("version", "v2"), "v2"),
+        (Selector("version", "v7"), None),
+        (Selector("tag", "x"), "prod-1"),
+        (Selector("tag", "stable"), "prod-1"),
+        (Selector("tag", "y"), None),
+        (Selector("git_sha", "aa"), "prod-1"),
+        (Selector("git_sha", "cc"), "v4"),
+        (Selector("git_sha", "only-c"), None),
+        (Selector("git_ref", "main"), "prod-1"),
+        (Selector("git_ref", "dev"), "v4"),
+        (Selector("git_ref", "only-c"), None),
+        (Selector("git_ref", "MAIN"), None),
+    ],
+    ids=str,
+)
+def test_a_selector_finds_the_newest_record_that_fits(
+    shelf: Storage, selector: Selector, expected: str | None
+) -> None:
+    found = compare(shelf, selector)
+    assert (found.baseline and found.baseline.version) == expected
+    assert found.selector == (selector if expected else None)
+    assert found.tried == [selector]
+
+
+def test_the_first_selector_that_finds_a_record_decides(shelf: Storage) -> None:
+    nothing, some, more = Selector("tag", "none"), Selector("git_ref", "dev"), Selector("latest")
+    found = compare(shelf, nothing, some, more)
+    assert found.baseline and found.baseline.version == "v4"
+    assert (found.selector, found.tried) == (some, [nothing, some])
+    none = compare(shelf, nothing, Selector("version", "none"))
+    assert (none.baseline, none.selector, none.history) == (None, None, [])
+    assert none.tried == [nothing, Selector("version", "none")]
+
+
+def hash_of(storage: Storage, version: str) -> str:
+    return storage.get("p", "b", version, receipt=False, deadline=soon()).content_hash
+
+
+@pytest.mark.parametrize(
+    ("selector", "excluded", "expected"),
+    [
+        (Selector("latest"), "v4", "prod-2"),
+        (Selector("latest"), "v2", "v4"),
+        (Selector("promoted"), "v2", "prod-1"),
+        (Selector("version", "v2"), "v2", None),
+        (Selector("tag", "x"), "v1", "v2"),
+        (Selector("tag", "stable"), "v1", None),
+        (Selector("git_sha", "aa"), "v1", "v3"),
+        (Selector("git_ref", "main"), "v1", "v2"),
+    ],
+    ids=str,
+)
+def test_a_run_is_never_compared_with_itself(
+    shelf: Storage, selector: Selector, excluded: str, expected: str | None
+) -> None:
+    """Whatever was uploaded or promoted of the same receipt is passed over."""
+    found = compare(shelf, selector, excluding=hash_of(shelf, excluded), history=9)
+    assert (found.baseline and found.baseline.version) == expected
+    assert excluded not in versions(found.history)
+
+
+def test_a_history_holds_each_receipt_once_newest_first(shelf: Storage) -> None:
+    assert versions(compare(shelf, history=9).history) == ["v4", "prod-2", "prod-1", "v3"]
+    assert versions(compare(shelf, history=2).history) == ["v4", "prod-2"]
+    assert versions(compare(shelf, history=4).history) == ["v4", "prod-2", "prod-1", "v3"]
+    assert compare(shelf, history=0, wanted=lambda _: pytest.fail("not asked")).history == []
+    found = compare(shelf, history=9, excluding=hash_of(shelf, "v2"))
+    assert versions(found.history) == ["v4", "prod-1", "v3"]
+
+
+def test_a_history_holds_what_is_wanted(shelf: Storage) -> None:
+    """Of records that share a receipt the newest that is wanted."""
+    found = compare(shelf, history=9, wanted=lambda record: record.source == "upload")
+    assert versions(found.history) == ["v4", "v3", "v2", "v1"]
+    found = compare(shelf, history=2, wanted=lambda record: record.git_ref == "main")
+    assert versions(found.history) == ["prod-1", "v2"]
+
+
+def test_what_is_found_carries_its_summary_and_no_receipt(shelf: Storage) -> None:
+    seen: list[bool] = []
+
+    def wanted(record: Baseline) -> bool:
+        seen.append(record.summary is not None and record.receipt is None)
+        return True
+
+    found = compare(shelf, Selector("version", "v3"), history=9, wanted=wanted)
+    assert seen and all(seen)
+    assert found.baseline
+    expected = summaries.summarize(receipt(wall_ms=3))
+    for record in (found.baseline, found.history[-1]):
+        assert (record.version, record.summary, record.receipt) == ("v3", expected, None)
+
+
+def test_a_benchmark_without_records_has_nothing_to_compare_with(storage: Storage) -> None:
+    found = compare(storage, Selector("latest"), benchmark="none", history=9)
+    assert found == Comparison(None, None, [Selector("latest")], [])
+
+
+def test_a_history_longer_than_a_step_is_read_to_its_end(storage: Storage) -> None:
+    for number in range(120):
+        keep(storage, "b", f"v{number}", value=receipt(wall_ms=number))
+    names = [f"v{number}" for number in reversed(range(120))]
+    assert versions(compare(storage, history=200).history) == names
+    assert versions(compare(storage, history=60).history) == names[:60]
+    assert versions(storage.recent("p", "b", 70, deadline=soon())) == names[:70]
+
+
+def test_looking_for_a_history_ends(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody wants is not looked for in all of a long history."""
+    monkeypatch.setattr(base, "MAX_SCANNED", 53)
+    for number in range(60):
+        keep(storage, "b", f"v{number}", value=receipt(wall_ms=number))
+    seen: list[Baseline] = []
+    assert compare(storage, history=1, wanted=seen.append).history == []  # type: ignore[arg-type]
+    assert versions(seen) == [f"v{number}" for number in reversed(range(7, 60))]
+
+
+def test_a_promotion_that_changes_the_receipt_has_a_summary_of_its_own(storage: Storage) -> None:
+    from perfgate_server.records import normalize_body
+
+    keep(storage)
+    storage.promote(promotion(normalize=normalize_body), deadline=soon())
+    found = compare(storage, history=9).history
+    names = [summaries.parse(record.summary or b"").run_id for record in found]
+    assert names == ["baseline", "run-1"]
+
+
+def test_a_summary_lives_as_long_as_its_receipt(storage: Storage) -> None:
+    keep(storage)
+    storage.promote(promotion(), deadline=soon())
+    delete(storage)
+    found = compare(storage, Selector("latest")).baseline
+    assert found and found.summary == summaries.summarize(receipt())
+    delete(storage, "v2")
+    assert compare(storage, Selector("latest")).baseline is None
+    keep(storage)
+    found = compare(storage, Selector("latest")).baseline
+    assert found and found.summary == summaries.summarize(receipt())
+
+
+def test_recent_records_come_newest_first_with_their_summaries(shelf: Storage) -> None:
+    found = shelf.recent("p", "b", 3, deadline=soon())
+    assert versions(found) == ["v4", "prod-2", "prod-1"]
+    assert found[0].summary == summaries.summarize(receipt(wall_ms=4))
+    assert found[0].receipt is None
+    assert len(shelf.recent("p", "b", 99, deadline=soon())) == 6
+    with pytest.raises(NotFound):
+        shelf.recent("p", "none", 3, deadline=soon())

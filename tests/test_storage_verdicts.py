@@ -1,0 +1,152 @@
+"""How a storage keeps verdicts, the same for every backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support import soon
+from test_storage import delete, keep
+
+from perfgate_server.records import new_id, now
+from perfgate_server.storage import Storage
+from perfgate_server.storage.base import Outcome, Page
+from perfgate_server.storage.verdicts import VerdictFilters, VerdictRecord
+
+
+def verdict(run_id: str = "r", benchmark: str = "b", **members: Any) -> VerdictRecord:
+    fields: dict[str, Any] = {
+        "id": new_id(),
+        "project": "p",
+        "benchmark": benchmark,
+        "run_id": run_id,
+        "status": "pass",
+        "counts": {"pass": 1, "warn": 0, "fail": 0, "skip": 0},
+        "reasons": [],
+        "git_ref": None,
+        "git_sha": None,
+        "created_at": now(),
+        "created_by": "contributor:00000000",
+    }
+    return VerdictRecord(**(fields | members))
+
+
+def add(storage: Storage, *names: str, **members: Any) -> VerdictRecord:
+    return storage.add_verdict(verdict(*names, **members), deadline=soon())
+
+
+def runs(storage: Storage, page: Page | None = None, project: str = "p", **filters: Any) -> str:
+    found = storage.list_verdicts(
+        project, VerdictFilters(**filters), page or Page(limit=50), deadline=soon()
+    )
+    return "".join(record.run_id for record in found.verdicts)
+
+
+def test_a_verdict_comes_back_as_it_was_kept(storage: Storage) -> None:
+    new = verdict(
+        "naïve 🚀\n\"'\\",
+        status="fail",
+        counts={"pass": 2**32 - 1, "warn": 1, "fail": 2, "skip": 3},
+        reasons=["wall_ms_fail", 'naïve 🚀\n"'],
+        git_ref="refs/heads/main",
+        git_sha="0" * 40,
+    )
+    kept = storage.add_verdict(new, deadline=soon())
+    assert kept.sequence > 0
+    assert kept.is_copy_of(new)
+    found = storage.list_verdicts("p", VerdictFilters(), Page(limit=1), deadline=soon())
+    assert found.verdicts == [kept]
+    assert list(found.verdicts[0].counts) == ["pass", "warn", "fail", "skip"]
+
+
+def test_the_same_verdict_twice_is_two_verdicts(storage: Storage) -> None:
+    first, second = add(storage), add(storage)
+    assert second.sequence > first.sequence
+    assert runs(storage) == "rr"
+
+
+@pytest.fixture
+def court(storage: Storage) -> Storage:
+    """Verdicts that every filter divides differently."""
+    days = [f"2026-03-{day:02}T12:00:00.000000Z" for day in range(1, 6)]
+    add(storage, "1", "io/read", status="pass", git_ref="main", created_at=days[0])
+    add(storage, "2", "io/read", status="fail", git_ref="dev", created_at=days[1])
+    add(storage, "3", "io/write", status="warn", git_ref="main", created_at=days[2])
+    add(storage, "4", "cpu", status="fail", created_at=days[3])
+    add(storage, "5", "io/read", status="skip", git_ref="main", created_at=days[4])
+    add(storage, "x", "io/read", project="elsewhere", status="fail", git_ref="main")
+    return storage
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({}, "54321"),
+        ({"benchmark": "io/read"}, "521"),
+        ({"benchmark": "io"}, ""),
+        ({"status": "fail"}, "42"),
+        ({"status": "pass"}, "1"),
+        ({"git_ref": "main"}, "531"),
+        ({"git_ref": "none"}, ""),
+        ({"since": "2026-03-04T12:00:00.000000Z"}, "54"),
+        ({"until": "2026-03-02T11:59:59.999999Z"}, "1"),
+        ({"since": "2026-03-02T12:00:00.000000Z", "until": "2026-03-04T12:00:00.000000Z"}, "432"),
+        ({"benchmark": "io/read", "status": "fail", "git_ref": "dev"}, "2"),
+        ({"status": "skip", "since": "2026-03-05T12:00:00.000000Z"}, "5"),
+        ({"visible": lambda name: name.startswith("io/")}, "5321"),
+        ({"visible": lambda name: name == "cpu", "status": "fail"}, "4"),
+        ({"visible": lambda name: True, "git_ref": "main"}, "531"),
+        ({"visible": lambda name: False}, ""),
+        ({"visible": lambda name: name == "cpu", "benchmark": "io/read"}, ""),
+    ],
+    ids=str,
+)
+def test_filters_combine_and_count(court: Storage, filters: Any, expected: str) -> None:
+    """A page, its total and a walk by cursor agree on every filter."""
+    assert runs(court, **filters) == expected
+    wanted = VerdictFilters(**filters)
+    none = court.list_verdicts("p", wanted, Page(limit=0), deadline=soon())
+    assert (none.verdicts, none.total, none.has_more) == ([], len(expected), bool(expected))
+    walked, page = "", Page(limit=2, total=False)
+    while True:
+        found = court.list_verdicts("p", wanted, page, deadline=soon())
+        assert found.total is None
+        walked += "".join(record.run_id for record in found.verdicts)
+        if not found.has_more:
+            break
+        page = Page(limit=2, total=False, cursor=found.verdicts[-1].sequence)
+    assert walked == expected
+
+
+@pytest.mark.parametrize("offset", [0, 1, 4, 5, 2**63 - 1])
+def test_an_offset_leaves_out_the_newest(court: Storage, offset: int) -> None:
+    assert runs(court, Page(limit=2, offset=offset)) == "54321"[offset : offset + 2]
+
+
+def test_a_verdict_stays_when_its_baselines_are_deleted(storage: Storage) -> None:
+    keep(storage)
+    add(storage)
+    delete(storage)
+    assert runs(storage, benchmark="b", visible=lambda name: name == "b") == "r"
+    counts = storage.counts(deadline=soon())
+    assert (counts.baselines, counts.verdicts) == (0, 1)
+
+
+def test_a_verdict_is_restored_once(storage: Storage) -> None:
+    """By its id within the project, and never over another."""
+    first = verdict("1", reasons=["a"], created_at="2020-01-01T00:00:00.000000Z")
+    assert storage.restore_verdict(first, deadline=soon()) is Outcome.KEPT
+    assert storage.restore_verdict(first, deadline=soon()) is Outcome.PRESENT
+    other = verdict("2", id=first.id)
+    assert storage.restore_verdict(other, deadline=soon()) is Outcome.DIFFERS
+    elsewhere = verdict("3", id=first.id, project="q")
+    assert storage.restore_verdict(elsewhere, deadline=soon()) is Outcome.KEPT
+    assert (runs(storage), runs(storage, project="q")) == ("1", "3")
+
+
+def test_an_export_ends_with_the_verdicts_oldest_first(storage: Storage) -> None:
+    first = add(storage, "1", git_ref="main")
+    keep(storage)
+    second = add(storage, "2", project="q")
+    exported = list(storage.export(deadline=soon()))
+    assert exported[1:] == [first, second]
