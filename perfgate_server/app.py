@@ -17,7 +17,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from perfgate_server import errors, logs
 from perfgate_server.blueprints import baselines, health
 from perfgate_server.config import ConfigError, ServerConfig, error_line
-from perfgate_server.keys import ApiKey
+from perfgate_server.keys import ApiKey, redact
 from perfgate_server.storage import Storage, open_storage
 from perfgate_server.storage.base import CannotOpen
 
@@ -110,7 +110,8 @@ def _development_url() -> str:
 
 def _identify() -> None:
     given = request.headers.get("X-Request-ID", "")
-    g.request_id = given if _REQUEST_ID.match(given) else secrets.token_hex(16)
+    fits = _REQUEST_ID.match(given) and redact(given) == given
+    g.request_id = given if fits else secrets.token_hex(16)
 
 
 def _refuse_leading_slashes() -> None:
