@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from crowd import resident
 from postgres_server import own_postgres
-from support import PATIENCE, Server, bearer, perfgate_server, receipt, serving
+from support import PATIENCE, Server, bearer, perfgate_server, receipt, serving, wait_for
 
 CLIENTS = 6
 WINDOWS = 12
@@ -186,7 +186,7 @@ def main() -> int:
         storage = ["--storage-type", options.backend, "--database-url", location]
         arguments: list[Any] = perfgate_server("--workers", "2", "--threads", "4", *storage)
         server = stack.enter_context(serving(arguments, folder))
-        workers = server.workers()
+        workers = wait_for(lambda: (pids := server.workers())[1:] and pids, "both workers")
         windows, statuses = soak(server, database, options.minutes)
         broken = growth(windows)
         if server.workers() != workers:
