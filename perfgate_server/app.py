@@ -18,7 +18,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from perfgate_server import errors, logs
 from perfgate_server.blueprints import baselines, compare, health, verdicts
 from perfgate_server.config import ConfigError, ServerConfig, error_line
-from perfgate_server.keys import ApiKey
+from perfgate_server.keys import ApiKey, redact
 from perfgate_server.storage import Storage, open_storage
 from perfgate_server.storage.base import CannotOpen
 
@@ -121,8 +121,9 @@ def _begin() -> None:
     """Give the request its id and its start, before anything can go wrong with it."""
     environ = request.environ
     given = environ.get("HTTP_X_REQUEST_ID", "")
+    fits = _REQUEST_ID.match(given) and redact(given) == given
     # It need not be a secret, so no call of the system is spent on it.
-    g.request_id = given if _REQUEST_ID.match(given) else f"{random.getrandbits(128):032x}"
+    g.request_id = given if fits else f"{random.getrandbits(128):032x}"
     logs.start(environ)
     if environ["PATH_INFO"].startswith("//"):
         # werkzeug takes leading slashes off before it looks for a route.

@@ -50,7 +50,8 @@ ENTRY_RULE = (
 )
 
 _KEY = re.compile(r"pg_(?:live|test)_[A-Za-z0-9]{32,}\Z")
-_KEY_WITHIN = re.compile(r"(pg_(?:live|test)_)[A-Za-z0-9]{16,}")
+# With underscores, so that of two keys without a space between them nothing is left.
+_KEY_WITHIN = re.compile(r"(pg_(?:live|test)_)[A-Za-z0-9_]{16,}")
 _ROLES = {role.value: role for role in Role}
 # A benchmark pattern may hold commas, so only a comma before `role:` ends an entry.
 _ENTRY_END = re.compile(rf"\s*,\s*(?=(?:{'|'.join(_ROLES)}):)")

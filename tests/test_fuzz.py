@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from conftest import Api
+from fuzzing import Broken, fuzz
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import KEYS, receipt
+from support import KEYS
 from test_jsonio import exactly, names, values
 
 from perfgate_server import Role, ServerConfig, create_app
@@ -99,85 +100,27 @@ def test_any_receipt_comes_back_value_for_value(fuzzed: Api, sent: dict[str, Any
     assert exactly(json.loads(only.data)) == exactly(sent)
 
 
-PATHS = (
-    "/projects/p/baselines",
-    "/projects/p/baselines/b/latest",
-    "/projects/p/baselines/b/versions",
-    "/projects/p/baselines/b/versions/v1",
-    "/projects/p/baselines/b/promote",
-    "/projects/p/baselines/b/trend",
-    "/projects/p/verdicts",
-    "/health",
-)
-spoiled = st.one_of(
-    values,
-    st.dictionaries(st.sampled_from([*receipt(), "benchmark", "version", "tags"]), values),
-    st.fixed_dictionaries(
-        {"benchmark": st.just("b") | values, "receipt": receipts | values},
-        optional=dict.fromkeys(
-            ("version", "git_ref", "git_sha", "tags", "metadata", "normalize"), values
-        ),
-    ),
-    st.fixed_dictionaries(
-        {"from_version": st.just("v1") | values, "to_version": st.just("v2") | values},
-        optional={"tags": values, "git_ref": values},
-    ),
-    st.fixed_dictionaries(
-        {"benchmark": st.just("b"), "run_id": st.text(), "status": st.just("pass") | values},
-        optional={
-            "counts": st.just(dict.fromkeys(("pass", "warn", "fail", "skip"), 0)) | values,
-            "reasons": st.lists(st.text()) | values,
-            "git_ref": values,
-        },
-    ),
-)
-bodies = st.one_of(
-    st.binary(), spoiled.map(lambda value: json.dumps(value, ensure_ascii=False).encode())
-)
-parameters = st.sampled_from(
-    ["limit", "offset", "cursor", "total", "tags", "tag", "since", "until", "benchmark", "source"]
-    + ["benchmark_prefix", "git_ref", "meta.x", "normalize", "receipt", "include_receipt", "x"]
-    + ["metric", "window", "status"]
-)
-junk = st.text(st.characters(codec="latin-1"), max_size=20) | st.sampled_from(
-    ["%00", "%ff", "%ED%A0%80", "1", "-1", "true", "9" * 30, "2026-03-08T12:00:00Z", "AAAAAAAAAAI"]
-    + ["wall_ms", "pass"]
-)
+def test_nothing_that_is_sent_fails_or_reaches_what_is_not_its_own() -> None:
+    """A short form of benchmarks/fuzz.py; every route is asked with every role, and without."""
+    result = fuzz(5000, "suite")
+    asked = {(route, role) for route in result.routes for role in (None, *Role)}
+    assert asked <= set(result.asked)
+    assert result.statuses[201] > 20
 
 
-@given(
-    method=st.sampled_from(["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW"]),
-    path=st.sampled_from(PATHS)
-    | st.tuples(st.sampled_from(PATHS), junk).map("".join)
-    | st.builds("/projects/{}/baselines/{}/versions/{}".format, junk, junk, junk),
-    query=st.lists(st.tuples(parameters, junk).map("=".join), max_size=3).map("&".join),
-    body=bodies,
-    role=st.sampled_from([None, *KEYS]),
-    headers=st.dictionaries(
-        st.sampled_from(
-            [
-                "Content-Type",
-                "If-Match",
-                "If-None-Match",
-                "X-Request-ID",
-                "Host",
-                "Content-Encoding",
-            ]
-            + ["X-Forwarded-Prefix", "Content-Length", "Origin", "Access-Control-Request-Method"]
-        ),
-        st.sampled_from(["application/json", "*", '"x"', 'W/"', "gzip", "7", ""])
-        | st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]), max_size=20),
-        max_size=3,
-    ),
+@pytest.mark.parametrize(
+    ("what", "sabotaged", "message"),
+    [
+        ("perfgate_server.keys.ApiKey.reaches", lambda key, project: True, "another project"),
+        ("perfgate_server.keys.ApiKey.sees", lambda key, benchmark: True, "another benchmark"),
+        ("perfgate_server.errors.keys.redact", lambda text: text, "a key stands in"),
+        ("perfgate_server.logs._printable", lambda text: text, "raw in the log"),
+    ],
+    ids=range(4),
 )
-@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
-def test_nothing_that_is_sent_is_a_5xx(
-    fuzzed: Api, method: str, path: str, query: str, body: bytes, role: str | None, headers: Any
+def test_the_fuzzer_would_notice(
+    monkeypatch: pytest.MonkeyPatch, what: str, sabotaged: Any, message: str
 ) -> None:
-    environ = {"QUERY_STRING": query.encode().decode("latin-1")}
-    headers = {"Content-Type": "application/json"} | headers
-    answer = fuzzed(method, path, role, data=body, headers=headers, environ_overrides=environ)
-    assert answer.status_code < 500, answer.text
-    assert answer.headers["X-Request-ID"]
-    if answer.status_code >= 400 and method != "HEAD":
-        assert set(answer.json["error"]) == {"code", "message", "details", "request_id"}
+    monkeypatch.setattr(what, sabotaged)
+    with pytest.raises(Broken, match=message):
+        fuzz(4000, "suite")

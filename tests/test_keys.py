@@ -120,3 +120,8 @@ def test_generated_keys_are_well_formed_and_differ() -> None:
     made = {keys.generate() for _ in range(20)}
     assert len(made) == 20
     assert all(keys.is_well_formed(key) and key.startswith("pg_test_") for key in made)
+
+
+def test_nothing_is_left_of_two_keys_without_a_space_between_them() -> None:
+    key = "pg_live_" + "K" * 32
+    assert "K" not in keys.redact(f"/{key}{key}/")
