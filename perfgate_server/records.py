@@ -33,7 +33,16 @@ def version_of(moment: str) -> str:
 def receipt_of(value: Any) -> Receipt:
     """Return a parsed receipt as it is stored."""
     body = jsonio.canonical(value)
-    return Receipt(body, hashlib.sha256(body).hexdigest(), summaries.summarize(value))
+    return Receipt(body, _sha256(body), summaries.summarize(value))
+
+
+def content_hash(value: Any) -> str:
+    """Return the content hash of a parsed receipt."""
+    return _sha256(jsonio.canonical(value))
+
+
+def _sha256(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
 
 
 def normalized(value: Any) -> Any:

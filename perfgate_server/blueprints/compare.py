@@ -72,7 +72,8 @@ def _judge(
     options = _rule(asked)
     current = summaries.parse(summaries.summarize(receipt))
     # A job that uploads first and compares then must not compare with itself.
-    itself = [records.receipt_of(value).content_hash for value in _forms(receipt)]
+    # It may have been uploaded normalized.
+    itself = [records.content_hash(form) for form in (receipt, records.normalized(receipt))]
     known: dict[int, Summary] = {}
 
     def wanted(past: Baseline) -> bool:
@@ -114,11 +115,6 @@ def _rule(asked: dict[str, Any]) -> Options:
     same = {name: asked[name] for name in Options.__slots__ if name in asked}
     limits = {f"{kind}s": per_metric(asked, kind) for kind in ("threshold", "floor")}
     return Options(**{**same, **limits, "noise": asked["noise"] == "on"})
-
-
-def _forms(receipt: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the receipt as it may have been uploaded: as it is, and normalized."""
-    return [receipt, records.normalized(receipt)]
 
 
 def _summary(baseline: Baseline) -> Summary:
