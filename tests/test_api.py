@@ -18,6 +18,7 @@ from perfgate_server.records import normalized
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 VERSION = "/projects/p/baselines/b/versions/v1"
 TREND = "/projects/p/baselines/b/trend"
+COMPARE = "/projects/p/baselines/b/compare"
 
 
 def fails(answer: Any, status: int, *fields: str) -> dict[str, Any]:
@@ -191,6 +192,8 @@ MATRIX = [
     ("GET", f"{TREND}?metric=wall_ms", None, "viewer contributor promoter admin"),
     ("GET", "/projects/p/verdicts", None, "viewer contributor promoter admin"),
     ("POST", "/projects/p/verdicts", "verdict", "contributor promoter admin"),
+    ("POST", COMPARE, "receipt", "viewer contributor promoter admin"),
+    ("POST", f"{COMPARE}?record=1", "receipt", "contributor promoter admin"),
     ("POST", "/projects/p/baselines", "upload", "contributor promoter admin"),
     ("PUT", VERSION, "receipt", "contributor promoter admin"),
     ("POST", "/projects/p/baselines/b/promote", "promotion", "promoter admin"),
@@ -238,7 +241,7 @@ def test_every_route_under_projects_asks_for_a_permission(
         endpoint for endpoint in app.view_functions if endpoint not in public
     }
     routes = {(rule.rule, method) for rule in rules for method in rule.methods or ()}
-    assert len([1 for _, method in routes if method not in ("HEAD", "OPTIONS")]) == 2 * 11
+    assert len([1 for _, method in routes if method not in ("HEAD", "OPTIONS")]) == 2 * 12
     for rule in rules:
         assert hasattr(app.view_functions[rule.endpoint], "permission"), rule
 

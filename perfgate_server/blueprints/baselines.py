@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from flask import Blueprint, Response, g, request, url_for
@@ -167,9 +167,9 @@ def list_baselines(project: str) -> Response:
     filters = Filters(**query, visible=visible)
     listing = requests.storage().list(project, filters, page, deadline=g.deadline)
     if page.receipts:
-        entries = b"[%b]" % b",".join(_with_receipt(baseline) for baseline in listing.baselines)
+        entries: Iterable[bytes] = _with_receipts(listing.baselines)
     else:
-        entries = jsonio.dumps([records.summary(entry) for entry in listing.baselines]).encode()
+        entries = responses.entries(map(records.summary, listing.baselines))
     return responses.listed("baselines", entries, listing, page, parameters)
 
 
@@ -179,8 +179,10 @@ def get_history(project: str, benchmark: str) -> Response:
     parameters = requests.pairs()
     page = requests.page(requests.query(_history_query, parameters))
     listing = requests.storage().history(project, benchmark, page, deadline=g.deadline)
-    entries = [records.version_entry(entry, listing.current) for entry in listing.baselines]
-    return responses.listed("versions", jsonio.dumps(entries).encode(), listing, page, parameters)
+    entries = responses.entries(
+        records.version_entry(baseline, listing.current) for baseline in listing.baselines
+    )
+    return responses.listed("versions", entries, listing, page, parameters)
 
 
 @blueprint.get(f"{BENCHMARK}/trend")
@@ -301,6 +303,12 @@ def _read_headers(tag: str) -> dict[str, str]:
     return {"ETag": f'"{tag}"', "Cache-Control": _CACHE_CONTROL}
 
 
-def _with_receipt(baseline: Baseline) -> bytes:
-    head = jsonio.dumps(records.summary(baseline)).encode()
-    return b'%b,"receipt":%b}' % (head[:-1], baseline.receipt or b"")
+def _with_receipts(baselines: list[Baseline]) -> Iterable[bytes]:
+    """Yield the parts of a JSON array: the receipts' stored texts go in as they are."""
+    before = b"["
+    for baseline in baselines:
+        head = jsonio.dumps(records.summary(baseline)).encode()
+        yield b'%b%b,"receipt":' % (before, head[:-1])
+        yield baseline.receipt or b""
+        before = b"},"
+    yield b"}]" if baselines else b"[]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlencode
 
@@ -19,14 +20,20 @@ def json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -
     return Response(jsonio.dumps(value) + "\n", status, headers, content_type=JSON)
 
 
+def entries(members: Iterable[dict[str, Any]]) -> list[bytes]:
+    """Return a list's entries as JSON, for `listed`: one call for all takes half the time of one
+    for each."""
+    return [jsonio.dumps([*members]).encode()]
+
+
 def listed(
     name: str,
-    entries: bytes,
+    entries: Iterable[bytes],
     listing: Listing | VerdictListing,
     page: Page,
     parameters: list[tuple[str, str]],
 ) -> Response:
-    """Answer a page of a list under `name`: its entries, which are JSON already, and in the
+    """Answer a page of a list under `name`: its entries, the parts of a JSON array, and in the
     Link header the way to the next page, with the request's `parameters`."""
     pagination = {
         "total": listing.total,
@@ -34,11 +41,9 @@ def listed(
         "offset": None if page.cursor is not None else page.offset,
         "has_more": listing.has_more,
     }
-    text = b'{"%b":%b,"pagination":%b}\n' % (
-        name.encode(),
-        entries,
-        jsonio.dumps(pagination).encode(),
-    )
+    end = b',"pagination":%b}\n' % jsonio.dumps(pagination).encode()
+    # Joined once: a page may hold many megabytes of receipts.
+    text = b"".join([b'{"%b":' % name.encode(), *entries, end])
     response = Response(text, content_type=JSON)
     if listing.has_more and listing.last is not None:
         kept = [pair for pair in parameters if pair[0] not in ("offset", "cursor")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, g
 
-from perfgate_server import jsonio, queries, record_schemas, records
+from perfgate_server import queries, record_schemas, records
 from perfgate_server.auth import check_benchmark, enforce, requires
 from perfgate_server.blueprints import requests, responses
 from perfgate_server.keys import Permission
@@ -48,5 +48,5 @@ def list_verdicts(project: str) -> Response:
     visible = g.key.sees if g.key.benchmarks else None
     filters = VerdictFilters(**query, visible=visible)
     listing = requests.storage().list_verdicts(project, filters, page, deadline=g.deadline)
-    entries = jsonio.dumps([records.verdict(verdict) for verdict in listing.verdicts]).encode()
+    entries = responses.entries(map(records.verdict, listing.verdicts))
     return responses.listed("verdicts", entries, listing, page, parameters)

@@ -1,0 +1,173 @@
+"""One commit for those who queue to write."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from support import PATIENCE, soon, wait_for
+
+from perfgate_server.storage import sqlite_file
+from perfgate_server.storage.base import Unavailable
+from perfgate_server.storage.sqlite_file import Connection
+from perfgate_server.storage.sqlite_writer import Writer
+
+Body = Callable[[Connection], None]
+
+
+class Desk:
+    """A writer, the statements it gave SQLite, and what is in its table."""
+
+    def __init__(self, path: Path, threads: int = 8) -> None:
+        self.path = path
+        self.statements: list[str] = []
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("CREATE TABLE t (a INTEGER UNIQUE REFERENCES t (a))")
+        self.writer = Writer(self._checked, threads)
+        self.pool = ThreadPoolExecutor(threads)
+
+    def _checked(self, db: Connection | None, deadline: float) -> Connection:
+        if db is None:
+            db = sqlite_file.connect(self.path, "rw", 0.0)
+            db.execute("PRAGMA foreign_keys = ON")
+            db.set_trace_callback(self.statements.append)
+        return db
+
+    def write(self, number: int, body: Body | None = None, seconds: float = PATIENCE) -> None:
+        with self.writer.writing(soon(seconds)) as db:
+            db.execute("INSERT INTO t VALUES (?)", (number,))
+            if body is not None:
+                body(db)
+
+    def queue(self, *writes: tuple[int, Body | None]) -> list[Future[None]]:
+        """Write these one after the other, each waiting for its turn before the first ends."""
+        go = threading.Event()
+
+        def wait(db: Connection) -> None:
+            go.wait(PATIENCE)
+
+        futures = [self.pool.submit(self.write, 0, wait)]
+        wait_for(lambda: "INSERT" in " ".join(self.statements), "the first writing")
+        for count, write in enumerate(writes, 1):
+            futures.append(self.pool.submit(self.write, *write))
+            wait_for(lambda count=count: self.writer._waiting == count, "the next queueing")
+        go.set()
+        return futures
+
+    def rows(self) -> list[int]:
+        with closing(sqlite3.connect(self.path)) as db:
+            return [row[0] for row in db.execute("SELECT a FROM t ORDER BY a")]
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    desk = Desk(tmp_path / "t.db")
+    yield desk
+    desk.pool.shutdown()
+    desk.writer.close()
+
+
+def refuse(db: Connection) -> None:
+    raise KeyError("refused")
+
+
+def test_those_who_queue_share_one_commit(desk: Desk) -> None:
+    for future in desk.queue((1, None), (2, None), (3, None)):
+        future.result(PATIENCE)
+    assert desk.statements.count("COMMIT") == 1
+    assert desk.rows() == [0, 1, 2, 3]
+
+
+def test_nobody_is_done_before_the_commit(desk: Desk) -> None:
+    """Who has written waits for the last of the queue, and sees what he wrote on the disk."""
+    done_early: list[bool] = []
+    futures: list[Future[None]] = []
+
+    def look(db: Connection) -> None:
+        done_early.append(futures[0].done())
+
+    futures += desk.queue((1, None), (2, lambda db: wait_for(lambda: futures, "all") and look(db)))
+    for future in futures:
+        future.result(PATIENCE)
+    assert done_early == [False]
+    assert desk.rows() == [0, 1, 2]
+
+
+def test_who_fails_undoes_only_what_is_his(desk: Desk) -> None:
+    first, failing, last = desk.queue((1, refuse), (2, None))
+    first.result(PATIENCE), last.result(PATIENCE)
+    with pytest.raises(KeyError):
+        failing.result(PATIENCE)
+    assert desk.rows() == [0, 2]
+
+
+def test_after_a_failure_alone_the_next_begins_anew(desk: Desk) -> None:
+    with pytest.raises(KeyError):
+        desk.write(1, refuse)
+    desk.write(2)
+    assert desk.rows() == [2]
+
+
+def test_a_statement_that_fails_in_a_queue_is_the_failure_of_one(desk: Desk) -> None:
+    def twice(db: Connection) -> None:
+        db.execute("INSERT INTO t VALUES (0)")
+
+    first, failing, last = desk.queue((1, twice), (2, None))
+    first.result(PATIENCE), last.result(PATIENCE)
+    with pytest.raises(Unavailable, match="UNIQUE"):
+        failing.result(PATIENCE)
+    assert desk.rows() == [0, 2]
+
+
+def test_a_commit_that_fails_is_the_failure_of_all(desk: Desk) -> None:
+    """Nothing is kept, each is told, and the next write finds a fresh connection."""
+    with closing(sqlite3.connect(desk.path)) as db:
+        db.execute("DROP TABLE t")
+        db.execute("CREATE TABLE u (a INTEGER PRIMARY KEY)")
+        db.execute("CREATE TABLE t (a INTEGER REFERENCES u (a) DEFERRABLE INITIALLY DEFERRED)")
+        db.commit()
+    for future in desk.queue((1, None), (2, None)):
+        with pytest.raises(Unavailable, match="FOREIGN KEY"):
+            future.result(PATIENCE)
+    assert desk.rows() == []
+    with desk.writer.writing(soon()) as db:
+        db.execute("INSERT INTO u VALUES (5)")
+    desk.write(5)
+    assert desk.rows() == [5]
+
+
+def test_deadlines_that_pass_in_the_queue_lose_nothing(desk: Desk) -> None:
+    """Whoever gives up leaves nothing open behind him: all that was acknowledged is there."""
+    chance = random.Random(7)
+
+    def one(number: int) -> int | None:
+        try:
+            desk.write(number, seconds=chance.choice((0.0, 0.0005, 0.002, 0.01)))
+        except Unavailable:
+            return None
+        return number
+
+    kept = {number for number in desk.pool.map(one, range(1500)) if number is not None}
+    desk.write(9999)
+    assert set(desk.rows()) >= kept | {9999}
+    assert 100 < len(kept) < 1500
+
+
+def test_another_process_has_the_lock(desk: Desk) -> None:
+    desk.write(1)
+    with closing(sqlite3.connect(desk.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable, match="locked"):
+            desk.write(2, seconds=0.05)
+        waiting = desk.pool.submit(desk.write, 3)
+        wait_for(lambda: desk.writer._turn.locked(), "the turn")
+        other.execute("COMMIT")
+        waiting.result(PATIENCE)
+    assert desk.rows() == [1, 3]
