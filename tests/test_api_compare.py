@@ -424,6 +424,26 @@ def test_runs_of_other_hosts_and_failed_ones_tell_nothing(
     assert found["noise"]["metrics"]["wall_ms"] == {"n": 1, "decided": "too_little_history"}
 
 
+def test_the_history_reaches_behind_what_tells_nothing(api: Api) -> None:
+    past(api, *NOISY)
+    past(api, *NOISY, 90, 95, prefix="other", host={**HOST, "cpu_count": 4})
+    found = judged(api, "?history=5&against=version:v4", run(150))
+    assert found["verdict"]["reasons"] == ["wall_ms_warn", "within_noise"]
+    assert found["noise"]["history"] == {"requested": 5, "comparable": 5, "needed": 5}
+
+
+def test_runs_before_the_last_level_shift_tell_nothing(api: Api) -> None:
+    """Which of two levels is the later one decides, so a run like the runs of late is forgiven
+    against an old baseline that is faster, and one that gives an improvement up is not."""
+    slow, fast = (200, 204, 198, 202, 200), (100, 102, 99, 101, 100)
+    past(api, *fast, *slow)
+    found = judged(api, "?against=version:v0", run(203))
+    assert found["verdict"]["reasons"] == ["wall_ms_warn", "within_noise"]
+    assert found["noise"]["metrics"]["wall_ms"]["center"] == 200
+    past(api, *slow, *fast, prefix="w")
+    assert verdict(api, "?history=10", run(203)) == ("fail", ["wall_ms_fail"])
+
+
 def test_another_host_and_failed_samples_are_reasons(api: Api) -> None:
     api.put(json=run(100, "before", host={**HOST, "cpu_count": 4}))
     found = judged(api, value=run(150))
