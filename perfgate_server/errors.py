@@ -140,7 +140,8 @@ def _no_route() -> str:
     if re.fullmatch(r"(/api/v1)?/projects/[^/]*/baselines/.+", request.path, re.DOTALL):
         return (
             "There is no such route. Of a benchmark there are …/{benchmark}/latest,"
-            " …/{benchmark}/versions, …/{benchmark}/versions/{version} and …/{benchmark}/trend."
+            " …/{benchmark}/versions, …/{benchmark}/versions/{version}, …/{benchmark}/trend"
+            " and …/{benchmark}/compare."
         )
     return "There is no such route."
 

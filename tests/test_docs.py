@@ -17,7 +17,9 @@ from support import KEYS, ROOT, environment, free_port, perfgate_server, program
 
 from perfgate_server import ServerConfig
 from perfgate_server.cli import command
+from perfgate_server.compare_query import COMPARE_QUERY
 from perfgate_server.errors import _CODES
+from perfgate_server.gate.render import _WORDS
 from perfgate_server.version import VERSION
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -27,6 +29,7 @@ VARYING = (
     (r"\b[0-9a-f]{64}\b", "SHA256"),
     (r"\b[0-9a-f]{32}\b", "ID"),
     (r":[0-9a-f]{8}\b", ":KEYID"),
+    (r"\b\d+ s old\b", "AGE"),
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", "TIME"),
 )
 
@@ -86,6 +89,7 @@ def test_the_tour_runs_as_printed(tmp_path: Path) -> None:
     [
         ("sh", "upload-baseline.sh"),
         ("sh", "fetch-baseline.sh"),
+        ("sh", "gate.sh"),
         ("yaml", "github-actions.yml"),
         ("nginx", "nginx.conf"),
         ("ini", "perfgate-server.service"),
@@ -138,6 +142,59 @@ def test_the_ci_scripts_work_and_tell_by_their_exit_status(tmp_path: Path) -> No
         assert result.returncode not in (0, 3)
 
 
+def test_the_gate_script_tells_each_outcome_by_its_exit_status(tmp_path: Path) -> None:
+    """The verdict is on standard output, and all else on standard error."""
+    script = (ROOT / "examples" / "gate.sh").read_text()
+    (tmp_path / "gate.sh").write_text(script.replace("--retry 5 ", ""))
+    with serving(perfgate_server(), tmp_path) as server:
+        assert server.put("tests/io[gzip]", "v1", receipt(99)) == 201
+        variables = {
+            "PERFGATE_URL": server.url,
+            "PERFGATE_KEY": KEYS["viewer"],
+            "PROJECT": "p",
+            "BENCHMARK": "tests/io[gzip]",
+        }
+
+        def gate(wall_ms: int, *options: str, **changed: str) -> tuple[int, str, str]:
+            (tmp_path / "run.json").write_text(json.dumps(receipt(wall_ms)))
+            result = subprocess.run(
+                ["sh", "gate.sh", *options],
+                capture_output=True,
+                text=True,
+                cwd=tmp_path,
+                env=environment(**(variables | changed)),
+            )
+            return result.returncode, result.stdout, result.stderr
+
+        for wall_ms, options, status, word, row in (
+            (100, [], 0, "pass", "| `wall_ms` | 100 ms | 101 ms | +1.0 % | pass |"),
+            (118, [], 0, "warn", "| `wall_ms` | 100 ms | 119 ms | +19.0 % | warn, limit 20 % |"),
+            (118, ["fail_on=warn"], 1, "warn", "warn, limit 20 % |"),
+            (149, [], 1, "fail", "| `wall_ms` | 100 ms | 150 ms | +50.0 % | fail, limit 20 % |"),
+            (149, ["threshold=0.6&noise=off"], 0, "pass", "| +50.0 % | pass |"),
+        ):
+            code, output, errors = gate(wall_ms, *options)
+            assert (code, errors) == (status, "")
+            assert output.startswith(f"**{word}**: `tests/io[gzip]` of `p` against `v1` (")
+            assert row in output
+        # The baseline is the sent receipt itself, or there is none at all.
+        for wall_ms, changed in ((99, {}), (149, {"BENCHMARK": "other"})):
+            code, output, errors = gate(wall_ms, **changed)
+            assert (code, errors) == (3, "")
+            assert output.startswith("**skip**: ") and "no baseline was found" in output
+        assert gate(149, "on_missing=fail", BENCHMARK="other")[0] == 1
+        for options, changed, said in (
+            ([], {"PERFGATE_KEY": "wrong"}, "UNAUTHORIZED"),
+            ([], {"PROJECT": ".p"}, "VALIDATION_ERROR"),
+            (["threshhold=0.1"], {}, "threshhold"),
+            ([], {"PERFGATE_KEY": ""}, "PERFGATE_KEY"),
+            ([], {"PERFGATE_URL": f"http://127.0.0.1:{free_port()}"}, "curl: (7)"),
+        ):
+            code, output, errors = gate(100, *options, **changed)
+            assert (code, output) == (2, "")
+            assert said in errors
+
+
 def test_every_option_and_variable_stands_in_the_readme() -> None:
     for option in command.params:
         assert f"| `{option.opts[0]}`" in README, option
@@ -160,9 +217,22 @@ def test_every_route_stands_in_the_readme(create: Create) -> None:
             assert f"| {method} | `{path}` |" in README
 
 
+def test_every_option_of_a_comparison_stands_in_the_readme() -> None:
+    for name, field in COMPARE_QUERY.fields.items():
+        if field.data_key is None:
+            assert f"| `{name}` |" in README
+        else:
+            assert f"`{field.data_key.partition('.')[0]}.METRIC`" in README
+
+
+def test_every_reason_stands_in_the_readme() -> None:
+    for reason in (*_WORDS, "host_mismatch", "METRIC_fail", "METRIC_warn", "METRIC_skip"):
+        assert f"| `{reason}` |" in README
+
+
 def test_every_code_stands_in_the_readme() -> None:
     for status, code in _CODES.items():
-        if status not in (414, 422):  # no route of ours answers these
+        if status not in (414, 422):  # no error of ours has these
             assert f"| {status} | `{code}` |" in README
 
 

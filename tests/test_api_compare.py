@@ -1,0 +1,548 @@
+"""Comparing over HTTP, on every backend."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from conftest import Api, Create
+from support import KEYS, receipt
+from test_api import fails
+
+from perfgate_server import Role, ServerConfig
+
+COMPARE = "/projects/p/baselines/b/compare"
+VERDICTS = "/projects/p/verdicts"
+HOST = {"os": "linux", "arch": "x86_64", "cpu_count": 8}
+MARKDOWN = "text/markdown; charset=utf-8"
+TEXT = "text/plain; charset=utf-8"
+
+
+def run(median: float = 100, run_id: str = "run-1", **members: Any) -> dict[str, Any]:
+    """Return a receipt whose one metric is wall_ms, with that median."""
+    value = receipt(stats={"wall_ms": {"median": median, "min": median, "max": median}})
+    host = members.pop("host", HOST)
+    return {**value, "run": {**value["run"], "id": run_id, "host": host}, **members}
+
+
+def compare(api: Api, query: str = "", value: Any = None, **options: Any) -> Any:
+    body = json.dumps(run() if value is None else value)
+    return api("POST", options.pop("path", COMPARE) + query, data=body, **options)
+
+
+def envelope(api: Api, options: Any, query: str = "", **members: Any) -> Any:
+    return compare(api, query, {"receipt": run(), "options": options, **members})
+
+
+@pytest.fixture
+def quick(create: Create) -> Api:
+    """The API without a database, for what is refused before one is asked."""
+    config = ServerConfig().api_key(KEYS["admin"], Role.ADMIN)
+    return Api(create(config).test_client())
+
+
+def judged(api: Api, query: str = "", value: Any = None, **options: Any) -> dict[str, Any]:
+    answer = compare(api, query, value, **options)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json
+    return found
+
+
+def verdict(*arguments: Any, **options: Any) -> tuple[str, list[str]]:
+    found = judged(*arguments, **options)["verdict"]
+    return found["status"], found["reasons"]
+
+
+def timeless(answer: Any) -> Any:
+    """Return an answer's body without the only thing that differs from call to call."""
+    found = answer.json
+    assert found["baseline"].pop("age_seconds") >= 0
+    return found
+
+
+def contents(api: Api) -> Any:
+    return [api.get(path).json for path in ("/projects/p/baselines", VERDICTS)]
+
+
+# -- what is sent
+
+
+@pytest.mark.parametrize("root", ["", "/api/v1"])
+def test_the_answer_is_a_comparison_of_perfgate_with_more_behind_it(api: Api, root: str) -> None:
+    api.put("b", "v1", json=run(100, "before"))
+    answer = compare(api, value=run(150, "now"), path=root + COMPARE)
+    assert (answer.status_code, answer.content_type) == (200, "application/json")
+    assert answer.headers["Perfgate-Verdict"] == "fail"
+    assert answer.headers["Perfgate-Baseline"] == "v1"
+    found = answer.json
+    assert list(found) == [
+        *("schema", "tool", "bench", "baseline_ref", "current_ref", "budgets", "deltas"),
+        *("verdict", "skipped", "baseline", "host", "noise"),
+    ]
+    assert found["schema"] == "perfgate.compare.v1"
+    assert found["bench"] == run()["bench"]
+    assert (found["baseline_ref"], found["current_ref"]) == (
+        {"run_id": "before"},
+        {"run_id": "now"},
+    )
+    assert found["deltas"]["wall_ms"] == {
+        **{"baseline": 100.0, "current": 150.0, "ratio": 1.5, "pct": 0.5, "regression": 0.5},
+        "status": "fail",
+    }
+    assert found["verdict"] == {
+        "status": "fail",
+        "counts": {"pass": 0, "warn": 0, "fail": 1, "skip": 0},
+        "reasons": ["wall_ms_fail"],
+    }
+    assert 0 <= found["baseline"].pop("age_seconds") < 60
+    assert found["baseline"] == {"version": "v1", "selector": "latest", "tried": ["latest"]}
+
+
+@pytest.mark.parametrize("kind", [None, "application/json", "application/x-www-form-urlencoded"])
+def test_a_receipt_goes_as_it_is_whatever_it_is_called(quick: Api, kind: str | None) -> None:
+    """curl's --data-binary calls everything a form, its -T nothing."""
+    quick.put(json=run(100, "before"))
+    assert verdict(quick, content_type=kind) == ("pass", [])
+
+
+def test_an_envelope_brings_options_as_json(api: Api) -> None:
+    api.put(json=run(50, "before"), query="?git_ref=main")
+    options = {
+        "against": ["tag:none", "git_ref:main"],
+        "threshold": 2,
+        "threshold.wall_ms": 1.5,
+        "floor.wall_ms": None,
+        "metrics": ["wall_ms"],
+        "noise": "off",
+        "allow_failed": False,
+        "history": 5,
+        "warn_factor": "0.5",
+    }
+    answer = envelope(api, options)
+    assert answer.status_code == 200, answer.text
+    assert answer.json["verdict"]["reasons"] == ["wall_ms_warn"]
+    assert answer.json["budgets"]["wall_ms"]["threshold"] == 1.5
+    assert answer.json["budgets"]["wall_ms"]["warn_threshold"] == 0.75
+    assert answer.json["baseline"]["tried"] == ["tag:none", "git_ref:main"]
+    assert answer.json["noise"] == {"method": "off"}
+    assert "ignored" not in answer.json
+    assert envelope(api, None, "?threshold=1").json["budgets"]["wall_ms"]["threshold"] == 1.0
+    assert envelope(api, {}).json["verdict"]["status"] == "fail"
+
+
+def test_unknown_members_of_an_envelope_are_named(quick: Api) -> None:
+    assert envelope(quick, {}, option={}, bench=1).json["ignored"] == ["option", "bench"]
+    assert judged(quick, value={"receipt": run()}).get("ignored") is None
+    # A receipt may hold what it likes.
+    assert "ignored" not in judged(quick, value=run(receipt=1, options=2))
+
+
+@pytest.mark.parametrize(
+    ("query", "fields"),
+    [
+        ("?thresholds=1", ["thresholds"]),
+        ("?threshold.wall=1&foo=", ["threshold.wall", "foo"]),
+        ("?floor=1", ["floor"]),
+        ("?threshold_wall_ms=1", ["threshold_wall_ms"]),
+        ("?threshold=", ["threshold"]),
+        ("?threshold=-1", ["threshold"]),
+        ("?threshold=nan", ["threshold"]),
+        ("?threshold=20%25", ["threshold"]),
+        ("?threshold=1&threshold=1", ["threshold"]),
+        ("?threshold.wall_ms=1e7", ["threshold.wall_ms"]),
+        ("?floor.wall_ms=x&warn_factor=1.1", ["floor.wall_ms", "warn_factor"]),
+        ("?against=", ["against"]),
+        ("?against=main", ["against"]),
+        ("?against=tag:", ["against"]),
+        ("?against=latest:1", ["against"]),
+        ("?against=latest,", ["against"]),
+        ("?against=" + ",".join(["latest"] * 17), ["against"]),
+        ("?metrics=wall_ms,speed", ["metrics"]),
+        ("?metrics=", ["metrics"]),
+        ("?history=101", ["history"]),
+        ("?noise=true", ["noise"]),
+        ("?host_mismatch=error", ["host_mismatch"]),
+        ("?allow_failed=yes", ["allow_failed"]),
+        ("?on_missing=warn", ["on_missing"]),
+        ("?max_age=30", ["max_age"]),
+        ("?max_age=1.5d", ["max_age"]),
+        ("?min_samples=-1", ["min_samples"]),
+        ("?format=html", ["format"]),
+        ("?gate=", ["gate"]),
+        ("?fail_on=skip", ["fail_on"]),
+        ("?record=x", ["record"]),
+        ("?git_ref=", ["git_ref"]),
+        ("?git_sha=" + "x" * 257, ["git_sha"]),
+    ],
+)
+def test_a_bad_option_is_named(quick: Api, query: str, fields: list[str]) -> None:
+    fails(compare(quick, query), 400, *fields)
+
+
+@pytest.mark.parametrize(
+    ("options", "fields"),
+    [
+        ([], ["options"]),
+        ("threshold=1", ["options"]),
+        ({"threshold": {"wall_ms": 1}}, ["options.threshold"]),
+        ({"metrics": ["wall_ms", 1]}, ["options.metrics"]),
+        ({"metrics": []}, ["metrics"]),
+        ({"threshold": True}, ["threshold"]),
+        ({"threshold": -1, "speed": 1}, ["speed"]),
+        ({"gate": 2}, ["gate"]),
+    ],
+    ids=str,
+)
+def test_a_bad_option_of_an_envelope_is_named(quick: Api, options: Any, fields: list[str]) -> None:
+    fails(envelope(quick, options), 400, *fields)
+
+
+def test_an_option_is_given_once(quick: Api) -> None:
+    fails(envelope(quick, {"threshold": 0.1}, "?threshold=0.1"), 400, "threshold")
+    assert envelope(quick, {"threshold": None}, "?threshold=0.1").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b"", "body"),
+        (b"{", "body"),
+        (b'{"receipt": "\\u0000"}', "body"),
+        (b"[]", "receipt"),
+        (b'{"receipt": null}', "receipt"),
+        (b'{"receipt": [], "options": {}}', "receipt"),
+    ],
+)
+def test_a_bad_body_is_named(quick: Api, body: bytes, field: str) -> None:
+    fails(quick("POST", COMPARE, data=body), 400, field)
+
+
+def test_a_bad_receipt_is_named_by_its_path_however_it_is_sent(quick: Api) -> None:
+    bad = run(samples=[{"wall_ms": -1, "exit_code": 0}])
+    for value in (bad, {"receipt": bad}):
+        fails(compare(quick, value=value), 400, "receipt.samples.0.wall_ms")
+    fails(
+        compare(quick, value={"schema": "perfgate.run.v2", "receipt": run()}),
+        400,
+        *(f"receipt.{name}" for name in ("schema", "tool", "run", "bench", "samples", "stats")),
+    )
+
+
+# -- what it is compared with
+
+
+def test_the_first_selector_that_finds_a_record_decides(api: Api) -> None:
+    api.put("b", "v1", "?git_ref=main&tag=stable&git_sha=abc", json=run(100, "1"))
+    api.put("b", "v2", "?git_ref=a,latest-of-all,b", json=run(100, "2"))
+    api.promote("v1", "prod")
+    api.put("b", "v3", json=run(100, "3"))
+    for against, version, selector in (
+        ("latest", "v3", "latest"),
+        ("promoted,latest", "prod", "promoted"),
+        ("version:v2", "v2", "version:v2"),
+        ("tag:none,version:v9,tag:stable,latest", "prod", "tag:stable"),
+        ("git_sha:abc", "prod", "git_sha:abc"),
+        ("git_ref:dev,git_ref:main", "prod", "git_ref:main"),
+        # Commas are letters of a git ref, except before another selector.
+        ("git_ref:a,latest-of-all,b", "v2", "git_ref:a,latest-of-all,b"),
+        ("git_ref:a,b,git_ref:a,latest-of-all,b,latest", "v2", "git_ref:a,latest-of-all,b"),
+        ("git_ref:a,latest", "v3", "latest"),
+    ):
+        answer = compare(api, f"?against={against}")
+        found = answer.json["baseline"]
+        assert (found["version"], found["selector"]) == (version, selector), against
+        assert answer.headers["Perfgate-Baseline"] == version
+        assert found["tried"][-1] == selector
+    found = judged(api, "?against=tag:none,version:v9,tag:stable,latest")
+    assert found["baseline"]["tried"] == ["tag:none", "version:v9", "tag:stable"]
+
+
+def test_without_a_baseline_it_is_as_asked_and_never_a_pass(api: Api) -> None:
+    answer = compare(api, "?against=git_ref:main,latest&gate=true")
+    assert (answer.status_code, answer.headers["Perfgate-Verdict"]) == (200, "skip")
+    assert "Perfgate-Baseline" not in answer.headers
+    assert answer.json["verdict"] == {
+        "status": "skip",
+        "counts": {"pass": 0, "warn": 0, "fail": 0, "skip": 0},
+        "reasons": ["no_baseline"],
+    }
+    assert answer.json["baseline"] == {
+        **{"version": None, "selector": None, "age_seconds": None},
+        "tried": ["git_ref:main", "latest"],
+    }
+    answer = compare(api, "?on_missing=fail&gate=true")
+    assert (answer.status_code, answer.json["verdict"]["reasons"]) == (422, ["no_baseline"])
+
+
+@pytest.mark.parametrize("query", ["", "?normalize=true"])
+def test_a_run_that_was_uploaded_first_is_not_compared_with_itself(api: Api, query: str) -> None:
+    api.put("b", "v1", json=run(100, "before"))
+    api.put("b", "v2", query, json=run(150, "now"))
+    api.promote("v2", "v3")
+    found = judged(api, value=run(150, "now"))
+    assert (found["baseline"]["version"], found["verdict"]["status"]) == ("v1", "fail")
+    assert found["noise"]["history"]["comparable"] == 1
+    assert verdict(api, "?against=version:v2", run(150, "now"))[1] == ["no_baseline"]
+
+
+def test_an_old_baseline_warns(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        old = "2026-03-01T12:00:00.000000Z"
+        patched.setattr("perfgate_server.records.now", lambda: old)
+        api.put("b", "v1", json=run(100, "before"))
+    assert verdict(api, "?max_age=2d") == ("warn", ["stale_baseline"])
+    assert judged(api)["baseline"]["age_seconds"] > 2 * 86_400
+    api.put("b", "v2", json=run(100, "later"))
+    assert verdict(api, "?max_age=2d") == ("pass", [])
+
+
+def test_a_baseline_without_a_summary_is_compared(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server of the version before summaries that runs on the same database stores none."""
+    storage = api.client.application.extensions["perfgate"].storage
+    found = storage.comparison
+
+    def bare(*arguments: Any, **options: Any) -> Any:
+        result = found(*arguments, **options)
+        if result.baseline is None:
+            return result
+        return replace(result, baseline=replace(result.baseline, summary=None))
+
+    monkeypatch.setattr(storage, "comparison", bare)
+    api.put("b", "v1", json=run(100, "before"))
+    assert verdict(api, value=run(150)) == ("fail", ["wall_ms_fail"])
+
+
+# -- the gate
+
+
+def test_the_gate_answers_422_with_the_same_body(api: Api) -> None:
+    api.put(json=run(100, "before"))
+    for median, status, strict in ((100, 200, 200), (119, 200, 422), (150, 422, 422)):
+        plain = compare(api, value=run(median))
+        ageless = timeless(plain)
+        for query, expected in (
+            ("", 200),
+            ("?gate=false&fail_on=warn", 200),
+            ("?gate=true", status),
+            ("?gate=1&fail_on=warn", strict),
+        ):
+            answer = compare(api, query, run(median))
+            assert answer.status_code == expected, (median, query)
+            assert answer.headers["Perfgate-Verdict"] == plain.headers["Perfgate-Verdict"]
+            assert answer.content_type == "application/json"
+            assert timeless(answer) == ageless
+    answer = compare(api, "?gate=true&format=markdown", run(150))
+    assert (answer.status_code, answer.content_type) == (422, MARKDOWN)
+
+
+@pytest.mark.parametrize(
+    ("query", "accept", "kind"),
+    [
+        ("", None, "application/json"),
+        ("", "*/*", "application/json"),
+        ("", "text/html", "application/json"),
+        ("", "text/markdown", MARKDOWN),
+        ("", "text/plain", TEXT),
+        ("", "application/json;q=0.5, text/plain", TEXT),
+        ("?format=markdown", None, MARKDOWN),
+        ("?format=text", "text/markdown", TEXT),
+        ("?format=json", "text/plain", "application/json"),
+    ],
+)
+def test_the_format_is_the_parameters_or_what_is_accepted(
+    quick: Api, query: str, accept: str | None, kind: str
+) -> None:
+    quick.put(json=run(100, "before"))
+    answer = compare(quick, query, run(150), headers={"Accept": accept} if accept else {})
+    assert (answer.status_code, answer.content_type) == (200, kind)
+    start = {
+        MARKDOWN: "**fail**: `b` of `p` against `v1` (`latest`, ",
+        TEXT: "FAIL: b of p against v1 (latest, ",
+        "application/json": '{"schema":"perfgate.compare.v1"',
+    }
+    assert answer.text.startswith(start[kind])
+    # An error is JSON in every format.
+    fails(compare(quick, f"{query}{'&' if query else '?'}x=1"), 400, "x")
+
+
+# -- the noise
+
+
+def past(api: Api, *medians: float, prefix: str = "v", **members: Any) -> None:
+    for n, median in enumerate(medians):
+        api.put("b", f"{prefix}{n}", json=run(median, f"{prefix}{n}", **members))
+
+
+NOISY = (100, 160, 120, 150, 110)
+
+
+def test_a_jump_within_the_noise_of_past_runs_warns(api: Api) -> None:
+    past(api, *NOISY)
+    found = judged(api, value=run(150))
+    assert found["verdict"]["status"] == "warn"
+    assert found["verdict"]["reasons"] == ["wall_ms_warn", "within_noise"]
+    assert found["noise"]["history"] == {"requested": 20, "comparable": 5, "needed": 5}
+    said = found["noise"]["metrics"]["wall_ms"]
+    assert (said["n"], said["decided"]) == (5, "within_noise")
+    assert said["low"] < 100 < said["center"] < 160 < said["high"]
+    assert verdict(api, "?noise=off", run(150)) == ("fail", ["wall_ms_fail"])
+    assert verdict(api, value=run(1000)) == ("fail", ["wall_ms_fail"])
+    # The history has to be long enough for it, also by what was asked.
+    assert verdict(api, "?history=4", run(150)) == ("fail", ["wall_ms_fail"])
+
+
+def test_the_history_is_read_only_for_a_metric_beyond_its_threshold(api: Api) -> None:
+    past(api, *NOISY)
+    for median in (100, 131):  # against 110
+        noise = judged(api, value=run(median))["noise"]
+        assert noise["history"]["comparable"] is None
+        assert noise["metrics"] == {}
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"host": {**HOST, "cpu_count": 4}},
+        {"host": {**HOST, "os": "macos"}},
+        {"samples": [{"wall_ms": 100, "exit_code": 1}]},
+        {"samples": [{"wall_ms": 100, "exit_code": 0, "timed_out": True}]},
+    ],
+    ids=str,
+)
+def test_runs_of_other_hosts_and_failed_ones_tell_nothing(
+    api: Api, members: dict[str, Any]
+) -> None:
+    past(api, *NOISY, prefix="other", **members)
+    api.put("b", "last", json=run(110, "last"))
+    found = judged(api, value=run(150))
+    assert found["verdict"]["reasons"] == ["wall_ms_fail"]
+    assert found["noise"]["history"]["comparable"] == 1
+    assert found["noise"]["metrics"]["wall_ms"] == {"n": 1, "decided": "too_little_history"}
+
+
+def test_the_history_reaches_behind_what_tells_nothing(api: Api) -> None:
+    past(api, *NOISY)
+    past(api, *NOISY, 90, 95, prefix="other", host={**HOST, "cpu_count": 4})
+    found = judged(api, "?history=5&against=version:v4", run(150))
+    assert found["verdict"]["reasons"] == ["wall_ms_warn", "within_noise"]
+    assert found["noise"]["history"] == {"requested": 5, "comparable": 5, "needed": 5}
+
+
+def test_runs_before_the_last_level_shift_tell_nothing(api: Api) -> None:
+    """Which of two levels is the later one decides, so a run like the runs of late is forgiven
+    against an old baseline that is faster, and one that gives an improvement up is not."""
+    slow, fast = (200, 204, 198, 202, 200), (100, 102, 99, 101, 100)
+    past(api, *fast, *slow)
+    found = judged(api, "?against=version:v0", run(203))
+    assert found["verdict"]["reasons"] == ["wall_ms_warn", "within_noise"]
+    assert found["noise"]["metrics"]["wall_ms"]["center"] == 200
+    past(api, *slow, *fast, prefix="w")
+    assert verdict(api, "?history=10", run(203)) == ("fail", ["wall_ms_fail"])
+
+
+def test_another_host_and_failed_samples_are_reasons(api: Api) -> None:
+    api.put(json=run(100, "before", host={**HOST, "cpu_count": 4}))
+    found = judged(api, value=run(150))
+    assert found["verdict"]["status"] == "warn"
+    assert found["verdict"]["reasons"] == ["wall_ms_fail", "host_mismatch"]
+    assert found["host"]["differing"] == ["cpu_count"]
+    assert verdict(api, "?host_mismatch=fail", run(100))[0] == "fail"
+    assert verdict(api, "?host_mismatch=ignore", run(100)) == ("pass", [])
+    bad = run(100, samples=[{"wall_ms": 100, "exit_code": 1}])
+    assert verdict(api, "?host_mismatch=ignore", bad) == ("fail", ["failed_samples"])
+    assert verdict(api, "?host_mismatch=ignore&allow_failed=1", bad) == ("pass", [])
+
+
+# -- what is kept
+
+
+def test_a_comparison_reads_and_keeps_nothing(api: Api) -> None:
+    api.put(json=run(100, "before"))
+    before = contents(api)
+    for role in ("viewer", "contributor"):
+        assert compare(api, "?gate=true", run(150), role=role).status_code == 422
+    assert contents(api) == before
+    fails(compare(api, role=None), 401)
+
+
+def test_a_verdict_is_kept_if_asked_for(api: Api) -> None:
+    api.put(json=run(100, "before"))
+    answer = compare(
+        api, "?record=true&gate=true&git_ref=main&git_sha=abc", run(150, "now"), role="contributor"
+    )
+    assert answer.status_code == 422
+    (kept,) = api.get(VERDICTS).json["verdicts"]
+    assert kept.pop("id") and kept.pop("created_at")
+    assert kept == {
+        "schema": "perfgate.verdict.v1",
+        "project": "p",
+        "benchmark": "b",
+        "run_id": "now",
+        **answer.json["verdict"],
+        "git_ref": "main",
+        "git_sha": "abc",
+    }
+    assert api.list().json["pagination"]["total"] == 1
+    assert envelope(api, {"record": True}).status_code == 200
+    assert api.get(VERDICTS).json["pagination"]["total"] == 2
+
+
+def test_keeping_a_verdict_needs_write(api: Api) -> None:
+    api.put(json=run(100, "before"))
+    before = contents(api)
+    fails(compare(api, "?record=true", role="viewer"), 403)
+    fails(compare(api, value={"receipt": run(), "options": {"record": True}}, role="viewer"), 403)
+    assert contents(api) == before
+
+
+def test_a_run_id_that_no_verdict_can_have_is_named(api: Api) -> None:
+    for run_id in ("x" * 300, ""):
+        value = run(100, run_id)
+        fails(compare(api, "?record=true", value), 400, "receipt.run.id")
+        assert judged(api, value=value)["current_ref"] == {"run_id": run_id}
+    assert judged(api, "?record=true", run(100, "🚀" * 256))
+    assert api.get(VERDICTS).json["pagination"]["total"] == 1
+
+
+# -- who, and where
+
+
+def test_a_limited_key_compares_its_own_benchmarks(config: ServerConfig, create: Create) -> None:
+    key = "pg_live_" + "L" * 32
+    api = Api(create(config.api_key(key, Role.VIEWER, "p", "io/.*")).test_client())
+    own: dict[str, Any] = {"headers": {"Authorization": f"Bearer {key}"}, "role": None}
+    path = "/projects/{}/baselines/{}/compare"
+    assert verdict(api, path=path.format("p", "io/read"), **own)[1] == ["no_baseline"]
+    for project, benchmark in (("p", "cpu"), ("p", "io"), ("q", "io/read")):
+        fails(compare(api, path=path.format(project, benchmark), **own), 403)
+
+
+def test_names_are_checked_and_other_methods_refused(quick: Api) -> None:
+    fails(compare(quick, path="/projects/p/baselines/a//b/compare"), 400, "benchmark")
+    fails(compare(quick, path="/projects/.p/baselines/b/compare"), 400, "project")
+    for method in ("GET", "PUT", "DELETE"):
+        assert fails(quick(method, COMPARE), 405) and quick(method, COMPARE).headers["Allow"]
+
+
+@pytest.mark.parametrize("benchmark", ["compare", "x/compare", "compare/compare", "a/b"])
+def test_compare_is_a_name_like_others(api: Api, benchmark: str) -> None:
+    path = f"/projects/p/baselines/{benchmark}"
+    assert api.put(benchmark, "compare", json=run(100, "before")).status_code == 201
+    assert api.get(f"{path}/latest").json["version"] == "compare"
+    assert api.get(f"{path}/versions/compare").json["benchmark"] == benchmark
+    assert api.promote("compare", "v2", benchmark).status_code == 201
+    found = judged(api, "?against=version:compare", run(150), path=f"{path}/compare")
+    assert (found["baseline"]["version"], found["verdict"]["status"]) == ("compare", "fail")
+    encoded = benchmark.replace("/", "%2F")
+    again = judged(api, value=run(150), path=f"/projects/p/baselines/{encoded}/compare")
+    assert again["baseline"]["version"] == "v2"
+    assert api.delete("compare", benchmark).status_code == 200
+
+
+def test_a_wrong_path_is_told_that_one_can_compare(quick: Api) -> None:
+    message = fails(quick("POST", "/projects/p/baselines/b/comparison", json=run()), 404)["message"]
+    assert "…/{benchmark}/compare" in message
