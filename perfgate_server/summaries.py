@@ -42,29 +42,43 @@ class Summary:
 
 def summarize(receipt: dict[str, Any]) -> bytes:
     """Return the summary of a checked receipt as it is stored."""
+    return jsonio.canonical(_members(receipt))
+
+
+def summary_of(receipt: dict[str, Any]) -> Summary:
+    """Return the summary of a checked receipt."""
+    return _summary(_members(receipt))
+
+
+def parse(body: bytes) -> Summary:
+    """Return a stored summary."""
+    return _summary(json.loads(body))
+
+
+def _members(receipt: dict[str, Any]) -> dict[str, Any]:
     measured = [sample for sample in receipt["samples"] if sample.get("warmup") is not True]
     host, stats = receipt["run"]["host"], receipt["stats"]
-    return jsonio.canonical(
-        {
-            "failed": sum(map(_failed, measured)),
-            "host": {name: host[name] for name in _HOST if host.get(name) is not None},
-            "run_id": receipt["run"]["id"],
-            "samples": len(measured),
-            "stats": {
-                metric: {part: stats[metric][part] for part in ("max", "median", "min")}
-                for metric in METRICS
-                if stats.get(metric) is not None
-            },
-        }
-    )
+    return {
+        "failed": sum(map(_failed, measured)),
+        "host": {name: host[name] for name in _HOST if host.get(name) is not None},
+        "run_id": receipt["run"]["id"],
+        "samples": len(measured),
+        "stats": {
+            metric: {part: stats[metric][part] for part in ("max", "median", "min")}
+            for metric in METRICS
+            if stats.get(metric) is not None
+        },
+    }
 
 
 def _failed(sample: dict[str, Any]) -> bool:
     return sample["exit_code"] != 0 or sample.get("timed_out") is True
 
 
-def parse(body: bytes) -> Summary:
-    """Return a stored summary."""
-    value = json.loads(body)
-    value["stats"] = {metric: MetricStats(**parts) for metric, parts in value["stats"].items()}
-    return Summary(**value)
+def _summary(members: dict[str, Any]) -> Summary:
+    stats = {
+        metric: MetricStats(parts["median"], parts["min"], parts["max"])
+        for metric, parts in members["stats"].items()
+    }
+    run_id, host = members["run_id"], members["host"]
+    return Summary(run_id, host, members["samples"], members["failed"], stats)

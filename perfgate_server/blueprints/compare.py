@@ -70,7 +70,7 @@ def _judge(
 ) -> tuple[Judgement, list[str]]:
     """Return the verdict on a receipt, and which selectors were tried for a baseline."""
     options = _rule(asked)
-    current = summaries.parse(summaries.summarize(receipt))
+    current = summaries.summary_of(receipt)
     # A job that uploads first and compares then must not compare with itself.
     # It may have been uploaded normalized.
     itself = [records.content_hash(form) for form in (receipt, records.normalized(receipt))]
@@ -124,7 +124,7 @@ def _summary(baseline: Baseline) -> Summary:
     whole = requests.storage().get(
         baseline.project, baseline.benchmark, baseline.version, receipt=True, deadline=g.deadline
     )
-    return summaries.parse(summaries.summarize(jsonio.loads(whole.receipt or b"")))
+    return summaries.summary_of(jsonio.loads(whole.receipt or b""))
 
 
 def _name(selector: Selector) -> str:

@@ -12,8 +12,8 @@ from perfgate_server.storage.engine import Engine, Session
 from perfgate_server.storage.rows import COLUMNS, baseline_of
 from perfgate_server.storage.selection import Selection
 
-#: A history is read in steps of so many records; mostly the first holds all that is wanted.
-_STEP = 50
+#: A history is read in steps of at least so many records; mostly the first holds all of it.
+_STEP = 20
 
 # In this order: SQLite takes the tables of cross joins as they stand. The benchmark's places and
 # the tag's are compared within two indexes, and whole rows are read only for what is in both.
@@ -136,14 +136,15 @@ def _history(
     found: dict[str, Baseline] = {}  # by content hash: a promotion is no run of its own
     scanned, before = 0, 2**63 - 1
     while len(found) < count and scanned < base.MAX_SCANNED:
-        step = recent(
-            db, engine, project, benchmark, min(_STEP, base.MAX_SCANNED - scanned), before
-        )
+        limit = min(max(_STEP, count - len(found)), base.MAX_SCANNED - scanned)
+        step = recent(db, engine, project, benchmark, limit, before)
         for baseline in step:
             known = baseline.content_hash in excluding or baseline.content_hash in found
             if not known and wanted(baseline):
                 found[baseline.content_hash] = baseline
-        if len(step) < _STEP:
+                if len(found) == count:
+                    break
+        if len(step) < limit:
             break
         scanned, before = scanned + len(step), step[-1].sequence
-    return list(found.values())[:count]
+    return list(found.values())
