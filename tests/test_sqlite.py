@@ -372,7 +372,7 @@ def test_a_selector_seeks_in_an_index_and_sorts_nothing(
     """And so does each step of a history."""
     with storage._engine.reading(soon()) as db:
         explaining: Any = Explaining(db)
-        sql_comparison.compare(explaining, storage._engine, "p", "b", [selector], "", 20, bool)
+        sql_comparison.compare(explaining, storage._engine, "p", "b", [selector], ["h"], 20, bool)
     assert all(plan.startswith("SEARCH") for plan in explaining.plans), explaining.plans
     for step in (seek, "baselines_by_benchmark (project=? AND benchmark=? AND seq<?)"):
         assert any(step in plan for plan in explaining.plans), explaining.plans
@@ -386,7 +386,7 @@ def test_a_record_without_a_summary_is_found_all_the_same(storage: SqlStorage, p
     assert (found.version, found.summary) == ("v1", None)
     assert trend_point(found, "wall_ms") is None
     with storage._engine.reading(soon()) as db:
-        args = ([Selector("latest")], "", 0, bool)
+        args = ([Selector("latest")], ["h"], 0, bool)
         assert sql_comparison.compare(db, storage._engine, "p", "b", *args).baseline == found
 
 
