@@ -36,17 +36,21 @@ def enforce() -> None:
     asked = request._get_current_object()  # type: ignore[attr-defined]  # the proxy's
     if asked.method == "OPTIONS":
         return
-    state = app.extensions["perfgate"]
-    g.deadline = time.monotonic() + state.config.timeout
-    g.key = key = _authenticate(asked, state.keys)
+    start_clock()
+    g.key = key = _authenticate(asked, app.extensions["perfgate"].keys)
     path = asked.view_args or {}
     view = cast(Any, app.view_functions[asked.endpoint or ""])
     check_permission(view.permission)
     if not key.reaches(path["project"]):
         raise ApiError(403, "The key does not reach this project.")
-    if "benchmark" in path and not key.sees(path["benchmark"]):
-        raise _unreached()
+    if "benchmark" in path:
+        check_benchmark(path["benchmark"])
     _check_names(path)
+
+
+def start_clock() -> None:
+    """Give the request its deadline, or a new one: --timeout from now."""
+    g.deadline = time.monotonic() + current_app.extensions["perfgate"].config.timeout
 
 
 def check_permission(permission: Permission) -> None:
@@ -59,11 +63,7 @@ def check_permission(permission: Permission) -> None:
 def check_benchmark(benchmark: str) -> None:
     """Raise 403 if the request's key does not reach `benchmark`."""
     if not g.key.sees(benchmark):
-        raise _unreached()
-
-
-def _unreached() -> ApiError:
-    return ApiError(403, "The key does not reach this benchmark.")
+        raise ApiError(403, "The key does not reach this benchmark.")
 
 
 def _authenticate(asked: Request, known: Mapping[str, ApiKey]) -> ApiKey:

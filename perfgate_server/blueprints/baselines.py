@@ -33,8 +33,9 @@ class BenchmarkConverter(BaseConverter):
 
 
 class LeafBenchmarkConverter(BenchmarkConverter):
-    """A benchmark before ``/latest``, ``/versions``, ``/trend`` and ``/promote``. Behind
-    ``/versions`` these words are versions: that reading leaves each path just one."""
+    """A benchmark before ``/latest``, ``/versions``, ``/trend``, ``/promote`` and
+    ``/compare``. Behind ``/versions`` these words are versions: that reading leaves each path
+    just one."""
 
     regex = "(?:versions|(?s:.*)(?<!/versions))"
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 from urllib.parse import parse_qsl
 
-from flask import current_app, g, request
+from flask import current_app, request
 from werkzeug.wsgi import get_input_stream
 
 from perfgate_server import jsonio, records
+from perfgate_server.auth import start_clock
 from perfgate_server.errors import ApiError, bad_request
 from perfgate_server.queries import Query
 from perfgate_server.storage import Storage
@@ -17,11 +17,6 @@ from perfgate_server.storage.base import Baseline, Page
 
 _MAX_PARAMETERS = 256
 _CHUNK = 2**20
-
-
-def start_clock() -> None:
-    """Give the request its deadline anew: --timeout from now."""
-    g.deadline = time.monotonic() + current_app.extensions["perfgate"].config.timeout
 
 
 def storage() -> Storage:
