@@ -105,13 +105,14 @@ def receipt_etag(baseline: Baseline) -> str:
     return "sha256:" + baseline.content_hash
 
 
-def upload_answer(baseline: Baseline) -> dict[str, Any]:
+def upload_answer(baseline: Baseline, tag: str) -> dict[str, Any]:
+    """Return the answer to an upload of the record, whose ETag is `tag`."""
     return {
         "id": baseline.id,
         "benchmark": baseline.benchmark,
         "version": baseline.version,
         "created_at": baseline.created_at,
-        "etag": f'"{etag_of(baseline)}"',
+        "etag": f'"{tag}"',
     }
 
 

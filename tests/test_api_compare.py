@@ -309,7 +309,7 @@ def test_a_baseline_without_a_summary_is_compared(
         result = found(*arguments, **options)
         if result.baseline is None:
             return result
-        return replace(result, baseline=replace(result.baseline, summary=None))
+        return replace(result, baseline=result.baseline._replace(summary=None))
 
     monkeypatch.setattr(storage, "comparison", bare)
     api.put("b", "v1", json=run(100, "before"))

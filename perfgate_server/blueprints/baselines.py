@@ -114,7 +114,7 @@ def promote(project: str, benchmark: str) -> Response:
     baseline, created = requests.storage().promote(promotion, deadline=g.deadline)
     answer = records.promotion_answer(baseline)
     ignored = _ignored(sent, _promotion_schema)
-    return _stored(baseline, created, answer, ignored)
+    return _stored(baseline, created, records.etag_of(baseline), answer, ignored)
 
 
 @blueprint.delete(VERSION)
@@ -260,11 +260,12 @@ def _create(
     baseline, created = requests.storage().create(
         new, receipt, deadline=g.deadline, precondition=requests.matches
     )
-    return _stored(baseline, created, records.upload_answer(baseline), ignored)
+    tag = records.etag_of(baseline)
+    return _stored(baseline, created, tag, records.upload_answer(baseline, tag), ignored)
 
 
 def _stored(
-    baseline: Baseline, created: bool, answer: dict[str, Any], ignored: list[str]
+    baseline: Baseline, created: bool, tag: str, answer: dict[str, Any], ignored: list[str]
 ) -> Response:
     if ignored:
         answer["ignored"] = ignored
@@ -274,7 +275,7 @@ def _stored(
         benchmark=baseline.benchmark,
         version=baseline.version,
     )
-    headers = {"ETag": f'"{records.etag_of(baseline)}"', "Location": location}
+    headers = {"ETag": f'"{tag}"', "Location": location}
     return responses.json(answer, 201 if created else 200, headers)
 
 

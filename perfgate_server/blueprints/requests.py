@@ -124,7 +124,7 @@ def load(schema: Query, single: dict[str, Any]) -> dict[str, Any]:
     unknown = {name: schema.unknown_rule() for name in single if name not in known}
     if unknown:
         raise bad_request(unknown)
-    loaded: dict[str, Any] = schema.load(single)
+    loaded: dict[str, Any] = schema.load(single) if known else {}
     return loaded
 
 

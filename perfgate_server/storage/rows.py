@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from perfgate_server.storage.base import Baseline, Receipt
@@ -86,4 +85,4 @@ def insert(db: Session, new: Baseline, receipt_id: int, place: int | None = None
             "INSERT INTO baseline_tags (project, tag, seq) VALUES (?, ?, ?)",
             (new.project, tag, row[0]),
         )
-    return replace(new, sequence=int(row[0]))
+    return new._replace(sequence=int(row[0]))

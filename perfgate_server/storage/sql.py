@@ -216,7 +216,7 @@ class SqlStorage:
             rows = db.stream(f"SELECT {COLUMNS}, b.receipt_id FROM baselines b ORDER BY b.seq")
             for row in rows:
                 baseline = baseline_of(row[:-1])
-                yield replace(baseline, receipt=self._receipt(db, baseline.project, row[-1]))
+                yield baseline._replace(receipt=self._receipt(db, baseline.project, row[-1]))
             yield from sql_verdicts.stream(db)
 
     def restore(
@@ -324,7 +324,7 @@ class SqlStorage:
         size = 0
         for row in rows:
             receipt = self._receipt(db, project, row[-1])
-            yield replace(baseline_of(row[:-1]), receipt=receipt)
+            yield baseline_of(row[:-1])._replace(receipt=receipt)
             size += len(receipt)
             if size >= base.MAX_PAGE_BYTES:
                 break

@@ -109,7 +109,7 @@ def _newest(db: Session, selection: Selection, limit: int) -> list[Baseline]:
         [*selection.values, limit],
     ).fetchall()
     return [
-        replace(baseline_of(row[:-1]), summary=None if row[-1] is None else row[-1].encode())
+        baseline_of(row[:-1])._replace(summary=None if row[-1] is None else row[-1].encode())
         for row in rows
     ]
 
