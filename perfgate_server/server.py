@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import signal
 import socket
 import sys
@@ -44,6 +45,7 @@ def gunicorn_settings(config: ServerConfig) -> dict[str, Any]:
         "graceful_timeout": int(config.timeout) + 5,
         # A file in memory: a heartbeat must not wait for a disk.
         "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,
+        "pre_fork": _assign_core,
         "post_fork": _die_young,
         "worker_exit": _close_storage,
         "control_socket_disable": True,
@@ -144,6 +146,16 @@ def _started(config: ServerConfig, url: str) -> str:
     roles = Counter(key.role.value for key in config.api_keys)
     granted = ", ".join(f"{count} {role}" for role, count in roles.items())
     return f"listening on {url}, storing in {where}, keys: {granted}"
+
+
+def _assign_core(arbiter: Any, worker: Any) -> None:
+    """Give a worker a core that the fewest others have, of those that this process may use."""
+    if not hasattr(os, "sched_getaffinity"):  # on macOS
+        return
+    taken = Counter(other.core for other in arbiter.WORKERS.values())
+    cores = [*os.sched_getaffinity(0)]
+    random.shuffle(cores)  # so that two servers do not both begin with the first
+    worker.core = min(cores, key=taken.__getitem__)
 
 
 def _die_young(_: Any, __: Any) -> None:

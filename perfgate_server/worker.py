@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
+import os
 import secrets
 import selectors
 import signal
@@ -88,6 +90,11 @@ class _Client(socket.socket):
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
     """gunicorn's threaded worker, whose own errors are envelopes too."""
 
+    #: The core to run on, or None for any. Only one thread at a time runs Python. On two cores
+    #: the next one wakes at once whenever the interpreter is let go, for a read or a lock, and
+    #: the first then has to get it back: a request cost twice the time (benchmarks/cores.py).
+    core: int | None = None
+
     def init_signals(self) -> None:
         super().init_signals()
         # Ctrl-C reaches the whole process group; the master tells the workers how to stop.
@@ -104,6 +111,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
 
     def init_process(self) -> None:
         self.lingering: list[Any] = []
+        if self.core is not None:
+            with contextlib.suppress(OSError):  # a sandbox may forbid it; it is only for speed
+                os.sched_setaffinity(0, {self.core})
         super().init_process()
 
     def enqueue_req(self, conn: Any) -> None:

@@ -279,6 +279,28 @@ def test_without_a_key_one_is_made_and_printed_once(tmp_path: Path, command: lis
         assert server.request("GET", LATEST, headers=made, role=None)[0] == 404
 
 
+def test_each_worker_keeps_to_a_core(tmp_path: Path) -> None:
+    """The workers are spread over the cores that the server may use, and a new worker takes the
+    core of the one that died."""
+    allowed = sorted(os.sched_getaffinity(0))
+    command = perfgate_server("--storage-type", "sqlite", "--workers", str(len(allowed)))
+    with serving(command, tmp_path) as server:
+
+        def spread() -> bool:
+            try:
+                cores = [core for pid in server.workers() for core in os.sched_getaffinity(pid)]
+            except ProcessLookupError:
+                return False
+            return sorted(cores) == allowed
+
+        wait_for(spread, "a core for each worker")
+        for _ in range(3):
+            killed = server.workers()[0]
+            os.kill(killed, signal.SIGKILL)
+            wait_for(lambda gone=killed: gone not in server.workers(), "the end of the worker")
+            wait_for(spread, "a new worker on the free core")
+
+
 def test_variables_configure_and_options_win(tmp_path: Path) -> None:
     variables = {
         "PERFGATE_BIND": "127.0.0.1",
