@@ -8,6 +8,7 @@ import re
 import secrets
 import string
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from perfgate_server import names
@@ -85,6 +86,11 @@ class ApiKey:
             return True
         # The name is checked first: it bounds what an operator's pattern is matched against.
         return bool(names.BENCHMARK.match(benchmark) and self.benchmarks.fullmatch(benchmark))
+
+    @property
+    def visible(self) -> Callable[[str], bool] | None:
+        """What tells which benchmarks the key's lists hold: `sees`, or None if they hold all."""
+        return None if self.benchmarks is None else self.sees
 
 
 def digest(key: str) -> str:

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, g, request, url_for
 from werkzeug.routing import BaseConverter
 
 from perfgate_server import jsonio, queries, records, schemas
-from perfgate_server.auth import check_benchmark, enforce, requires
+from perfgate_server.auth import enforce, requires
 from perfgate_server.blueprints import requests, responses
 from perfgate_server.errors import bad_request
 from perfgate_server.keys import Permission
@@ -69,9 +69,7 @@ _CACHE_CONTROL = "private, no-cache"
 @blueprint.post(PROJECT)
 @requires(Permission.WRITE)
 def upload(project: str) -> Response:
-    sent = requests.json_body()
-    if isinstance(sent, dict) and isinstance(sent.get("benchmark"), str):
-        check_benchmark(sent["benchmark"])
+    sent = requests.benchmark_body()
     requests.query(_no_query)
     if isinstance(sent, dict) and "schema" in sent and "receipt" not in sent:
         raise bad_request({"receipt": "Must be given; a receipt by itself is for PUT."})
@@ -164,8 +162,7 @@ def list_baselines(project: str) -> Response:
     parameters = requests.pairs()
     query = requests.query(_list_query, parameters)
     page = requests.page(query, receipts=query.pop("include_receipt"))
-    visible = g.key.sees if g.key.benchmarks else None
-    filters = Filters(**query, visible=visible)
+    filters = Filters(**query, visible=g.key.visible)
     listing = requests.storage().list(project, filters, page, deadline=g.deadline)
     if page.receipts:
         entries: Iterable[bytes] = _with_receipts(listing.baselines)

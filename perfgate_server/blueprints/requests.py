@@ -9,7 +9,7 @@ from flask import current_app, request
 from werkzeug.wsgi import get_input_stream
 
 from perfgate_server import jsonio, records
-from perfgate_server.auth import start_clock
+from perfgate_server.auth import check_benchmark, start_clock
 from perfgate_server.errors import ApiError, bad_request
 from perfgate_server.queries import Query
 from perfgate_server.storage import Storage
@@ -65,6 +65,15 @@ def json_body() -> Any:
             " -H 'Content-Type: application/json'.",
         )
     return jsonio.loads(body())
+
+
+def benchmark_body() -> Any:
+    """Return `json_body` of an envelope that names its benchmark itself; raises 403 for one that
+    the key does not reach, before anything else that may be wrong with the envelope."""
+    sent = json_body()
+    if isinstance(sent, dict) and isinstance(sent.get("benchmark"), str):
+        check_benchmark(sent["benchmark"])
+    return sent
 
 
 def _check_length() -> int:

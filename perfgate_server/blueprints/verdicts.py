@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, g
 
 from perfgate_server import queries, record_schemas, records
-from perfgate_server.auth import check_benchmark, enforce, requires
+from perfgate_server.auth import enforce, requires
 from perfgate_server.blueprints import requests, responses
 from perfgate_server.keys import Permission
 from perfgate_server.storage.verdicts import VerdictFilters, VerdictRecord
@@ -23,9 +23,7 @@ _no_query = queries.NoQuery()
 @blueprint.post(VERDICTS)
 @requires(Permission.WRITE)
 def submit(project: str) -> Response:
-    sent = requests.json_body()
-    if isinstance(sent, dict) and isinstance(sent.get("benchmark"), str):
-        check_benchmark(sent["benchmark"])
+    sent = requests.benchmark_body()
     requests.query(_no_query)
     # Unlike an upload's, unknown members are not named: clients send more from release to release.
     new = VerdictRecord(
@@ -45,8 +43,7 @@ def list_verdicts(project: str) -> Response:
     parameters = requests.pairs()
     query = requests.query(_verdicts_query, parameters)
     page = requests.page(query)
-    visible = g.key.sees if g.key.benchmarks else None
-    filters = VerdictFilters(**query, visible=visible)
+    filters = VerdictFilters(**query, visible=g.key.visible)
     listing = requests.storage().list_verdicts(project, filters, page, deadline=g.deadline)
     entries = responses.entries(map(records.verdict, listing.verdicts))
     return responses.listed("verdicts", entries, listing, page, parameters)
