@@ -10,13 +10,12 @@ connections happen to be spread over the workers.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
 from pathlib import Path
 
-from side_by_side import Load, Rate, Side, needs, receipt, service, wrk
+from side_by_side import Load, Rate, Side, Table, needs, receipt, service, write_json, wrk
 
 BASELINES = "/projects/cores/baselines"
 
@@ -30,10 +29,10 @@ def hold(side: Side, each_to_one: bool) -> None:
             os.sched_setaffinity(int(thread), chosen)
 
 
-def _row(name: str, rates: list[Rate]) -> str:
+def _figures(rates: list[Rate]) -> list[str]:
     per_second = [rate.per_second for rate in rates]
     cpu = statistics.median(rate.cpu_us for rate in rates)
-    return f"| {name} | {statistics.median(per_second):,.0f} | {min(per_second):,.0f} | {cpu:.0f} |"
+    return [f"{statistics.median(per_second):,.0f}", f"{min(per_second):,.0f}", f"{cpu:.0f}"]
 
 
 def main() -> None:
@@ -43,11 +42,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
     needs("wrk")
-    print("| Work | per second | at least | µs of CPU |\n| --- | --- | --- | --- |")
+    table = Table("Work", "per second", "at least", "µs of CPU")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        up = folder / "up.json"
-        up.write_text(json.dumps({"benchmark": "up", "receipt": receipt(5)}))
+        up = write_json(folder / "up.json", {"benchmark": "up", "receipt": receipt(5)})
         with service(folder, "--workers", str(options.workers)) as side:
             side.request("POST", BASELINES, {"benchmark": "kept", "receipt": receipt(5)})
             works = {
@@ -60,8 +58,8 @@ def main() -> None:
                     for each_to_one, rates in found.items():
                         hold(side, each_to_one)
                         rates.append(wrk(side, load, options.seconds))
-                print(_row(f"{work}, one core for each worker", found[True]))
-                print(_row(f"{work}, any core", found[False]), flush=True)
+                table.row(f"{work}, one core for each worker", *_figures(found[True]))
+                table.row(f"{work}, any core", *_figures(found[False]))
 
 
 if __name__ == "__main__":

@@ -240,6 +240,22 @@ def pairs(ours: Callable[[], Rate], reference: Callable[[], Rate], count: int) -
     )
 
 
+class Table:
+    """Prints rows of Markdown as they come."""
+
+    def __init__(self, *columns: str) -> None:
+        self.row(*columns)
+        self.row(*("---" for _ in columns))
+
+    def row(self, *cells: Any) -> None:
+        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+def write_json(path: Path, value: Any) -> Path:
+    path.write_text(json.dumps(value))
+    return path
+
+
 def needs(*programs: str) -> None:
     """End with a sentence if a program is not installed."""
     for program in programs:

@@ -27,29 +27,24 @@ from pathlib import Path
 from typing import Any
 
 from plans import fill
-from side_by_side import Load, Side, bare, needs, pairs, receipt, service, wrk
+from side_by_side import (
+    Load,
+    Side,
+    Table,
+    bare,
+    needs,
+    pairs,
+    receipt,
+    service,
+    write_json,
+    wrk,
+)
 
 from perfgate_server import jsonio, records, schemas
 from perfgate_server.storage import open_storage
 
 BASELINES = "/projects/p/baselines"
 SAMPLES = (5, 100, 1000)
-
-
-class Table:
-    """Prints rows of Markdown as they come."""
-
-    def __init__(self, *columns: str) -> None:
-        self.row(*columns)
-        self.row(*("---" for _ in columns))
-
-    def row(self, *cells: Any) -> None:
-        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
-
-
-def write_json(path: Path, value: Any) -> Path:
-    path.write_text(json.dumps(value))
-    return path
 
 
 # -- each route against the bare view
