@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import click
 from flask import Flask, Response, g, request
@@ -19,6 +18,7 @@ from perfgate_server import errors, logs
 from perfgate_server.blueprints import baselines, compare, health, verdicts
 from perfgate_server.config import ConfigError, ServerConfig, error_line
 from perfgate_server.keys import ApiKey, redact
+from perfgate_server.lean import App
 from perfgate_server.storage import Storage, open_storage
 from perfgate_server.storage.base import CannotOpen
 
@@ -32,13 +32,6 @@ class State:
     config: ServerConfig
     keys: Mapping[str, ApiKey]
     storage: Storage
-
-
-class App(Flask):
-    """Flask without a look at each function, at each request, whether it is asynchronous."""
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        return func
 
 
 def create_app(config: ServerConfig | None = None) -> Flask:
@@ -131,7 +124,7 @@ def _begin() -> None:
 
 
 def _finish(response: Response) -> Response:
-    response.headers["X-Request-ID"] = g.request_id
+    response.headers.add("X-Request-ID", g.request_id)
     logs.finish(response)
     return response
 
@@ -163,8 +156,8 @@ def _allow_cross_origin(response: Response) -> Response:
     if request.method != "OPTIONS":
         # The same for every origin, and so for every cache. Asking flask-cors for them takes a
         # tenth of the time of a small answer.
-        response.headers["Access-Control-Allow-Origin"] = "*"
-        response.headers["Access-Control-Expose-Headers"] = _EXPOSED
+        response.headers.add("Access-Control-Allow-Origin", "*")
+        response.headers.add("Access-Control-Expose-Headers", _EXPOSED)
         return response
     response = _answer_preflight(response)
     if "Access-Control-Allow-Methods" in response.headers and "Allow" in response.headers:

@@ -13,6 +13,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from perfgate_server import jsonio, keys, schemas
 from perfgate_server.jsonio import MalformedJSON
+from perfgate_server.lean import Answer
 from perfgate_server.storage import base as storage
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def init_app(app: Flask) -> None:
 
 def _answer(error: ApiError) -> Response:
     text = envelope(error.status, error.message, error.details, g.request_id)
-    return Response(text, error.status, error.headers, mimetype="application/json")
+    return Answer(text, error.status, error.headers, mimetype="application/json")
 
 
 def _conflict(error: storage.Conflict) -> ApiError:

@@ -13,6 +13,7 @@ from perfgate_server.auth import enforce, requires
 from perfgate_server.blueprints import requests, responses
 from perfgate_server.errors import bad_request
 from perfgate_server.keys import Permission
+from perfgate_server.lean import Answer
 from perfgate_server.storage.base import Baseline, Filters, Promotion, Receipt
 
 blueprint = Blueprint("baselines", __name__)
@@ -282,8 +283,11 @@ def _read(find: Callable[[bool], Baseline]) -> Response:
     only = bool(environ["QUERY_STRING"]) and "receipt" in requests.query(_read_query)
     if "HTTP_IF_NONE_MATCH" in environ:
         tag = _tag(find(False), only)
-        if request.if_none_match.contains_weak(tag):
-            return Response(status=304, headers=_read_headers(tag))
+        headers = _read_headers(tag)
+        # Mostly it is what was answered before, and need not be taken apart.
+        given = environ["HTTP_IF_NONE_MATCH"]
+        if given == headers["ETag"] or request.if_none_match.contains_weak(tag):
+            return Answer(None, 304, headers, content_type=responses.JSON)
     baseline = find(True)
     receipt = baseline.receipt or b""
     if only:
@@ -291,7 +295,7 @@ def _read(find: Callable[[bool], Baseline]) -> Response:
     else:
         head = records.record_head(baseline)
         tag, text = records.etag(head), records.record(head, receipt)
-    return Response(text, headers=_read_headers(tag), content_type=responses.JSON)
+    return Answer(text, headers=_read_headers(tag), content_type=responses.JSON)
 
 
 def _tag(baseline: Baseline, only: bool) -> str:

@@ -18,6 +18,7 @@ from perfgate_server.gate import render
 from perfgate_server.gate.document import document
 from perfgate_server.gate.rule import Candidate, Judgement, Options, is_comparable, judge
 from perfgate_server.keys import Permission
+from perfgate_server.lean import Answer
 from perfgate_server.storage.base import Baseline, Comparison, Selector
 from perfgate_server.storage.verdicts import VerdictRecord
 from perfgate_server.summaries import Summary
@@ -174,7 +175,7 @@ def _answer(
     if written == "json":
         return responses.json(answer, code, headers)
     text = _WRITTEN[written](answer, project, benchmark)
-    return Response(text, code, headers, content_type=f"{_FORMATS[written]}; charset=utf-8")
+    return Answer(text, code, headers, content_type=f"{_FORMATS[written]}; charset=utf-8")
 
 
 def _accepted() -> str:

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from flask import Response
 
 from perfgate_server import jsonio, queries
+from perfgate_server.lean import Answer
 from perfgate_server.storage.base import Listing, Page
 from perfgate_server.storage.verdicts import VerdictListing
 
@@ -17,7 +18,7 @@ JSON = "application/json"
 
 
 def json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(jsonio.dumps(value) + "\n", status, headers, content_type=JSON)
+    return Answer(jsonio.dumps(value) + "\n", status, headers, content_type=JSON)
 
 
 def entries(members: Iterable[dict[str, Any]]) -> list[bytes]:
@@ -44,7 +45,7 @@ def listed(
     end = b',"pagination":%b}\n' % jsonio.dumps(pagination).encode()
     # Joined once: a page may hold many megabytes of receipts.
     text = b"".join([b'{"%b":' % name.encode(), *entries, end])
-    response = Response(text, content_type=JSON)
+    response = Answer(text, content_type=JSON)
     if listing.has_more and listing.last is not None:
         kept = [pair for pair in parameters if pair[0] not in ("offset", "cursor")]
         cursor = queries.encode_cursor(listing.last)

@@ -52,6 +52,11 @@ class SqlStorage:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.backend = engine.backend
+        #: Records without their receipts, and with them.
+        self._select = (
+            f"SELECT {COLUMNS} FROM baselines b ",
+            f"SELECT {COLUMNS}, {engine.receipt_body} FROM baselines b {_RECEIPT} ",
+        )
 
     # -- records
 
@@ -293,12 +298,7 @@ class SqlStorage:
     def _one(
         self, db: Session, where: str, values: Sequence[Any], receipt: bool
     ) -> Baseline | None:
-        if receipt:
-            sql = f"""SELECT {COLUMNS}, {self._engine.receipt_body}
-                FROM baselines b {_RECEIPT} {where}"""
-        else:
-            sql = f"SELECT {COLUMNS} FROM baselines b {where}"
-        row = db.execute(sql, values).fetchone()
+        row = db.execute(self._select[receipt] + where, values).fetchone()
         return None if row is None else baseline_of(row)
 
     def _find(
