@@ -21,6 +21,7 @@ from support import ROOT, environment, soon, stored
 from perfgate_server import transfer
 from perfgate_server.storage import migrate, open_storage
 from perfgate_server.storage.base import Filters, Page, Storage
+from perfgate_server.storage.verdicts import VerdictFilters
 
 DUMPS = sorted((ROOT / "tests" / "dumps").glob("*.sql"))
 
@@ -86,7 +87,13 @@ def exported(storage: Storage) -> bytes:
 
 
 def test_every_schema_that_was_released_is_kept() -> None:
-    assert {dump.stem for dump in DUMPS} >= {"sqlite-0001", "postgres-0001"}
+    dialects = ("sqlite", "postgres")
+    earlier = {
+        f"{dialect}-{migration.version:04}"
+        for dialect in dialects
+        for migration in migrate.load(dialect)[:-1]
+    }
+    assert {dump.stem for dump in DUMPS} >= earlier
 
 
 def test_it_is_upgraded_with_everything_in_it(aged: Aged) -> None:
@@ -99,6 +106,11 @@ def test_it_is_upgraded_with_everything_in_it(aged: Aged) -> None:
         for tag, versions in (("größer", ["v1"]), ("nightly", ["prod", "v1"])):
             found = storage.list("web", Filters(tags=[tag]), Page(limit=9), deadline=soon())
             assert [record.version for record in found.baselines] == versions
+        for project in ("web", "cli"):
+            found = storage.list(project, Filters(), Page(limit=99), deadline=soon())
+            assert found.total == len(found.baselines) > 0
+            judged = storage.list_verdicts(project, VerdictFilters(), Page(99), deadline=soon())
+            assert judged.total == len(judged.verdicts)
         # What was deleted last has had a place in the order; it is not given again.
         kept, created = storage.create(*stored("gone", "v1", "web"), deadline=soon())
         assert created and kept.sequence > 9

@@ -375,6 +375,34 @@ def test_a_walk_neither_repeats_nor_skips_while_others_write(shelf: Storage) -> 
     assert listed(shelf, page=rest) == ["2", "1"]
 
 
+def test_a_total_follows_what_comes_and_goes(storage: Storage) -> None:
+    """Also what was refused, undone, and done again."""
+
+    def total(project: str = "p") -> int | None:
+        return storage.list(project, Filters(), Page(limit=0), deadline=soon()).total
+
+    assert total() == 0
+    for version in ("v1", "v2"):
+        keep(storage, "b", version)
+    keep(storage, "c", "v1")
+    keep(storage, "b", "v1", "elsewhere")
+    storage.create(*stored("b", "v1"), deadline=soon())
+    with pytest.raises(Conflict):
+        keep(storage, "b", "v1", value=receipt(wall_ms=7))
+    assert (total(), total("elsewhere")) == (3, 1)
+    storage.promote(promotion("v1", "prod"), deadline=soon())
+    storage.promote(promotion("v1", "prod"), deadline=soon())
+    assert total() == 4
+    delete(storage, "v1")
+    with pytest.raises(NotFound):
+        delete(storage, "v1")
+    assert (total(), total("elsewhere")) == (3, 1)
+    for version in ("v2", "prod"):
+        delete(storage, version)
+    storage.delete("p", "c", "v1", deadline=soon())
+    assert (total(), total("elsewhere")) == (0, 1)
+
+
 def test_counting_can_be_left_out(shelf: Storage) -> None:
     found = shelf.list("p", Filters(), Page(limit=2, total=False), deadline=soon())
     assert found.total is None

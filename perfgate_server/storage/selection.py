@@ -14,7 +14,8 @@ from perfgate_server.storage.engine import Engine, Session
 class Selection:
     """Which rows a list holds: where their places in the order are found, and the conditions.
 
-    `table` names the index to walk, where the database lets us.
+    `table` names the index to walk, where the database lets us. The first condition is that of
+    the project.
     """
 
     place: str
@@ -135,7 +136,12 @@ def _benchmarks(db: Session, project: str, table: str) -> list[str]:
 
 
 def count(db: Session, selection: Selection) -> int:
-    return int(db.execute(selection.sql("count(*)"), selection.values).fetchone()[0])
+    sql, values = selection.sql("count(*)"), selection.values
+    if len(selection.conditions) == 1:
+        # All of the project's are counted as they come and go.
+        sql = "SELECT coalesce(sum(number), 0) FROM totals WHERE project = ? AND kind = ?"
+        values = [*values, selection.table.partition(" ")[0]]
+    return int(db.execute(sql, values).fetchone()[0])
 
 
 def page_rows(

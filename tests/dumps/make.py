@@ -69,6 +69,11 @@ def fill(config: ServerConfig) -> bytes:
     # The newest of all is deleted: its place in the order is not given again.
     send("PUT", "web/baselines/gone/versions/v1", receipt(), "contributor")
     send("DELETE", "web/baselines/gone/versions/v1", None, "admin", 200)
+    for number, status in enumerate(("pass", "fail", "warn")):
+        verdict = {"benchmark": "api/list", "run_id": f"r{number}", "status": status}
+        verdict["counts"] = {"pass": 2, "warn": number, "fail": 0, "skip": 1}
+        verdict["reasons"] = [f"wall_ms_{status}"] * number
+        send("POST", "web/verdicts", verdict | {"git_ref": "größer"}, "contributor")
     storage = app.extensions["perfgate"].storage
     with contextlib.closing(storage):
         out = io.BytesIO()
