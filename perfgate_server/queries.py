@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import datetime
+import functools
 import re
 from typing import Any
 
@@ -159,9 +160,13 @@ def decode_cursor(text: str) -> int:
 class Query(Object):
     """Parameters; `unknown_rule` is the sentence about any other."""
 
+    @functools.cached_property
+    def parameters(self) -> list[str]:
+        """The names of the parameters, as a query string has them."""
+        return [field.data_key or name for name, field in self.fields.items()]
+
     def unknown_rule(self) -> str:
-        known = ", ".join(str(field.data_key or name) for name, field in self.fields.items())
-        return f"Is no parameter of this route; it takes {known or 'none'}."
+        return f"Is no parameter of this route; it takes {', '.join(self.parameters) or 'none'}."
 
 
 class NoQuery(Query):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from perfgate_server import jsonio
 from perfgate_server.names import METRICS
@@ -15,8 +15,7 @@ from perfgate_server.names import METRICS
 _HOST = ("arch", "cpu_count", "memory_bytes", "os")
 
 
-@dataclass(frozen=True, slots=True)
-class MetricStats:
+class MetricStats(NamedTuple):
     """A metric over the measured samples, in its own unit; the numbers are the receipt's."""
 
     median: int | float
@@ -52,7 +51,7 @@ def summary_of(receipt: dict[str, Any]) -> Summary:
 
 def parse(body: bytes) -> Summary:
     """Return a stored summary."""
-    return _summary(json.loads(body))
+    return _summary(json.loads(body.decode()))
 
 
 def _members(receipt: dict[str, Any]) -> dict[str, Any]:

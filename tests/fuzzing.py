@@ -281,18 +281,31 @@ class Fuzzer:
 
     def _snapshot(self) -> set[tuple[Any, ...]]:
         """Return every row of every table that belongs to a project: table, project, benchmark
-        (None where the table has none), and the rest."""
+        (None where the table has none), and the rest. The totals are not anybody's own: that
+        they are right is asserted here."""
         rows: set[tuple[Any, ...]] = set()
         with self._storage._engine.single(soon()) as db:
             self._changes = db.total_changes
             tables = db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
             for (table,) in tables:
                 columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
-                if "project" in columns:
+                if table == "totals":
+                    self._check_totals(db)
+                elif "project" in columns:
                     named = "benchmark" if "benchmark" in columns else "NULL"
                     found = db.execute(f"SELECT '{table}', project, {named}, * FROM {table}")
                     rows.update(found.fetchall())
         return rows
+
+    @staticmethod
+    def _check_totals(db: Any) -> None:
+        kept = db.execute("SELECT kind, project, number FROM totals WHERE number <> 0").fetchall()
+        counted = [
+            (kind, *row)
+            for kind in ("baselines", "verdicts")
+            for row in db.execute(f"SELECT project, count(*) FROM {kind} GROUP BY project")
+        ]
+        assert sorted(kept) == sorted(counted), "the totals are wrong"
 
 
 def _mixed(choose: random.Random) -> str:

@@ -94,6 +94,8 @@ def _broken() -> ApiError:
 
 def pairs() -> list[tuple[str, str]]:
     """Return the query string's parameters in their order; raises 400 for bad UTF-8."""
+    if not request.query_string:
+        return []
     try:
         found = parse_qsl(
             request.query_string.decode("ascii"),
@@ -129,12 +131,10 @@ def add_once(found: dict[str, Any], name: str, value: str, shown: str | None = N
 
 def load(schema: Query, single: dict[str, Any]) -> dict[str, Any]:
     """Return parameters as `schema` has them; raises 400, also for what it does not know."""
-    known = {field.data_key or name for name, field in schema.fields.items()}
-    unknown = {name: schema.unknown_rule() for name in single if name not in known}
+    unknown = {name: schema.unknown_rule() for name in single if name not in schema.parameters}
     if unknown:
         raise bad_request(unknown)
-    loaded: dict[str, Any] = schema.load(single) if known else {}
-    return loaded
+    return schema.load(single)
 
 
 def page(query: dict[str, Any], receipts: bool = False) -> Page:

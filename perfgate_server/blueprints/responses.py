@@ -49,5 +49,6 @@ def listed(
     if listing.has_more and listing.last is not None:
         kept = [pair for pair in parameters if pair[0] not in ("offset", "cursor")]
         cursor = queries.encode_cursor(listing.last)
-        response.headers["Link"] = f'<?{urlencode([*kept, ("cursor", cursor)])}>; rel="next"'
+        query = urlencode(kept) + "&" * bool(kept) + f"cursor={cursor}"
+        response.headers["Link"] = f'<?{query}>; rel="next"'
     return response

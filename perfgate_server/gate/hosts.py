@@ -13,6 +13,8 @@ def differences(host: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str,
     knowledge. Memory differs if it is more than 10 % away from the other's: one machine
     reports a little more or less after an update of its kernel.
     """
+    if host == other:
+        return ()
     found = []
     for name in ("os", "arch", "cpu_count", "memory_bytes"):
         ours, theirs = host.get(name), other.get(name)

@@ -30,9 +30,6 @@ class Engine(Protocol):
     """A database. Its context managers raise Unavailable for whatever the driver raises."""
 
     backend: str
-    #: The expression that reads ``r.body`` as bytes: the text goes into an answer as it is, so
-    #: decoding it would be for nothing.
-    receipt_body: str
 
     def single(self, deadline: float) -> AbstractContextManager[Session]:
         """Lend a session for one statement that reads."""
@@ -45,6 +42,10 @@ class Engine(Protocol):
     ) -> AbstractContextManager[Session]:
         """Lend a session that alone may write to that benchmark; commit at the end, undo at an
         exception."""
+
+    def as_bytes(self, column: str) -> str:
+        """Return the expression that reads a text as bytes: it goes into an answer as it is, or
+        to a parser, so decoding it would be for nothing."""
 
     def walk(self, index: str) -> str:
         """Return the words behind a table that make a query walk that index, if there are any."""

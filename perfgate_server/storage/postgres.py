@@ -100,7 +100,6 @@ class PostgresEngine:
 
     def __init__(self, url: str, pool_size: int) -> None:
         self.backend = "postgres"
-        self.receipt_body = "convert_to(r.body, 'UTF8')"
         self._url = url
         self._pool_size = pool_size
         self._pool: ConnectionPool[_Connection] | None = None
@@ -129,6 +128,9 @@ class PostgresEngine:
                 "SELECT pg_advisory_xact_lock(hashtextextended(?, 0))", (f"{project}/{benchmark}",)
             )
             yield session
+
+    def as_bytes(self, column: str) -> str:
+        return f"convert_to({column}, 'UTF8')"
 
     def walk(self, index: str) -> str:
         return ""  # the planner knows the sizes

@@ -9,16 +9,20 @@ from typing import Any
 from perfgate_server.storage.base import Baseline, Receipt
 from perfgate_server.storage.engine import Session
 
-#: What `baseline_of` reads, of ``baselines b``.
+#: What `baseline_of` reads, of ``baselines b``; a receipt and a summary may follow.
 COLUMNS = """b.id, b.project, b.benchmark, b.version, b.git_ref, b.git_sha, b.metadata, b.tags,
     b.created_at, b.created_by, b.content_hash, b.source, b.promoted_from, b.seq"""
+
+
+#: Without the look for white space around it that json.loads takes: we wrote it.
+_parse = json.JSONDecoder().raw_decode
 
 
 def baseline_of(row: Sequence[Any]) -> Baseline:
     members = [*row]
     # Most have neither metadata nor tags, and a page holds many.
-    members[6] = json.loads(row[6]) if row[6] != "{}" else {}
-    members[7] = json.loads(row[7]) if row[7] != "[]" else []
+    members[6] = _parse(row[6])[0] if row[6] != "{}" else {}
+    members[7] = _parse(row[7])[0] if row[7] != "[]" else []
     return Baseline(*members)
 
 

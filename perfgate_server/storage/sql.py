@@ -55,7 +55,7 @@ class SqlStorage:
         #: Records without their receipts, and with them.
         self._select = (
             f"SELECT {COLUMNS} FROM baselines b ",
-            f"SELECT {COLUMNS}, {engine.receipt_body} FROM baselines b {_RECEIPT} ",
+            f"SELECT {COLUMNS}, {engine.as_bytes('r.body')} FROM baselines b {_RECEIPT} ",
         )
 
     # -- records
@@ -330,8 +330,8 @@ class SqlStorage:
                 break
 
     def _receipt(self, db: Session, project: str, receipt_id: int) -> bytes:
+        body = self._engine.as_bytes("body")
         row = db.execute(
-            f"SELECT {self._engine.receipt_body} FROM receipts r WHERE r.project = ? AND r.id = ?",
-            (project, receipt_id),
+            f"SELECT {body} FROM receipts WHERE project = ? AND id = ?", (project, receipt_id)
         ).fetchone()
         return bytes(row[0])

@@ -82,7 +82,7 @@ def _select(
         conditions = [*others, *([condition] if condition else [])]
         values = [*excluding, *[selector.value] * condition.count("?")]
         selection = _of_benchmark(engine, project, benchmark, index, conditions, values)
-    return next(iter(_newest(db, selection, 1)), None)
+    return next(iter(_newest(db, engine, selection, 1)), None)
 
 
 def _of_benchmark(
@@ -101,17 +101,15 @@ def _of_benchmark(
     )
 
 
-def _newest(db: Session, selection: Selection, limit: int) -> list[Baseline]:
+def _newest(db: Session, engine: Engine, selection: Selection, limit: int) -> list[Baseline]:
     """Return the newest records of a selection, newest first, with their summaries."""
     selection = replace(selection, table=f"{selection.table} {_SUMMARIES}")
+    columns = f"{COLUMNS}, NULL, {engine.as_bytes('s.body')}"  # no receipt
     rows = db.execute(
-        f"{selection.sql(f'{COLUMNS}, s.body')} ORDER BY {selection.place} DESC LIMIT ?",
+        f"{selection.sql(columns)} ORDER BY {selection.place} DESC LIMIT ?",
         [*selection.values, limit],
     ).fetchall()
-    return [
-        baseline_of(row[:-1])._replace(summary=None if row[-1] is None else row[-1].encode())
-        for row in rows
-    ]
+    return [baseline_of(row) for row in rows]
 
 
 def recent(
@@ -121,7 +119,7 @@ def recent(
     selection = _of_benchmark(
         engine, project, benchmark, "baselines_by_benchmark", ["b.seq < ?"], [before]
     )
-    return _newest(db, selection, limit)
+    return _newest(db, engine, selection, limit)
 
 
 def _history(

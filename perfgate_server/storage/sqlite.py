@@ -30,7 +30,6 @@ class SqliteEngine:
 
     def __init__(self, path: Path | None, timeout: float = 30.0, threads: int = 4) -> None:
         self.backend = "memory" if path is None else "sqlite"
-        self.receipt_body = "CAST(r.body AS BLOB)"
         self._path = path
         self._timeout = timeout
         # Connections are opened on first use, so in the process that uses them: one must not
@@ -46,6 +45,9 @@ class SqliteEngine:
         if path is not None:
             sqlite_file.prepare(path)
             self._identity = sqlite_file.identity(path)
+
+    def as_bytes(self, column: str) -> str:
+        return f"CAST({column} AS BLOB)"
 
     def walk(self, index: str) -> str:
         # The planner guesses: it takes a small list for a large one, and a page's cost then
