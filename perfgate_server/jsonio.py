@@ -8,6 +8,8 @@ import re
 import sys
 from typing import Any, NoReturn
 
+from perfgate_server.columns import columns_of
+
 #: How deep arrays and objects may be nested, the outermost counted.
 MAX_DEPTH = 64
 #: How many of them a body may hold: twice the samples that fit into the default limit.
@@ -65,6 +67,8 @@ def loads(body: bytes) -> Any:
         raise MalformedJSON("A number is too large for a double.") from None
 
 
+#: Text of which it is not worth the time to count brackets: there will be many.
+_LARGE = 16 * 1024
 _STRUCTURE = b'[]{}"'
 _NOT_STRUCTURE = bytes(byte for byte in range(256) if byte not in _STRUCTURE)
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
@@ -90,8 +94,8 @@ def _check_text(text: bytes) -> None:
         if _SURROGATE.search(_PAIR.sub(b"", text)):
             raise MalformedJSON("A string holds a lone surrogate.")
         text = text.replace(b'\\"', b"")
-    # As many opening brackets as levels are needed; most bodies hold fewer.
-    if text.count(b"[") + text.count(b"{") > MAX_DEPTH:
+    # As many opening brackets as levels are needed; most small bodies hold fewer.
+    if len(text) > _LARGE or text.count(b"[") + text.count(b"{") > MAX_DEPTH:
         _check_brackets(text)
     if _TOO_MANY_DIGITS in text.translate(_DIGITS) and _holds_huge_integer(text):
         raise MalformedJSON("A number is too large for a double.")
@@ -129,9 +133,45 @@ def dumps(value: Any) -> str:
     return _ENCODER.encode(value)
 
 
+#: From so many objects on, `_rows` is worth its preparations.
+_MANY = 50
+
+
 def canonical(value: Any) -> bytes:
     """Return `value` as canonical JSON: keys sorted, no white space, UTF-8.
 
     Integers are written exactly, other numbers as the shortest text of the same double.
     """
-    return _CANONICAL.encode(value).encode()
+    if isinstance(value, dict) and any(map(_are_many, value.values())):
+        members = sorted(value.items())
+        return (
+            f"{{{','.join(f'{_text(name)}:{_text(inner)}' for name, inner in members)}}}".encode()
+        )
+    return _text(value).encode()
+
+
+def _text(value: Any) -> str:
+    return (_are_many(value) and _rows(value)) or _CANONICAL.encode(value)
+
+
+def _are_many(value: Any) -> bool:
+    return type(value) is list and len(value) >= _MANY
+
+
+def _rows(rows: list[Any]) -> str | None:
+    """Return the canonical text of objects that all have the same members, each of them in all an
+    integer or in all a boolean, as the samples of a receipt are; None for any others.
+
+    The names are sorted and written once, into a template: in half of the time of the encoder.
+    """
+    cells, columns = [], []
+    for name, column in sorted((columns_of(rows) or {}).items()):
+        kinds = {*map(type, column)}
+        if kinds != {int} and kinds != {bool}:
+            return None
+        cells.append(_text(name).replace("%", "%%") + ":%s")
+        columns.append(column if int in kinds else map(("false", "true").__getitem__, column))
+    if not columns:
+        return None
+    template = f"{{{','.join(cells)}}}"
+    return f"[{','.join(map(template.__mod__, zip(*columns, strict=True)))}]"

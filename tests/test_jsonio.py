@@ -55,6 +55,34 @@ def test_canonical_text_forgets_order_and_white_space(value: dict[str, object]) 
     assert jsonio.canonical(jsonio.loads(loose)) == jsonio.canonical(value)
 
 
+rows = st.lists(st.sampled_from([*'ab%"é', "%s"]), max_size=4, unique=True).flatmap(
+    lambda members: st.lists(
+        st.fixed_dictionaries({name: st.integers() | st.booleans() for name in members}),
+        min_size=1,
+        max_size=3,
+    )
+)
+
+
+@given(rows, st.integers(0, 99), st.none() | values | st.dictionaries(names, st.integers()))
+def test_many_objects_have_the_same_text_as_few(
+    kinds: list[dict[str, int]], place: int, odd: object
+) -> None:
+    """Whatever their members are called, and whatever one of them is, has more, or lacks."""
+    alike = list(itertools.islice(itertools.cycle(kinds), 100))
+    more = {**alike[place], **odd} if isinstance(odd, dict) else odd
+    less = dict(list(alike[place].items())[1:])
+    for one in (alike[place], odd, more, less):
+        many: list[object] = [*alike[:place], one, *alike[place + 1 :]]
+        assert_canonical(many)
+        assert_canonical({"z": 1, "many": many, "%": kinds})
+
+
+def assert_canonical(value: object) -> None:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    assert jsonio.canonical(value).decode() == text
+
+
 @given(st.binary())
 def test_no_bytes_are_a_surprise(body: bytes) -> None:
     try:

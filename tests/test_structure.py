@@ -17,10 +17,11 @@ PACKAGE = ROOT / "perfgate_server"
 ALLOWED = {
     "names": set(),
     "version": set(),
-    "jsonio": set(),
+    "columns": set(),
+    "jsonio": {"columns"},
     "gate": {"gate", "names", "summaries", "version"},
     "keys": {"names"},
-    "schemas": {"names"},
+    "schemas": {"columns", "names"},
     "record_schemas": {"schemas"},
     "summaries": {"jsonio", "names"},
     "queries": {"names", "record_schemas", "schemas"},
