@@ -47,6 +47,10 @@ _LINGER = 2.0
 _QUOTA = 256 * 1024
 
 
+#: Seconds for which a worker without a free thread leaves a new connection to the others.
+_COURTESY = 0.05
+
+
 class _Client(socket.socket):
     """A client's connection, which does not wait for it for ever.
 
@@ -95,6 +99,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
     #: the first then has to get it back: a request cost twice the time (benchmarks/cores.py).
     core: int | None = None
 
+    #: Whether, and until when, a new connection was left to the other workers.
+    stood_back = False
+    standing_back_until = 0.0
+
     def init_signals(self) -> None:
         super().init_signals()
         # Ctrl-C reaches the whole process group; the master tells the workers how to stop.
@@ -102,15 +110,29 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        super().set_accept_enabled(enabled)
+        super().set_accept_enabled(enabled and time.monotonic() >= self.standing_back_until)
         if not enabled and not self.alive:
             # Stopping: whoever connects from here on is refused, and can go elsewhere, instead
             # of waiting in the backlog for the reset at the end.
             for listener in self.sockets:
                 listener.close()
 
+    def accept(self, listener: socket.socket) -> None:
+        """Take a new connection, if no other worker should. One whose threads are all busy took
+        it as readily, and where clients keep their connections, it kept most of the work."""
+        busy = self.in_flight >= self.cfg.threads and self.cfg.workers > 1
+        if busy and not self.stood_back:
+            self.stood_back = True
+            self.standing_back_until = time.monotonic() + _COURTESY
+            self.set_accept_enabled(False)
+        else:
+            self.stood_back = False
+            super().accept(listener)
+
     def init_process(self) -> None:
         self.lingering: list[Any] = []
+        #: Requests that the threads have, or that wait for one.
+        self.in_flight = 0
         if self.core is not None:
             with contextlib.suppress(OSError):  # a sandbox may forbid it; it is only for speed
                 os.sched_setaffinity(0, {self.core})
@@ -122,6 +144,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         if not conn.initialized and not conn.data_ready:
             self._await_data(conn)
         else:
+            self.in_flight += 1
             super().enqueue_req(conn)
 
     def _await_data(self, conn: Any) -> None:
@@ -139,6 +162,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         return super().handle(conn)
 
     def finish_request(self, conn: Any, future: Any) -> None:
+        self.in_flight -= 1
+        self.standing_back_until = 0.0
         if future.cancelled() or future.exception() or future.result():
             super().finish_request(conn, future)
         else:

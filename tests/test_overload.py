@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import socket
 import threading
@@ -96,6 +97,48 @@ def sip(server: Server, done: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while connection.recv(100) and not done.wait(0.1):
                 pass
+
+
+def test_a_worker_without_a_free_thread_leaves_new_clients_to_the_others(tmp_path: Path) -> None:
+    """Three of four threads wait for bodies: everybody else finds the fourth."""
+    arguments = perfgate_server("--storage-type", "sqlite", "--workers", "2", "--threads", "2")
+    head = f"POST /projects/p/baselines HTTP/1.1\r\nHost: x\r\n{_key_line()}"
+    head += "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+    with serving(arguments, tmp_path) as server, contextlib.ExitStack() as slow:
+        for _ in range(3):
+            address = ("127.0.0.1", server.port)
+            connection = slow.enter_context(socket.create_connection(address))
+            connection.sendall(head.encode())
+        began = time.monotonic()
+        for _ in range(50):
+            assert server.request("GET", "/health", role=None)[0] == 200
+        assert time.monotonic() - began < 10  # one that is not, waits for --timeout, 30 s
+
+
+def test_where_all_threads_are_busy_a_new_client_still_gets_its_turn(tmp_path: Path) -> None:
+    """Others keep their connections, and never let a thread rest."""
+    arguments = perfgate_server("--storage-type", "sqlite", "--workers", "2", "--threads", "1")
+    done = threading.Event()
+
+    def ask(server: Server) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        while not done.is_set():
+            connection.request("GET", "/health")
+            assert connection.getresponse().read()
+        connection.close()
+
+    with serving(arguments, tmp_path) as server:
+        others = [threading.Thread(target=ask, args=(server,)) for _ in range(12)]
+        for thread in others:
+            thread.start()
+        began = time.monotonic()
+        answers = [server.request("GET", "/health", role=None)[0] for _ in range(10)]
+        took = time.monotonic() - began
+        done.set()
+        for thread in others:
+            thread.join()
+        assert answers == [200] * 10
+        assert took < 10
 
 
 def test_a_slow_upload_that_comes_on_is_taken(tmp_path: Path) -> None:
