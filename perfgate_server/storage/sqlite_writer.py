@@ -20,6 +20,10 @@ from perfgate_server.storage.sqlite_file import Connection
 #: Seconds between two attempts to get the lock that another process has, at first and at most.
 #: SQLite's own waiting goes in steps of 1, 2, 5, 10 ms: longer than the lock is held mostly.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.000_2, 0.001
+#: Seconds after a commit for several in which this process leaves the lock to others, and lets more
+#: writers gather: longer than the pauses in which they look for it. Without it the next in the
+#: queue has the lock again before any other process sees that it was free, and those starve.
+_COURTESY = 0.002
 #: Seconds that the last free thread of a process waits for a lock that others wait for.
 _IMPATIENCE = 2.0
 
@@ -29,7 +33,7 @@ class _Group:
 
     def __init__(self, db: Connection) -> None:
         self.db = db
-        self.empty = True
+        self.members = 0
         self.ended = threading.Event()
         #: Why nothing of it was kept.
         self.failure: sqlite3.Error | None = None
@@ -54,6 +58,7 @@ class Writer:
         self._patient = threading.Semaphore(max(1, threads - 1))
         #: The transaction that is open; of whoever has the turn.
         self._group: _Group | None = None
+        self._next_not_before = 0.0
         # How many wait for the turn. Who leaves a group to them gives the turn up under this
         # lock, and who stops waiting looks under it whether a group was left to him.
         self._queue = threading.Lock()
@@ -95,6 +100,9 @@ class Writer:
         if self._group is None:
             if not patient:
                 deadline = min(deadline, self._turn_began + _IMPATIENCE)
+            courtesy = self._next_not_before - self._turn_began
+            if courtesy > 0:
+                time.sleep(courtesy)
             try:
                 self._db = self._checked(self._db, deadline)
                 _begin(self._db, deadline)
@@ -129,8 +137,8 @@ class Writer:
     @contextmanager
     def _undone_if_it_fails(self, group: _Group) -> Iterator[None]:
         """Undo what one member of a group did, and only that, if it raises."""
-        db, alone = group.db, group.empty
-        group.empty = False
+        db, alone = group.db, group.members == 0
+        group.members += 1
         try:
             if not alone:
                 db.execute("SAVEPOINT member")
@@ -174,6 +182,8 @@ class Writer:
         finally:
             if group.failure is not None:
                 self.close()  # a new connection may be better off
+            if group.members > 1:
+                self._next_not_before = time.monotonic() + _COURTESY
             group.ended.set()
 
 
