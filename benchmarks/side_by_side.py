@@ -175,7 +175,7 @@ class Rate:
     errors: int
 
 
-def wrk(side: Side, load: Load, seconds: float, connections: int = 8) -> Rate:
+def wrk(side: Side, load: Load, seconds: int, connections: int = 8) -> Rate:
     """Put load on a server for so long; return requests a second, and the workers' processor
     time for each, in microseconds."""
     lines = [f'wrk.headers["Authorization"] = "Bearer {KEY}"']
@@ -193,7 +193,7 @@ def wrk(side: Side, load: Load, seconds: float, connections: int = 8) -> Rate:
         script.write("\n".join(lines))
         script.flush()
         began = side.cpu_seconds()
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", script.name]
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", script.name]
         out = subprocess.run(
             [*command, side.url + load.path], capture_output=True, text=True, check=True
         ).stdout
