@@ -6,6 +6,8 @@ import json
 import math
 import re
 import sys
+from collections.abc import Callable
+from json.encoder import encode_basestring
 from typing import Any, NoReturn
 
 from perfgate_server.columns import columns_of
@@ -135,6 +137,12 @@ def dumps(value: Any) -> str:
 
 #: From so many objects on, `_rows` is worth its preparations.
 _MANY = 50
+#: What `_rows` can write -> how, if not as ``%s`` does.
+_WRITE: dict[type, Callable[[Any], str] | None] = {
+    int: None,
+    bool: ("false", "true").__getitem__,
+    str: encode_basestring,
+}
 
 
 def canonical(value: Any) -> bytes:
@@ -160,17 +168,18 @@ def _are_many(value: Any) -> bool:
 
 def _rows(rows: list[Any]) -> str | None:
     """Return the canonical text of objects that all have the same members, each of them in all an
-    integer or in all a boolean, as the samples of a receipt are; None for any others.
+    integer, a boolean or a string, as the samples of a receipt are; None for any others.
 
     The names are sorted and written once, into a template: in half of the time of the encoder.
     """
     cells, columns = [], []
     for name, column in sorted((columns_of(rows) or {}).items()):
-        kinds = {*map(type, column)}
-        if kinds != {int} and kinds != {bool}:
+        kind, *others = {*map(type, column)}
+        if others or kind not in _WRITE:
             return None
+        write = _WRITE[kind]
         cells.append(_text(name).replace("%", "%%") + ":%s")
-        columns.append(column if int in kinds else map(("false", "true").__getitem__, column))
+        columns.append(map(write, column) if write else column)
     if not columns:
         return None
     template = f"{{{','.join(cells)}}}"
