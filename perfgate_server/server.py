@@ -19,7 +19,7 @@ from perfgate_server import logs
 from perfgate_server.app import announce_key, create_app
 from perfgate_server.config import ConfigError, ServerConfig, error_line, without_password
 from perfgate_server.storage.base import CannotOpen
-from perfgate_server.worker import STOPPING
+from perfgate_server.worker import NOBODY, STOPPING, requests_of
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,8 @@ def gunicorn_settings(config: ServerConfig) -> dict[str, Any]:
         "graceful_timeout": int(config.timeout) + 5,
         # A file in memory: a heartbeat must not wait for a disk.
         "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,
-        "pre_fork": _assign_core,
+        "pre_fork": _assign,
+        "child_exit": _clear_place,
         "post_fork": _die_young,
         "worker_exit": _close_storage,
         "control_socket_disable": True,
@@ -148,14 +149,22 @@ def _started(config: ServerConfig, url: str) -> str:
     return f"listening on {url}, storing in {where}, keys: {granted}"
 
 
-def _assign_core(arbiter: Any, worker: Any) -> None:
-    """Give a worker a core that the fewest others have, of those that this process may use."""
-    if not hasattr(os, "sched_getaffinity"):  # on macOS
-        return
-    taken = Counter(other.core for other in arbiter.WORKERS.values())
-    cores = [*os.sched_getaffinity(0)]
-    random.shuffle(cores)  # so that two servers do not both begin with the first
-    worker.core = min(cores, key=taken.__getitem__)
+def _assign(arbiter: Any, worker: Any) -> None:
+    """Give a worker a place, and a core that the fewest others have, of those that this process
+    may use."""
+    others = arbiter.WORKERS.values()
+    places = {other.place for other in others}
+    worker.place = next((n for n in range(len(requests_of)) if n not in places), None)
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        taken = Counter(other.core for other in others)
+        cores = [*os.sched_getaffinity(0)]
+        random.shuffle(cores)  # so that two servers do not both begin with the first
+        worker.core = min(cores, key=taken.__getitem__)
+
+
+def _clear_place(_: Any, worker: Any) -> None:
+    if worker.place is not None:
+        requests_of[worker.place] = NOBODY
 
 
 def _die_young(_: Any, __: Any) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import mmap
 import os
 import secrets
 import selectors
 import signal
 import socket
 import struct
+import threading
 import time
 from typing import Any
 
@@ -47,7 +49,16 @@ _LINGER = 2.0
 _QUOTA = 256 * 1024
 
 
-#: Seconds for which a worker without a free thread leaves a new connection to the others.
+#: How many requests each worker has, a byte for each worker at its `Worker.place`, in memory that
+#: they all share with the process that starts them.
+requests_of = mmap.mmap(-1, 256)
+#: What stands at the place of no worker, and the most that stands at any other.
+NOBODY, _MANY = 255, 254
+requests_of[:] = bytes([NOBODY]) * len(requests_of)
+
+#: Seconds after which a worker without a free thread, which has finished nothing, is stuck.
+_STUCK = 0.25
+#: Seconds until a worker that left a new connection to others looks whether it is still there.
 _COURTESY = 0.05
 
 
@@ -99,8 +110,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
     #: the first then has to get it back: a request cost twice the time (benchmarks/cores.py).
     core: int | None = None
 
-    #: Whether, and until when, a new connection was left to the other workers.
-    stood_back = False
+    #: Its place in `requests_of`, or None.
+    place: int | None = None
+
+    #: Until when new connections are left to the other workers.
     standing_back_until = 0.0
 
     def init_signals(self) -> None:
@@ -118,21 +131,33 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
                 listener.close()
 
     def accept(self, listener: socket.socket) -> None:
-        """Take a new connection, if no other worker should. One whose threads are all busy took
-        it as readily, and where clients keep their connections, it kept most of the work."""
-        busy = self.in_flight >= self.cfg.threads and self.cfg.workers > 1
-        if busy and not self.stood_back:
-            self.stood_back = True
-            self.standing_back_until = time.monotonic() + _COURTESY
+        """Take a new connection, unless all threads are busy and another worker has one for it, or
+        this one is stuck. If all are busy and get on, it waits here: then a thread that becomes
+        free has its next request at once."""
+        now, threads = time.monotonic(), self.cfg.threads
+        stuck = now - self.finished_at > _STUCK
+        if self.requests >= threads and (stuck or min(requests_of[:]) < threads):
+            self.standing_back_until = now + _COURTESY
             self.set_accept_enabled(False)
         else:
-            self.stood_back = False
             super().accept(listener)
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        left = self.standing_back_until - time.monotonic()
+        super().wait_for_and_dispatch_events(min(timeout, left) if left > 0 else timeout)
+
+    def _count(self, step: int) -> None:
+        with self.counting:
+            self.requests += step
+            if self.place is not None:
+                requests_of[self.place] = min(self.requests, _MANY)
 
     def init_process(self) -> None:
         self.lingering: list[Any] = []
-        #: Requests that the threads have, or that wait for one.
-        self.in_flight = 0
+        #: How many requests the threads have, or wait for one.
+        self.requests, self.finished_at = 0, 0.0
+        self.counting = threading.Lock()
+        self._count(0)
         if self.core is not None:
             with contextlib.suppress(OSError):  # a sandbox may forbid it; it is only for speed
                 os.sched_setaffinity(0, {self.core})
@@ -144,7 +169,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         if not conn.initialized and not conn.data_ready:
             self._await_data(conn)
         else:
-            self.in_flight += 1
+            self._count(1)
             super().enqueue_req(conn)
 
     def _await_data(self, conn: Any) -> None:
@@ -159,11 +184,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
     def handle(self, conn: Any) -> Any:
         if isinstance(conn.sock, _Client):  # and not one that gunicorn was told to wrap in TLS
             conn.sock.start_clock()
-        return super().handle(conn)
+        try:
+            return super().handle(conn)
+        finally:
+            self._count(-1)
 
     def finish_request(self, conn: Any, future: Any) -> None:
-        self.in_flight -= 1
-        self.standing_back_until = 0.0
+        self.finished_at, self.standing_back_until = time.monotonic(), 0.0
         if future.cancelled() or future.exception() or future.result():
             super().finish_request(conn, future)
         else:

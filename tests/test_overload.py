@@ -109,6 +109,7 @@ def test_a_worker_without_a_free_thread_leaves_new_clients_to_the_others(tmp_pat
             address = ("127.0.0.1", server.port)
             connection = slow.enter_context(socket.create_connection(address))
             connection.sendall(head.encode())
+        time.sleep(0.5)  # stuck is who has finished nothing for a while
         began = time.monotonic()
         for _ in range(50):
             assert server.request("GET", "/health", role=None)[0] == 200
