@@ -256,6 +256,9 @@ def check_command(context: click.Context, /, **options: str | None) -> int:
     print(f"baselines: {counts.baselines}")
     print(f"receipts: {counts.receipts}")
     print(f"verdicts: {counts.verdicts}")
+    if counts.wrong_totals:
+        print(f"totals: wrong for {', '.join(counts.wrong_totals)}; export and import mends them")
+        return 1
     return 0
 
 

@@ -118,7 +118,7 @@ def _check_brackets(text: bytes) -> None:
         if len(shorter) == len(skeleton):
             return  # nothing is left, or it is malformed, which the parser says better
         skeleton = shorter
-    if skeleton:
+    if b"[" in skeleton:
         raise MalformedJSON(f"The body is nested over {MAX_DEPTH} levels.")
 
 

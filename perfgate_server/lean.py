@@ -56,5 +56,4 @@ class App(Flask):
             url_scheme=environ["wsgi.url_scheme"],
             path_info=request.path,
             default_method=environ["REQUEST_METHOD"],
-            query_args=environ["QUERY_STRING"],
         )

@@ -143,13 +143,16 @@ class _RequestRecord(logging.LogRecord):
     line of ours shows, would take longer than the line."""
 
     _common = vars(logging.LogRecord(access_logger.name, 0, "", 0, "request", None, None))
+    _common |= dict.fromkeys(("process", "processName", "thread", "threadName"))
 
     def __init__(self, level: int, fields: dict[str, Any]) -> None:
+        now = time.time()
         vars(self).update(
             self._common,
             levelno=level,
             levelname=logging.getLevelName(level),
-            created=time.time(),
+            created=now,
+            msecs=now % 1 * 1000,
             fields=fields,
         )
 

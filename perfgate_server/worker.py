@@ -129,14 +129,16 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
             # of waiting in the backlog for the reset at the end.
             for listener in self.sockets:
                 listener.close()
+            self._leave_place()
 
     def accept(self, listener: socket.socket) -> None:
         """Take a new connection, unless all threads are busy and another worker has one for it, or
         this one is stuck. If all are busy and get on, it waits here: then a thread that becomes
         free has its next request at once."""
-        now, threads = time.monotonic(), self.cfg.threads
+        now = time.monotonic()
         stuck = now - self.finished_at > _STUCK
-        if self.requests >= threads and (stuck or min(requests_of[:]) < threads):
+        another = min(requests_of[:]) < min(self.cfg.threads, _MANY)
+        if self.requests >= self.cfg.threads and (stuck or another):
             self.standing_back_until = now + _COURTESY
             self.set_accept_enabled(False)
         else:
@@ -151,6 +153,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
             self.requests += step
             if self.place is not None:
                 requests_of[self.place] = min(self.requests, _MANY)
+
+    def _leave_place(self) -> None:
+        """Be counted on by no other worker."""
+        with self.counting:
+            if self.place is not None:
+                requests_of[self.place] = NOBODY
+                self.place = None
 
     def init_process(self) -> None:
         self.lingering: list[Any] = []

@@ -41,9 +41,12 @@ _LEFT_BEHIND = {
         (SELECT 1 FROM baselines b WHERE b.project = t.project AND b.seq = t.seq)""",
     "untagged records": """SELECT count(*) FROM baselines b WHERE b.tags <> '[]' AND NOT EXISTS
         (SELECT 1 FROM baseline_tags t WHERE b.project = t.project AND b.seq = t.seq)""",
-    "records that are not in the totals, or too few": """SELECT abs(
-        (SELECT coalesce(sum(number), 0) FROM totals WHERE kind = 'baselines')
-        - (SELECT count(*) FROM baselines))""",
+    "wrong totals": """SELECT count(*) FROM (
+        SELECT project, kind, sum(number) AS number FROM (
+            SELECT project, kind, number FROM totals
+            UNION ALL SELECT project, 'baselines', -1 FROM baselines
+            UNION ALL SELECT project, 'verdicts', -1 FROM verdicts) AS each
+        GROUP BY project, kind HAVING sum(number) <> 0) AS wrong""",
 }
 
 

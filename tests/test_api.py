@@ -1229,3 +1229,7 @@ def test_forwarded_headers_are_believed_only_for_as_many_hops_as_told(
     behind = Api(create(replace(config, trusted_proxies=1)).test_client())
     location = behind.put("b", "v2", headers=forwarded).headers["Location"]
     assert location == "/perf/projects/p/baselines/b/versions/v2"
+    for prefix, encoded in (("/a b", "/a%20b"), ("/prüf", "/pr%C3%BCf")):
+        sent = {"X-Forwarded-Prefix": prefix.encode().decode("latin-1")}
+        location = behind.put("b", "v2", headers=sent).headers["Location"]
+        assert location == f"{encoded}/projects/p/baselines/b/versions/v2"

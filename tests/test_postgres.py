@@ -34,10 +34,11 @@ from support import (
     wait_for,
 )
 from test_server import drive
+from test_storage import race
 
 from perfgate_server import Role, ServerConfig
 from perfgate_server.storage import open_storage
-from perfgate_server.storage.base import CannotOpen, Unavailable
+from perfgate_server.storage.base import CannotOpen, Filters, Page, Unavailable
 
 LATEST = "/projects/p/baselines/b/latest"
 
@@ -409,3 +410,18 @@ def test_gunicorn_serves_it_too(url: str, tmp_path: Path) -> None:
     with serving(command, tmp_path, port=port, cwd=ROOT, **variables) as server:
         drive(server)
         assert server.stop() == 0
+
+
+def test_uploads_do_not_depend_on_the_database_s_isolation(postgres: Postgres, url: str) -> None:
+    """Many at once in one project, of which some change the same total."""
+    name = url.rsplit("/", 1)[1]
+    isolation = "default_transaction_isolation = 'repeatable read'"
+    postgres.execute(f'ALTER DATABASE "{name}" SET {isolation}', name)
+    with contextlib.closing(open_storage("postgres", url, timeout=20, pool_size=20)) as storage:
+
+        def work(number: int) -> None:
+            for turn in range(10):
+                storage.create(*stored(f"b{number}", f"v{turn}"), deadline=soon())
+
+        assert race(20, work) == [None] * 20
+        assert storage.list("p", Filters(), Page(limit=0), deadline=soon()).total == 200

@@ -186,7 +186,7 @@ def test_processes_take_turns(desk: Desk) -> None:
                 db.set_trace_callback(lambda sql: commits.append(name) if sql == "COMMIT" else None)
             return db
 
-        return Writer(checked, threads=4)
+        return Writer(checked, threads=4, shared=True)
 
     def write_on(writer: Writer) -> None:
         while len(commits) < 60:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -438,6 +439,11 @@ def test_check_tells_what_is_there_and_what_is_damaged(tmp_path: Path) -> None:
     assert b"integrity: ok\nschema version: 3\nprojects: 2\nbaselines: 204\n" in result.stdout
     assert result.stdout.endswith(b"\nverdicts: 3\n")
     path = tmp_path / "perfgate.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("UPDATE totals SET number = number + 1 WHERE kind = 'verdicts'")
+        result = run("check", folder=tmp_path)
+        assert (result.returncode, b"\ntotals: wrong for " in result.stdout) == (1, True)
+        db.execute("UPDATE totals SET number = number - 1 WHERE kind = 'verdicts'")
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.seek(size // 2 // 4096 * 4096)

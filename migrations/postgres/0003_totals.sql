@@ -10,7 +10,7 @@ CREATE TABLE totals (
     PRIMARY KEY (project, kind, slot)
 ) WITH (fillfactor = 50);  -- room for the versions of a row that changes all the time
 
-CREATE FUNCTION count_record() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION count_record() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     changed text := CASE TG_OP WHEN 'INSERT' THEN NEW.project ELSE OLD.project END;
     step integer := CASE TG_OP WHEN 'INSERT' THEN 1 ELSE -1 END;

@@ -7,6 +7,7 @@ from typing import Any
 
 from flask import Blueprint, Response, g, request, url_for
 from werkzeug.routing import BaseConverter
+from werkzeug.urls import iri_to_uri
 
 from perfgate_server import jsonio, queries, records, schemas
 from perfgate_server.auth import enforce, requires
@@ -273,7 +274,8 @@ def _stored(
         benchmark=baseline.benchmark,
         version=baseline.version,
     )
-    headers = {"ETag": f'"{tag}"', "Location": location}
+    # Under a proxy's prefix, which may hold what a header must not.
+    headers = {"ETag": f'"{tag}"', "Location": iri_to_uri(location)}
     return responses.json(answer, 201 if created else 200, headers)
 
 

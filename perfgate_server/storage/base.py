@@ -209,6 +209,8 @@ class Counts:
     baselines: int
     receipts: int
     verdicts: int
+    #: The projects whose kept totals are not what is there.
+    wrong_totals: list[str]
 
 
 #: Given the record that is there now, or None, tells whether to go on.

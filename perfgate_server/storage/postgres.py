@@ -119,8 +119,9 @@ class PostgresEngine:
 
     @contextmanager
     def writing(self, project: str, benchmark: str, deadline: float) -> Iterator[_Session]:
-        # On the disk before the answer, whatever the database's default.
-        begin = "BEGIN; SET LOCAL synchronous_commit = on"
+        # On the disk before the answer, and with no failure to serialize (two may change a total
+        # at once), whatever the database's defaults.
+        begin = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on"
         with self._transaction(begin, deadline) as session:
             # One writer a benchmark: what is read here stays true until the commit, and the
             # order of its records is the order of their commits.
@@ -244,6 +245,9 @@ def _apply_migrations(db: psycopg.Connection[Any]) -> None:
     """Apply what is missing, and record it, in one transaction under a lock."""
     migrations = migrate.load("postgres")
     with db.transaction():
+        # Each statement sees what was committed before it: also what servers of an earlier version
+        # wrote while this waited for a lock.
+        db.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
         db.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
         db.execute(
             """CREATE TABLE IF NOT EXISTS perfgate_migrations (

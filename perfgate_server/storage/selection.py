@@ -14,14 +14,15 @@ from perfgate_server.storage.engine import Engine, Session
 class Selection:
     """Which rows a list holds: where their places in the order are found, and the conditions.
 
-    `table` names the index to walk, where the database lets us. The first condition is that of
-    the project.
+    `table` names the index to walk, where the database lets us. `whole` is the table all of whose
+    rows of the project it holds, or None.
     """
 
     place: str
     table: str
     conditions: list[str]
     values: list[Any]
+    whole: str | None = None
 
     def sql(self, columns: str) -> str:
         return f"SELECT {columns} FROM {self.table} WHERE {' AND '.join(self.conditions)}"
@@ -50,7 +51,8 @@ def select(db: Session, engine: Engine, project: str, filters: Filters) -> Selec
     tagged, bound = _tagged("b", filters.tags or ())
     leading = ["b.project = ?", *tagged, *conditions]
     table = f"baselines b {engine.walk(_index(filters, limited))}"
-    return Selection("b.seq", table, leading, [project, *bound, *values])
+    whole = "baselines" if len(leading) == 1 else None
+    return Selection("b.seq", table, leading, [project, *bound, *values], whole)
 
 
 def _conditions(filters: Filters) -> tuple[list[str], list[Any]]:
@@ -137,10 +139,10 @@ def _benchmarks(db: Session, project: str, table: str) -> list[str]:
 
 def count(db: Session, selection: Selection) -> int:
     sql, values = selection.sql("count(*)"), selection.values
-    if len(selection.conditions) == 1:
-        # All of the project's are counted as they come and go.
+    if selection.whole is not None:
+        # All of a project's rows are counted as they come and go.
         sql = "SELECT coalesce(sum(number), 0) FROM totals WHERE project = ? AND kind = ?"
-        values = [*values, selection.table.partition(" ")[0]]
+        values = [*values, selection.whole]
     return int(db.execute(sql, values).fetchone()[0])
 
 

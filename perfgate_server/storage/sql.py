@@ -278,12 +278,24 @@ class SqlStorage:
             def number(sql: str) -> int:
                 return int(db.execute(sql).fetchone()[0])
 
+            def totals(sql: str) -> set[tuple[str, str, int]]:
+                return {(row[0], row[1], int(row[2])) for row in db.execute(sql).fetchall()}
+
+            kept = totals(
+                """SELECT project, kind, sum(number) FROM totals
+                   GROUP BY project, kind HAVING sum(number) <> 0"""
+            )
+            counted = totals(
+                """SELECT project, 'baselines', count(*) FROM baselines GROUP BY project
+                   UNION ALL SELECT project, 'verdicts', count(*) FROM verdicts GROUP BY project"""
+            )
             return Counts(
                 number("SELECT max(version) FROM perfgate_migrations"),
                 number("SELECT count(DISTINCT project) FROM baselines"),
                 number("SELECT count(*) FROM baselines"),
                 number("SELECT count(*) FROM receipts"),
                 number("SELECT count(*) FROM verdicts"),
+                sorted({project for project, *_ in kept ^ counted}),
             )
 
     def ping(self, *, deadline: float) -> None:

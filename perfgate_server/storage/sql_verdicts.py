@@ -94,7 +94,8 @@ def _select(db: Session, engine: Engine, project: str, filters: VerdictFilters) 
         conditions.append(condition)
         values.append(value)
     table = f"verdicts v {engine.walk(_index(filters, bool(visible)))}"
-    return Selection("v.seq", table, conditions, values)
+    whole = "verdicts" if len(conditions) == 1 else None
+    return Selection("v.seq", table, conditions, values, whole)
 
 
 def _index(filters: VerdictFilters, limited: bool) -> str:

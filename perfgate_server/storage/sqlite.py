@@ -25,10 +25,16 @@ class SqliteEngine:
     (memory: migrated on first use, and gone with the process).
 
     `timeout` is the longest that any lock is waited for, in seconds; `threads` is how many call
-    at once. Raises CannotOpen.
+    at once, and `shared` says whether other processes do too. Raises CannotOpen.
     """
 
-    def __init__(self, path: Path | None, timeout: float = 30.0, threads: int = 4) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        timeout: float = 30.0,
+        threads: int = 4,
+        shared: bool = False,
+    ) -> None:
         self.backend = "memory" if path is None else "sqlite"
         self._path = path
         self._timeout = timeout
@@ -37,7 +43,7 @@ class SqliteEngine:
         self._slots: queue.SimpleQueue[sqlite_file.Connection | None] = queue.SimpleQueue()
         for _ in range(1 if path is None else threads):
             self._slots.put(None)
-        self._writer = Writer(self._checked, threads)
+        self._writer = Writer(self._checked, threads, shared)
         # Of a file a connection that nothing is done with: as long as there is one, the log that
         # belongs to the file is not another.
         self._anchor: sqlite_file.Connection | None = None

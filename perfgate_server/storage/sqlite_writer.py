@@ -40,16 +40,21 @@ class _Group:
 
 
 class Writer:
-    """Lets the threads of a process, of which there are so many, write in turn.
+    """Lets the threads of a process, of which there are so many, write in turn; where the file is
+    `shared` with processes that write too, those as well.
 
     `checked` is given the connection there is, or None, and a deadline; it returns a connection
     that is fit to be used. It may raise sqlite3.Error and Unavailable.
     """
 
     def __init__(
-        self, checked: Callable[[Connection | None, float], Connection], threads: int
+        self,
+        checked: Callable[[Connection | None, float], Connection],
+        threads: int,
+        shared: bool = False,
     ) -> None:
         self._checked = checked
+        self._shared = shared
         self._db: Connection | None = None
         self._turn = threading.Lock()
         self._turn_began = 0.0
@@ -182,7 +187,7 @@ class Writer:
         finally:
             if group.failure is not None:
                 self.close()  # a new connection may be better off
-            if group.members > 1:
+            if self._shared and group.members > 1:
                 self._next_not_before = time.monotonic() + _COURTESY
             group.ended.set()
 
