@@ -36,7 +36,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--connections", type=int, default=200)
     parser.add_argument("--clients", type=int, default=4)
-    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--bare", action="store_true", help="without nginx")
     options = parser.parse_args()
     arguments = perfgate_server("--storage-type", "sqlite", "--workers", str(WORKERS))

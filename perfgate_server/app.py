@@ -54,7 +54,7 @@ def create_app(config: ServerConfig | None = None) -> Flask:
             config.location,
             timeout=config.timeout,
             pool_size=config.effective_pool_size,
-            processes=config.effective_workers,
+            shared=config.effective_workers > 1,
         ),
     )
     app.before_request(_begin)

@@ -151,10 +151,8 @@ def canonical(value: Any) -> bytes:
     Integers are written exactly, other numbers as the shortest text of the same double.
     """
     if isinstance(value, dict) and any(map(_are_many, value.values())):
-        members = sorted(value.items())
-        return (
-            f"{{{','.join(f'{_text(name)}:{_text(inner)}' for name, inner in members)}}}".encode()
-        )
+        members = [f"{_text(name)}:{_text(inner)}" for name, inner in sorted(value.items())]
+        return f"{{{','.join(members)}}}".encode()
     return _text(value).encode()
 
 
@@ -172,15 +170,16 @@ def _rows(rows: list[Any]) -> str | None:
 
     The names are sorted and written once, into a template: in half of the time of the encoder.
     """
-    cells, columns = [], []
-    for name, column in sorted((columns_of(rows) or {}).items()):
+    columns = columns_of(rows)
+    if columns is None:
+        return None
+    cells, written = [], []
+    for name, column in sorted(columns.items()):
         kind, *others = {*map(type, column)}
         if others or kind not in _WRITE:
             return None
         write = _WRITE[kind]
         cells.append(_text(name).replace("%", "%%") + ":%s")
-        columns.append(map(write, column) if write else column)
-    if not columns:
-        return None
+        written.append(map(write, column) if write else column)
     template = f"{{{','.join(cells)}}}"
-    return f"[{','.join(map(template.__mod__, zip(*columns, strict=True)))}]"
+    return f"[{','.join(map(template.__mod__, zip(*written, strict=True)))}]"

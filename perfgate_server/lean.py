@@ -20,9 +20,6 @@ class _NoSessions(SessionInterface):
     def open_session(self, app: Flask, request: Request) -> NullSession:
         return self._session
 
-    def save_session(self, app: Flask, session: Any, response: Response) -> None:
-        """There is never anything to save."""
-
 
 class Answer(Response):
     """A response that is made with its whole body, and has all its headers when it is sent.
@@ -32,7 +29,7 @@ class Answer(Response):
 
     def get_wsgi_headers(self, environ: dict[str, Any]) -> Headers:
         if self.status_code == 304:
-            self.headers.remove("Content-Type")  # it has no content
+            self.headers.remove("Content-Type")  # every Response has one, but this no content
         return self.headers
 
 

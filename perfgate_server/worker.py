@@ -48,7 +48,6 @@ _LINGER = 2.0
 #: kbit/s carries in the default 30 seconds.
 _QUOTA = 256 * 1024
 
-
 #: How many requests each worker has, a byte for each worker at its `Worker.place`, in memory that
 #: they all share with the process that starts them.
 requests_of = mmap.mmap(-1, 256)
@@ -135,10 +134,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         """Take a new connection, unless all threads are busy and another worker has one for it, or
         this one is stuck. If all are busy and get on, it waits here: then a thread that becomes
         free has its next request at once."""
-        now = time.monotonic()
-        stuck = now - self.finished_at > _STUCK
-        another = min(requests_of[:]) < min(self.cfg.threads, _MANY)
-        if self.requests >= self.cfg.threads and (stuck or another):
+        now, threads = time.monotonic(), self.cfg.threads
+        if self.requests >= threads and (
+            now - self.finished_at > _STUCK or min(requests_of[:]) < min(threads, _MANY)
+        ):
             self.standing_back_until = now + _COURTESY
             self.set_accept_enabled(False)
         else:

@@ -23,6 +23,8 @@ from typing import Any
 from postgres_server import OwnPostgres
 from support import PATIENCE, Server, bearer, perfgate_server, receipt, serving, wait_for
 
+from perfgate_server.storage.sql import WRONG_TOTALS
+
 CLIENTS = 8
 BENCHMARKS = ("shared", "also/shared")
 
@@ -41,12 +43,7 @@ _LEFT_BEHIND = {
         (SELECT 1 FROM baselines b WHERE b.project = t.project AND b.seq = t.seq)""",
     "untagged records": """SELECT count(*) FROM baselines b WHERE b.tags <> '[]' AND NOT EXISTS
         (SELECT 1 FROM baseline_tags t WHERE b.project = t.project AND b.seq = t.seq)""",
-    "wrong totals": """SELECT count(*) FROM (
-        SELECT project, kind, sum(number) AS number FROM (
-            SELECT project, kind, number FROM totals
-            UNION ALL SELECT project, 'baselines', -1 FROM baselines
-            UNION ALL SELECT project, 'verdicts', -1 FROM verdicts) AS each
-        GROUP BY project, kind HAVING sum(number) <> 0) AS wrong""",
+    "wrong totals": f"SELECT count(*) FROM ({WRONG_TOTALS}) AS wrong",
 }
 
 

@@ -16,6 +16,8 @@ from crowd import Crowd, drip_body, drip_chunks, drip_head, overload
 from support import PATIENCE, Server, perfgate_server, receipt, serving, wait_for
 from test_server import _key_line
 
+from perfgate_server.worker import _STUCK
+
 
 def answers_within(server: Server, seconds: float) -> None:
     began = time.monotonic()
@@ -109,7 +111,7 @@ def test_a_worker_without_a_free_thread_leaves_new_clients_to_the_others(tmp_pat
             address = ("127.0.0.1", server.port)
             connection = slow.enter_context(socket.create_connection(address))
             connection.sendall(head.encode())
-        time.sleep(0.5)  # stuck is who has finished nothing for a while
+        time.sleep(2 * _STUCK)  # stuck is who has finished nothing for a while
         began = time.monotonic()
         for _ in range(50):
             assert server.request("GET", "/health", role=None)[0] == 200

@@ -151,6 +151,7 @@ def test_migrating_sqlite_summarizes_what_is_there(tmp_path: Path) -> None:
     make_old_sqlite(path)
     storage = open_storage("sqlite", str(path), timeout=20, pool_size=1)
     check(storage)
+    assert storage.counts(deadline=soon()).schema_version == len(migrate.load("sqlite"))
     storage.close()
 
 

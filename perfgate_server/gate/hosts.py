@@ -13,7 +13,7 @@ def differences(host: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str,
     knowledge. Memory differs if it is more than 10 % away from the other's: one machine
     reports a little more or less after an update of its kernel.
     """
-    if host == other:
+    if host == other:  # as nearly all are
         return ()
     found = []
     for name in ("os", "arch", "cpu_count", "memory_bytes"):

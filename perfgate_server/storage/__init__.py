@@ -18,18 +18,19 @@ def open_storage(
     *,
     timeout: float,
     pool_size: int,
-    processes: int = 1,
+    shared: bool = False,
 ) -> Storage:
     """Return the storage, migrated and holding no connection, so that a fork may follow.
 
     `location` is the path of ``sqlite`` or the URL of ``postgres``; `timeout` bounds waiting for
     a lock, in seconds; `pool_size` is how many threads use it at once, and bounds the connections
-    to ``postgres``; `processes` is how many of them use it so. Raises CannotOpen.
+    to ``postgres``; `shared` says whether other processes of the server use it too. Raises
+    CannotOpen.
     """
     if storage_type == "postgres":
         return SqlStorage(_postgres(location or "", pool_size))
     path = Path(location or "") if storage_type == "sqlite" else None
-    return SqlStorage(SqliteEngine(path, timeout, pool_size, shared=processes > 1))
+    return SqlStorage(SqliteEngine(path, timeout, pool_size, shared))
 
 
 def _postgres(url: str, pool_size: int) -> Engine:

@@ -45,6 +45,13 @@ from perfgate_server.storage.verdicts import VerdictFilters, VerdictListing, Ver
 _JOIN = "JOIN baselines b ON b.project = ? AND b.seq = places.seq"
 _RECEIPT = "JOIN receipts r ON r.project = b.project AND r.id = b.receipt_id"
 
+#: Finds the projects, and of what kind, whose kept totals are not what is there.
+WRONG_TOTALS = """SELECT project, kind FROM (
+        SELECT project, kind, number FROM totals
+        UNION ALL SELECT project, 'baselines', -count(*) FROM baselines GROUP BY project
+        UNION ALL SELECT project, 'verdicts', -count(*) FROM verdicts GROUP BY project
+    ) AS each GROUP BY project, kind HAVING sum(number) <> 0"""
+
 
 class SqlStorage:
     """See `base.Storage`."""
@@ -278,24 +285,13 @@ class SqlStorage:
             def number(sql: str) -> int:
                 return int(db.execute(sql).fetchone()[0])
 
-            def totals(sql: str) -> set[tuple[str, str, int]]:
-                return {(row[0], row[1], int(row[2])) for row in db.execute(sql).fetchall()}
-
-            kept = totals(
-                """SELECT project, kind, sum(number) FROM totals
-                   GROUP BY project, kind HAVING sum(number) <> 0"""
-            )
-            counted = totals(
-                """SELECT project, 'baselines', count(*) FROM baselines GROUP BY project
-                   UNION ALL SELECT project, 'verdicts', count(*) FROM verdicts GROUP BY project"""
-            )
             return Counts(
                 number("SELECT max(version) FROM perfgate_migrations"),
                 number("SELECT count(DISTINCT project) FROM baselines"),
                 number("SELECT count(*) FROM baselines"),
                 number("SELECT count(*) FROM receipts"),
                 number("SELECT count(*) FROM verdicts"),
-                sorted({project for project, *_ in kept ^ counted}),
+                sorted({row[0] for row in db.execute(WRONG_TOTALS).fetchall()}),
             )
 
     def ping(self, *, deadline: float) -> None:
