@@ -3,13 +3,18 @@ the time that the application takes for a small answer."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from flask import Flask, Request, Response
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.datastructures import Headers
-from werkzeug.routing import MapAdapter
+from werkzeug.routing import Map, MapAdapter, Rule
+
+#: How many of the last paths that led somewhere are remembered: with the longest names there are,
+#: a megabyte of them.
+_PATHS = 1024
 
 
 class _NoSessions(SessionInterface):
@@ -33,10 +38,37 @@ class Answer(Response):
         return self.headers
 
 
+class _Routes(Map):
+    """Routes without redirects, so that a path and a method always lead to the same place."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.find = functools.lru_cache(_PATHS)(self._find)
+
+    def _find(self, path: str, method: str) -> tuple[Rule, dict[str, Any]]:
+        found = self.bind("").match(path, method, return_rule=True)
+        return found[0], {**found[1]}
+
+
+class _Adapter(MapAdapter):
+    """Finds a route without looking for it again: werkzeug tries one expression after the other,
+    and leaves a cycle for the garbage collector. Answers with the rule, as Flask always asks."""
+
+    map: _Routes
+
+    def match(
+        self, path_info: str | None = None, method: str | None = None, *_: Any, **__: Any
+    ) -> Any:
+        rule, arguments = self.map.find(path_info or self.path_info, method or self.default_method)
+        return rule, {**arguments}  # each request has its own to change
+
+
 class App(Flask):
-    """Flask without sessions, asynchronous views, and routes or URLs that depend on the host."""
+    """Flask without sessions, asynchronous views, redirects from one route to another, and routes
+    or URLs that depend on the host."""
 
     session_interface = _NoSessions()
+    url_map_class = _Routes
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         return func
@@ -45,7 +77,7 @@ class App(Flask):
         if request is None:
             return super().create_url_adapter(None)
         environ = request.environ
-        return MapAdapter(
+        return _Adapter(
             self.url_map,
             server_name="",
             script_name=request.root_path,
