@@ -19,7 +19,7 @@ from perfgate_server import logs
 from perfgate_server.app import announce_key, create_app
 from perfgate_server.config import ConfigError, ServerConfig, error_line, without_password
 from perfgate_server.storage.base import CannotOpen
-from perfgate_server.worker import NOBODY, STOPPING, requests_of
+from perfgate_server.worker import NOBODY, STOPPING, load_of
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def _assign(arbiter: Any, worker: Any) -> None:
     may use."""
     others = arbiter.WORKERS.values()
     places = {other.place for other in others}
-    worker.place = next((n for n in range(len(requests_of)) if n not in places), None)
+    worker.place = next((n for n in range(len(load_of)) if n not in places), None)
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         taken = Counter(other.core for other in others)
         cores = [*os.sched_getaffinity(0)]
@@ -164,7 +164,7 @@ def _assign(arbiter: Any, worker: Any) -> None:
 
 def _clear_place(_: Any, worker: Any) -> None:
     if worker.place is not None:
-        requests_of[worker.place] = NOBODY
+        load_of[worker.place] = NOBODY
 
 
 def _die_young(_: Any, __: Any) -> None:

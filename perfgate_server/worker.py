@@ -48,17 +48,21 @@ _LINGER = 2.0
 #: kbit/s carries in the default 30 seconds.
 _QUOTA = 256 * 1024
 
-#: How many requests each worker has, a byte for each worker at its `Worker.place`, in memory that
-#: they all share with the process that starts them.
-requests_of = mmap.mmap(-1, 256)
-#: What stands at the place of no worker, and the most that stands at any other.
-NOBODY, _MANY = 255, 254
-requests_of[:] = bytes([NOBODY]) * len(requests_of)
+#: How much each worker has to do, a byte for each worker at its `Worker.place`, in memory that they
+#: all share with the process that starts them: its clients while it has a free thread, else _BUSY.
+load_of = mmap.mmap(-1, 256)
+#: What stands at the place of no worker, and at that of one without a free thread.
+NOBODY, _BUSY = 255, 254
+load_of[:] = bytes([NOBODY]) * len(load_of)
 
 #: Seconds after which a worker without a free thread, which has finished nothing, is stuck.
 _STUCK = 0.25
-#: Seconds until a worker that left a new connection to others looks whether it is still there.
+#: Seconds until a worker without a free thread, which left a new connection to others, looks
+#: whether it is still there.
 _COURTESY = 0.05
+#: Seconds that a worker with more clients than another gives that one to take a new connection, and
+#: between its looks whether it has.
+_TURN, _GLANCE = 0.002, 0.0001
 
 
 class _Client(socket.socket):
@@ -109,11 +113,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
     #: the first then has to get it back: a request cost twice the time (benchmarks/cores.py).
     core: int | None = None
 
-    #: Its place in `requests_of`, or None.
+    #: Its place in `load_of`, or None.
     place: int | None = None
 
     #: Until when new connections are left to the other workers.
     standing_back_until = 0.0
+    #: Until when the next one is left to a worker with fewer clients.
+    turn_ends = 0.0
 
     def init_signals(self) -> None:
         super().init_signals()
@@ -131,40 +137,64 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
             self._leave_place()
 
     def accept(self, listener: socket.socket) -> None:
-        """Take a new connection, unless all threads are busy and another worker has one for it, or
-        this one is stuck. If all are busy and get on, it waits here: then a thread that becomes
-        free has its next request at once."""
-        now, threads = time.monotonic(), self.cfg.threads
-        if self.requests >= threads and (
-            now - self.finished_at > _STUCK or min(requests_of[:]) < min(threads, _MANY)
-        ):
-            self.standing_back_until = now + _COURTESY
-            self.set_accept_enabled(False)
-        else:
-            super().accept(listener)
+        """Take a new connection, unless it is better left to another worker.
+
+        While all threads are busy, it is left to one that has a free thread; to any, if this one
+        is stuck. If all are busy and get on, it waits here: then a thread that becomes free has
+        its next request at once. While a thread is free, another worker with a free thread and
+        fewer clients has a moment to take it: clients keep their connections, and a worker serves
+        its own with one core.
+        """
+        now, least = time.monotonic(), min(load_of[:])
+        if self._is_busy():
+            if now - self.finished_at > _STUCK or least < _BUSY:
+                self.standing_back_until = now + _COURTESY
+                self.set_accept_enabled(False)
+                return
+        elif least < self._clients() and not self.turn_ends <= now < self.turn_ends + _TURN:
+            if now >= self.turn_ends:
+                self.turn_ends = now + _TURN
+            # The loop comes back at once, with whatever else there is to do.
+            time.sleep(_GLANCE)
+            return
+        self.turn_ends = 0.0
+        super().accept(listener)
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         left = self.standing_back_until - time.monotonic()
         super().wait_for_and_dispatch_events(min(timeout, left) if left > 0 else timeout)
+        if self._clients() != self.known_clients:
+            self._count(0)
+
+    def _clients(self) -> int:
+        return int(self.nr_conns) - len(self.lingering)
+
+    def _is_busy(self) -> bool:
+        return bool(self.requests >= self.cfg.threads)
 
     def _count(self, step: int) -> None:
+        """Have so many requests more, and let the other workers see how much there is to do."""
         with self.counting:
             self.requests += step
+            self.known_clients = self._clients()
+            load = _BUSY if self._is_busy() else min(self.known_clients, _BUSY - 1)
             if self.place is not None:
-                requests_of[self.place] = min(self.requests, _MANY)
+                load_of[self.place] = load
 
     def _leave_place(self) -> None:
         """Be counted on by no other worker."""
         with self.counting:
             if self.place is not None:
-                requests_of[self.place] = NOBODY
+                load_of[self.place] = NOBODY
                 self.place = None
 
     def init_process(self) -> None:
         self.lingering: list[Any] = []
         #: How many requests the threads have, or wait for one.
         self.requests, self.finished_at = 0, 0.0
-        self.counting = threading.Lock()
+        #: How many clients the others know of.
+        self.known_clients = 0
+        self.counting: threading.Lock = threading.Lock()
         self._count(0)
         if self.core is not None:
             with contextlib.suppress(OSError):  # a sandbox may forbid it; it is only for speed

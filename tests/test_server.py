@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import sqlite3
+import statistics
 import subprocess
 import threading
 import time
@@ -279,6 +280,23 @@ def test_without_a_key_one_is_made_and_printed_once(tmp_path: Path, command: lis
         assert server.request("GET", LATEST, headers=made, role=None)[0] == 404
 
 
+def test_clients_that_come_at_once_are_shared_out(tmp_path: Path) -> None:
+    """They keep their connections, and a worker has one core to serve its own with."""
+    command = perfgate_server("--storage-type", "sqlite", "--workers", "2")
+    with serving(command, tmp_path) as server:
+        most = []
+        for _ in range(12):
+            with contextlib.ExitStack() as clients:
+                for _ in range(8):
+                    address = ("127.0.0.1", server.port)
+                    clients.enter_context(socket.create_connection(address))
+                wait_for(lambda: sum(_accepted(server)) == 8, "eight connections")
+                most.append(max(_accepted(server)))
+            wait_for(lambda: not sum(_accepted(server)), "no connection")
+        # First come, first served is 6 to 8. At first only one worker may be there.
+        assert statistics.median(most) <= 5, most
+
+
 def test_each_worker_keeps_to_a_core(tmp_path: Path) -> None:
     """The workers are spread over the cores that the server may use, and a new worker takes the
     core of the one that died."""
@@ -343,7 +361,7 @@ def test_requests_in_flight_are_finished(
         lock.execute("BEGIN IMMEDIATE")
         with ThreadPoolExecutor() as pool:
             uploads = [pool.submit(server.put, "b", f"v{n}") for n in range(2)]
-            wait_for(lambda: _uploads_accepted(server) >= 2, "uploads waiting for the lock")
+            wait_for(lambda: sum(_accepted(server)) >= 2, "uploads waiting for the lock")
             if group:
                 os.killpg(server.process.pid, number)
             else:
@@ -376,17 +394,19 @@ def test_a_worker_that_is_still_starting_stops_too() -> None:
     assert server.stop() == 0
 
 
-def _uploads_accepted(server: Server) -> int:
-    """Return how many connections to the server are established."""
+def _accepted(server: Server) -> list[int]:
+    """Return how many connections each worker has."""
     local = f"0100007F:{server.port:04X}"
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     accepted = {row[9] for row in rows if row[1] == local and row[3] == "01"}
-    held = set()
+    counts = []
     for pid in server.workers():
+        held = set()
         for fd in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
                 held.add(os.readlink(fd).removeprefix("socket:[").removesuffix("]"))
-    return len(accepted & held)
+        counts.append(len(accepted & held))
+    return counts
 
 
 def _accepts(server: Server) -> bool:
