@@ -158,7 +158,7 @@ def comparisons(storage: Any, rows: int) -> Iterator[tuple[str, Callable[[], Any
             [selector],
             excluding=[f"hash{rows}"],
             history=history,
-            wanted=lambda _: wanted,
+            read=lambda summary: summary if wanted else None,
             deadline=time.monotonic() + 60,
         )
 

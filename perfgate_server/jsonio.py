@@ -77,6 +77,9 @@ _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
 # The least integer that overflows a double has 309 digits.
 _TOO_MANY_DIGITS = b"0" * (sys.float_info.max_10_exp + 1)
+# To look at some bytes only is seven times as fast, and rules out nearly every text.
+_STRIDE = 16
+_DIGITS_LOOKED_AT = b"0" * (len(_TOO_MANY_DIGITS) // _STRIDE)
 _STRING = re.compile(rb'"[^"]*"')
 _PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -99,7 +102,11 @@ def _check_text(text: bytes) -> None:
     # As many opening brackets as levels are needed; most small bodies hold fewer.
     if len(text) > _LARGE or text.count(b"[") + text.count(b"{") > MAX_DEPTH:
         _check_brackets(text)
-    if _TOO_MANY_DIGITS in text.translate(_DIGITS) and _holds_huge_integer(text):
+    if (
+        _DIGITS_LOOKED_AT in text[::_STRIDE].translate(_DIGITS)
+        and _TOO_MANY_DIGITS in text.translate(_DIGITS)
+        and _holds_huge_integer(text)
+    ):
         raise MalformedJSON("A number is too large for a double.")
 
 
@@ -151,9 +158,19 @@ def canonical(value: Any) -> bytes:
     Integers are written exactly, other numbers as the shortest text of the same double.
     """
     if isinstance(value, dict) and any(map(_are_many, value.values())):
-        members = [f"{_text(name)}:{_text(inner)}" for name, inner in sorted(value.items())]
-        return f"{{{','.join(members)}}}".encode()
+        return canonical_of(canonical_members(value))
     return _text(value).encode()
+
+
+def canonical_members(value: dict[str, Any]) -> dict[str, str]:
+    """Return the text that each member of an object has in canonical JSON, for `canonical_of`."""
+    return {name: _text(inner) for name, inner in value.items()}
+
+
+def canonical_of(members: dict[str, str]) -> bytes:
+    """Return the canonical JSON of an object whose members have these texts."""
+    texts = [f"{_text(name)}:{text}" for name, text in sorted(members.items())]
+    return f"{{{','.join(texts)}}}".encode()
 
 
 def _text(value: Any) -> str:

@@ -36,9 +36,12 @@ def receipt_of(value: Any) -> Receipt:
     return Receipt(body, _sha256(body), summaries.summarize(value))
 
 
-def content_hash(value: Any) -> str:
-    """Return the content hash of a parsed receipt."""
-    return _sha256(jsonio.canonical(value))
+def content_hashes(value: Any) -> list[str]:
+    """Return the content hashes of a parsed receipt, as it is and normalized."""
+    members = jsonio.canonical_members(value)
+    # All else is the same in both, and may be long.
+    run = jsonio.canonical_members({"run": normalized(value)["run"]})
+    return [_sha256(jsonio.canonical_of(form)) for form in (members, {**members, **run})]
 
 
 def _sha256(body: bytes) -> str:

@@ -140,6 +140,15 @@ def test_what_is_not_the_json_we_take_is_refused_with_a_sentence(body: bytes, sa
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize("before", range(17))
+def test_an_integer_over_a_double_is_refused_wherever_it_stands(before: int) -> None:
+    """Not every byte is looked at."""
+    body = b" " * before + b"[%b]"
+    with pytest.raises(MalformedJSON, match="double"):
+        jsonio.loads(body % (b"9" * 309))
+    assert jsonio.loads(body % (b"9" * 308)) == [10**308 - 1]
+
+
 @pytest.mark.parametrize(
     ("body", "value"),
     [

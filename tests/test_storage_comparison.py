@@ -20,7 +20,7 @@ def compare(
     benchmark: str = "b",
     excluding: str = "",
     history: int = 0,
-    wanted: Callable[[Baseline], bool] = lambda _: True,
+    read: Callable[[bytes], Any] = lambda summary: wall_ms(summary),
 ) -> Comparison:
     return storage.comparison(
         "p",
@@ -28,9 +28,14 @@ def compare(
         selectors,
         excluding=[excluding] if excluding else [],
         history=history,
-        wanted=wanted,
+        read=read,
         deadline=soon(),
     )
+
+
+def wall_ms(summary: bytes) -> float:
+    """Return what tells the receipts here apart."""
+    return summaries.parse(summary).stats["wall_ms"].min
 
 
 def versions(records: Sequence[Baseline]) -> list[str]:
@@ -121,39 +126,29 @@ def test_a_run_is_never_compared_with_itself(
     """Whatever was uploaded or promoted of the same receipt is passed over."""
     found = compare(shelf, selector, excluding=hash_of(shelf, excluded), history=9)
     assert (found.baseline and found.baseline.version) == expected
-    assert excluded not in versions(found.history)
+    assert int(excluded[1:]) not in found.history
 
 
 def test_a_history_holds_each_receipt_once_newest_first(shelf: Storage) -> None:
-    assert versions(compare(shelf, history=9).history) == ["v4", "prod-2", "prod-1", "v3"]
-    assert versions(compare(shelf, history=2).history) == ["v4", "prod-2"]
-    assert versions(compare(shelf, history=4).history) == ["v4", "prod-2", "prod-1", "v3"]
-    assert compare(shelf, history=0, wanted=lambda _: pytest.fail("not asked")).history == []
-    found = compare(shelf, history=9, excluding=hash_of(shelf, "v2"))
-    assert versions(found.history) == ["v4", "prod-1", "v3"]
+    assert compare(shelf, history=9).history == [4, 2, 1, 3]
+    assert compare(shelf, history=2).history == [4, 2]
+    assert compare(shelf, history=4).history == [4, 2, 1, 3]
+    assert compare(shelf, history=0, read=lambda _: pytest.fail("not asked")).history == []
+    assert compare(shelf, history=9, excluding=hash_of(shelf, "v2")).history == [4, 1, 3]
 
 
-def test_a_history_holds_what_is_wanted(shelf: Storage) -> None:
-    """Of records that share a receipt the newest that is wanted."""
-    found = compare(shelf, history=9, wanted=lambda record: record.source == "upload")
-    assert versions(found.history) == ["v4", "v3", "v2", "v1"]
-    found = compare(shelf, history=2, wanted=lambda record: record.git_ref == "main")
-    assert versions(found.history) == ["prod-1", "v2"]
+def test_a_history_holds_what_is_made_of_summaries(shelf: Storage) -> None:
+    """None is not wanted, and makes room for what is older."""
+    odd = {summaries.summarize(receipt(wall_ms=number)): number for number in (1, 3)}
+    assert compare(shelf, history=9, read=odd.get).history == [1, 3]
+    assert compare(shelf, history=1, read=odd.get).history == [1]
+    assert compare(shelf, history=9, read=lambda _: 0).history == [0] * 4
 
 
-def test_what_is_found_carries_its_summary_and_no_receipt(shelf: Storage) -> None:
-    seen: list[bool] = []
-
-    def wanted(record: Baseline) -> bool:
-        seen.append(record.summary is not None and record.receipt is None)
-        return True
-
-    found = compare(shelf, Selector("version", "v3"), history=9, wanted=wanted)
-    assert seen and all(seen)
-    assert found.baseline
-    expected = summaries.summarize(receipt(wall_ms=3))
-    for record in (found.baseline, found.history[-1]):
-        assert (record.version, record.summary, record.receipt) == ("v3", expected, None)
+def test_a_baseline_carries_its_summary_and_no_receipt(shelf: Storage) -> None:
+    record = compare(shelf, Selector("version", "v3")).baseline
+    assert record and (record.version, record.receipt) == ("v3", None)
+    assert record.summary == summaries.summarize(receipt(wall_ms=3))
 
 
 def test_a_benchmark_without_records_has_nothing_to_compare_with(storage: Storage) -> None:
@@ -164,10 +159,11 @@ def test_a_benchmark_without_records_has_nothing_to_compare_with(storage: Storag
 def test_a_history_longer_than_a_step_is_read_to_its_end(storage: Storage) -> None:
     for number in range(120):
         keep(storage, "b", f"v{number}", value=receipt(wall_ms=number))
-    names = [f"v{number}" for number in reversed(range(120))]
-    assert versions(compare(storage, history=200).history) == names
-    assert versions(compare(storage, history=60).history) == names[:60]
-    assert versions(storage.recent("p", "b", 70, deadline=soon())) == names[:70]
+    numbers = [*reversed(range(120))]
+    assert compare(storage, history=200).history == numbers
+    assert compare(storage, history=60).history == numbers[:60]
+    newest = storage.recent("p", "b", 70, deadline=soon())
+    assert versions(newest) == [f"v{number}" for number in numbers[:70]]
 
 
 def test_looking_for_a_history_ends(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,9 +171,9 @@ def test_looking_for_a_history_ends(storage: Storage, monkeypatch: pytest.Monkey
     monkeypatch.setattr(base, "MAX_SCANNED", 53)
     for number in range(60):
         keep(storage, "b", f"v{number}", value=receipt(wall_ms=number))
-    seen: list[Baseline] = []
-    assert compare(storage, history=1, wanted=seen.append).history == []  # type: ignore[arg-type]
-    assert versions(seen) == [f"v{number}" for number in reversed(range(7, 60))]
+    seen: list[bytes] = []
+    assert compare(storage, history=1, read=seen.append).history == []
+    assert [wall_ms(summary) for summary in seen] == [*reversed(range(7, 60))]
 
 
 def test_a_promotion_that_changes_the_receipt_has_a_summary_of_its_own(storage: Storage) -> None:
@@ -185,9 +181,8 @@ def test_a_promotion_that_changes_the_receipt_has_a_summary_of_its_own(storage: 
 
     keep(storage)
     storage.promote(promotion(normalize=normalize_body), deadline=soon())
-    found = compare(storage, history=9).history
-    names = [summaries.parse(record.summary or b"").run_id for record in found]
-    assert names == ["baseline", "run-1"]
+    found = compare(storage, history=9, read=summaries.parse).history
+    assert [summary.run_id for summary in found] == ["baseline", "run-1"]
 
 
 def test_a_summary_lives_as_long_as_its_receipt(storage: Storage) -> None:

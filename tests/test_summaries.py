@@ -139,7 +139,7 @@ def check(storage: Storage) -> None:
     for number, value in enumerate(OLD, 1):
         selectors = [Selector("version", f"v{number}")]
         found = storage.comparison(
-            "p", "b", selectors, excluding=[], history=0, wanted=bool, deadline=soon()
+            "p", "b", selectors, excluding=[], history=0, read=bytes, deadline=soon()
         ).baseline
         assert found and found.summary
         assert summaries.parse(found.summary) == summaries.parse(summaries.summarize(value))

@@ -74,14 +74,11 @@ def _judge(
     current = summaries.summary_of(receipt)
     # A job that uploads first and compares then must not compare with itself.
     # It may have been uploaded normalized.
-    itself = [records.content_hash(form) for form in (receipt, records.normalized(receipt))]
-    known: dict[int, Summary] = {}
+    itself = records.content_hashes(receipt)
 
-    def wanted(past: Baseline) -> bool:
-        if past.summary is None:
-            return False
-        known[past.sequence] = summary = summaries.parse(past.summary)
-        return is_comparable(current, summary, options)
+    def comparable(summary: bytes) -> Summary | None:
+        past = summaries.parse(summary)
+        return past if is_comparable(current, past, options) else None
 
     def look(selectors: Sequence[Selector], history: int) -> Comparison:
         return requests.storage().comparison(
@@ -90,14 +87,13 @@ def _judge(
             selectors,
             excluding=itself,
             history=history,
-            wanted=wanted,
+            read=comparable,
             deadline=g.deadline,
         )
 
     def history() -> list[Summary]:
         # Read only if a metric is beyond its threshold: most runs are not slower.
-        found = look([], options.history).history
-        return [known[past.sequence] for past in reversed(found)]
+        return look([], options.history).history[::-1]
 
     found = look([Selector(*selector) for selector in asked["against"]], 0)
     candidate = None

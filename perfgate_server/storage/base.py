@@ -6,7 +6,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from perfgate_server.storage.verdicts import VerdictFilters, VerdictListing, VerdictRecord
 
@@ -173,14 +173,13 @@ class Selector:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What a run is compared with: the record that `selector` found, None if none did; the
-    selectors that were tried up to that one; and the history, newest first. All records carry
-    their summaries."""
+    """What a run is compared with: the record that `selector` found, with its summary, None if
+    none did; the selectors that were tried up to that one; and the history, newest first."""
 
     baseline: Baseline | None
     selector: Selector | None
     tried: list[Selector]
-    history: list[Baseline]
+    history: list[Any]
 
 
 class Outcome(enum.Enum):
@@ -315,16 +314,17 @@ class Storage(Protocol):
         *,
         excluding: Sequence[str],
         history: int,
-        wanted: Callable[[Baseline], bool],
+        read: Callable[[bytes], Any],
         deadline: float,
     ) -> Comparison:
         """Find what a run of a benchmark is compared with, all as of one moment.
 
         The first selector that finds a record decides. Records whose content hash is in `excluding`
         are passed over everywhere: a run that was uploaded is not compared with itself. The
-        history holds up to `history` records that are `wanted`, of those that share a receipt
-        the newest, and none from behind the newest MAX_SCANNED. No receipt is read. A benchmark
-        without records has no baseline and no history.
+        history holds what `read` makes of the newest records' summaries, up to `history` of them:
+        None is not wanted. Of records that share a receipt it has one, and none from behind the
+        newest MAX_SCANNED. No receipt is read. A benchmark without records has no baseline and
+        no history.
         """
 
     def delete(

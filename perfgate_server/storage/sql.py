@@ -203,12 +203,12 @@ class SqlStorage:
         *,
         excluding: Sequence[str],
         history: int,
-        wanted: Callable[[Baseline], bool],
+        read: Callable[[bytes], Any],
         deadline: float,
     ) -> Comparison:
         with self._engine.reading(deadline) as db:
             return sql_comparison.compare(
-                db, self._engine, project, benchmark, selectors, excluding, history, wanted
+                db, self._engine, project, benchmark, selectors, excluding, history, read
             )
 
     def add_verdict(self, new: VerdictRecord, *, deadline: float) -> VerdictRecord:

@@ -14,6 +14,8 @@ from perfgate_server.storage.selection import Selection
 
 #: A history is read in steps of at least so many records; mostly the first holds all of it.
 _STEP = 20
+#: A place behind all there are.
+_END = 2**63 - 1
 
 # In this order: SQLite takes the tables of cross joins as they stand. The benchmark's places and
 # the tag's are compared within two indexes, and whole rows are read only for what is in both.
@@ -43,7 +45,7 @@ def compare(
     selectors: Sequence[Selector],
     excluding: Sequence[str],
     history: int,
-    wanted: Callable[[Baseline], bool],
+    read: Callable[[bytes], Any],
 ) -> Comparison:
     """See `base.Storage.comparison`."""
     baseline, tried = None, []
@@ -56,7 +58,7 @@ def compare(
         baseline,
         tried[-1] if baseline else None,
         tried,
-        _history(db, engine, project, benchmark, excluding, history, wanted),
+        _history(db, engine, project, benchmark, excluding, history, read),
     )
 
 
@@ -103,23 +105,32 @@ def _of_benchmark(
 
 def _newest(db: Session, engine: Engine, selection: Selection, limit: int) -> list[Baseline]:
     """Return the newest records of a selection, newest first, with their summaries."""
-    selection = replace(selection, table=f"{selection.table} {_SUMMARIES}")
-    columns = f"{COLUMNS}, NULL, {engine.as_bytes('s.body')}"  # no receipt
-    rows = db.execute(
-        f"{selection.sql(columns)} ORDER BY {selection.place} DESC LIMIT ?",
-        [*selection.values, limit],
-    ).fetchall()
+    rows = _newest_rows(db, engine, selection, limit, f"{COLUMNS}, NULL")  # no receipt
     return [baseline_of(row) for row in rows]
 
 
-def recent(
-    db: Session, engine: Engine, project: str, benchmark: str, limit: int, before: int = 2**63 - 1
-) -> list[Baseline]:
-    """Return a benchmark's newest records below the place `before`, newest first."""
-    selection = _of_benchmark(
-        engine, project, benchmark, "baselines_by_benchmark", ["b.seq < ?"], [before]
+def _newest_rows(
+    db: Session, engine: Engine, selection: Selection, limit: int, columns: str
+) -> list[Any]:
+    """Return those columns of the newest records of a selection, and their summaries."""
+    selection = replace(selection, table=f"{selection.table} {_SUMMARIES}")
+    columns = f"{columns}, {engine.as_bytes('s.body')}"
+    rows: list[Any] = db.execute(
+        f"{selection.sql(columns)} ORDER BY {selection.place} DESC LIMIT ?",
+        [*selection.values, limit],
+    ).fetchall()
+    return rows
+
+
+def recent(db: Session, engine: Engine, project: str, benchmark: str, limit: int) -> list[Baseline]:
+    """Return a benchmark's newest records, newest first."""
+    return _newest(db, engine, _below(engine, project, benchmark, _END), limit)
+
+
+def _below(engine: Engine, project: str, benchmark: str, place: int) -> Selection:
+    return _of_benchmark(
+        engine, project, benchmark, "baselines_by_benchmark", ["b.seq < ?"], [place]
     )
-    return _newest(db, engine, selection, limit)
 
 
 def _history(
@@ -129,20 +140,23 @@ def _history(
     benchmark: str,
     excluding: Sequence[str],
     count: int,
-    wanted: Callable[[Baseline], bool],
-) -> list[Baseline]:
-    found: dict[str, Baseline] = {}  # by content hash: a promotion is no run of its own
-    scanned, before = 0, 2**63 - 1
+    read: Callable[[bytes], Any],
+) -> list[Any]:
+    found: dict[str, Any] = {}  # by content hash: a promotion is no run of its own
+    scanned, before = 0, _END
     while len(found) < count and scanned < base.MAX_SCANNED:
         limit = min(max(_STEP, count - len(found)), base.MAX_SCANNED - scanned)
-        step = recent(db, engine, project, benchmark, limit, before)
-        for baseline in step:
-            known = baseline.content_hash in excluding or baseline.content_hash in found
-            if not known and wanted(baseline):
-                found[baseline.content_hash] = baseline
+        selection = _below(engine, project, benchmark, before)
+        step = _newest_rows(db, engine, selection, limit, "b.seq, b.content_hash")
+        for _, content_hash, summary in step:
+            if summary is None or content_hash in excluding or content_hash in found:
+                continue
+            past = read(summary)
+            if past is not None:
+                found[content_hash] = past
                 if len(found) == count:
                     break
         if len(step) < limit:
             break
-        scanned, before = scanned + len(step), step[-1].sequence
+        scanned, before = scanned + len(step), step[-1][0]
     return list(found.values())
