@@ -17,3 +17,8 @@ def columns_of(rows: list[Any]) -> dict[str, list[Any]] | None:
         return columns if {*map(len, rows)} == {len(first)} else None
     except (LookupError, TypeError):
         return None
+
+
+def are_all(column: list[Any], kind: type) -> bool:
+    """Tell whether all values are of one type, and of none that is derived from it."""
+    return [*map(type, column)].count(kind) == len(column)

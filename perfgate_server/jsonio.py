@@ -10,7 +10,7 @@ from collections.abc import Callable
 from json.encoder import encode_basestring
 from typing import Any, NoReturn
 
-from perfgate_server.columns import columns_of
+from perfgate_server.columns import are_all, columns_of
 
 #: How deep arrays and objects may be nested, the outermost counted.
 MAX_DEPTH = 64
@@ -192,8 +192,8 @@ def _rows(rows: list[Any]) -> str | None:
         return None
     cells, written = [], []
     for name, column in sorted(columns.items()):
-        kind, *others = {*map(type, column)}
-        if others or kind not in _WRITE:
+        kind = type(column[0])
+        if kind not in _WRITE or not are_all(column, kind):
             return None
         write = _WRITE[kind]
         cells.append(_text(name).replace("%", "%%") + ":%s")

@@ -15,7 +15,7 @@ from typing import Any
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, missing
 
 from perfgate_server import names
-from perfgate_server.columns import columns_of
+from perfgate_server.columns import are_all, columns_of
 
 RECEIPT_SCHEMA = "perfgate.run.v1"
 RECORD_SCHEMA = "perfgate.baseline.v1"
@@ -289,7 +289,7 @@ class Samples(Field):
         columns = columns_of(samples) or {}
         for name, column in columns.items():
             kind = self.kinds.get(name)
-            if kind is not None and {*map(type, column)} != {kind}:
+            if kind is not None and not are_all(column, kind):
                 return False
             if kind is int and not (min(column) >= 0 and max(column) < 2**31):
                 return False
