@@ -12,6 +12,11 @@ from typing import Any, NoReturn
 
 from perfgate_server.columns import are_all, columns_of
 
+try:
+    import orjson
+except ImportError:  # it comes with the extra `fast`, and does the same in a third of the time
+    orjson = None  # type: ignore[assignment]
+
 #: How deep arrays and objects may be nested, the outermost counted.
 MAX_DEPTH = 64
 #: How many of them a body may hold: twice the samples that fit into the default limit.
@@ -55,6 +60,11 @@ def loads(body: bytes) -> Any:
     if not text.strip():
         raise MalformedJSON("The body is empty.")
     _check_text(body)
+    if orjson is not None and _OVER_64_BITS not in body.translate(_DIGITS):
+        try:
+            return orjson.loads(text)
+        except orjson.JSONDecodeError:
+            pass  # below it is said in our words
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
@@ -80,6 +90,8 @@ _TOO_MANY_DIGITS = b"0" * (sys.float_info.max_10_exp + 1)
 # To look at some bytes only is seven times as fast, and rules out nearly every text.
 _STRIDE = 16
 _DIGITS_LOOKED_AT = b"0" * (len(_TOO_MANY_DIGITS) // _STRIDE)
+# orjson reads integers of more than 64 bits as doubles; the least has 19 digits.
+_OVER_64_BITS = b"0" * 19
 _STRING = re.compile(rb'"[^"]*"')
 _PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -188,15 +200,22 @@ def _rows(rows: list[Any]) -> str | None:
     The names are sorted and written once, into a template: in half of the time of the encoder.
     """
     columns = columns_of(rows)
-    if columns is None:
+    if columns is None or not all(map(_can_write, columns.values())):
         return None
+    if orjson is not None:
+        try:
+            return orjson.dumps(rows, option=orjson.OPT_SORT_KEYS).decode()
+        except orjson.JSONEncodeError:
+            pass  # an integer of more than 64 bits
     cells, written = [], []
     for name, column in sorted(columns.items()):
-        kind = type(column[0])
-        if kind not in _WRITE or not are_all(column, kind):
-            return None
-        write = _WRITE[kind]
+        write = _WRITE[type(column[0])]
         cells.append(_text(name).replace("%", "%%") + ":%s")
         written.append(map(write, column) if write else column)
     template = f"{{{','.join(cells)}}}"
     return f"[{','.join(map(template.__mod__, zip(*written, strict=True)))}]"
+
+
+def _can_write(column: list[Any]) -> bool:
+    kind = type(column[0])
+    return kind in _WRITE and are_all(column, kind)

@@ -13,10 +13,18 @@ from flask.testing import FlaskClient
 from postgres_server import Postgres, running_postgres
 from support import KEYS, bearer, receipt
 
-from perfgate_server import Role, ServerConfig, create_app
+from perfgate_server import Role, ServerConfig, create_app, jsonio
 from perfgate_server.storage import Storage, open_storage
 
 BACKENDS = ("memory", "sqlite", "postgres")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _plain_install() -> Iterator[None]:
+    """What runs in the tests' own process has no extra; the servers that they start have orjson."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jsonio, "orjson", None)
+        yield
 
 
 @pytest.fixture(params=BACKENDS)

@@ -6,13 +6,25 @@ import itertools
 import json
 import math
 import struct
+from collections.abc import Iterator
+from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from perfgate_server import jsonio
 from perfgate_server.jsonio import MalformedJSON
+
+
+@pytest.fixture(autouse=True, scope="module", params=[None, orjson], ids=["plain", "orjson"])
+def parser(request: pytest.FixtureRequest) -> Iterator[None]:
+    """All is promised of both."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jsonio, "orjson", request.param)
+        yield
+
 
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 scalars = st.one_of(
@@ -49,6 +61,15 @@ def test_values_survive(value: object, ascii_only: bool) -> None:
     assert exactly(jsonio.loads(jsonio.dumps(loaded).encode())) == exactly(value)
 
 
+@pytest.mark.parametrize("bits", [63, 64])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("step", [-1, 0, 1])
+def test_integers_around_a_machine_word_survive(bits: int, sign: int, step: int) -> None:
+    number = sign * 2**bits + step
+    assert exactly(jsonio.loads(b"[%d]" % number)) == exactly([number])
+    assert_canonical([{"a": number}] * 100)
+
+
 @given(st.dictionaries(names, scalars))
 def test_canonical_text_forgets_order_and_white_space(value: dict[str, object]) -> None:
     turned = dict(reversed(value.items()))
@@ -79,6 +100,65 @@ def test_many_objects_have_the_same_text_as_few(
 def assert_canonical(value: object) -> None:
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     assert jsonio.canonical(value).decode() == text
+
+
+@st.composite
+def nearly_json(draw: st.DrawFn) -> bytes:
+    """A text with some of its bytes put elsewhere, or others in their place."""
+    body = json.dumps(draw(values), ensure_ascii=draw(st.booleans())).encode()
+    parts = st.sampled_from([b"", *[body[i : i + 3] for i in range(0, len(body), 2)]])
+    pieces = parts | st.sampled_from(_ODD) | st.binary(max_size=3)
+    for _ in range(draw(st.integers(1, 3))):
+        start, end = sorted(draw(st.tuples(*[st.integers(0, len(body))] * 2)))
+        body = body[:start] + draw(pieces) + body[min(end, start + 3) :]
+    return body
+
+
+_ODD = [
+    b"NaN",
+    b"1e999",
+    b"-",
+    b"-0",
+    b"0.0",
+    b"1E2",
+    b"\\u0000",
+    b"\\ud800",
+    b"//",
+    b",",
+    b":",
+    b" ",
+]
+_ODD += [b"9" * digits for digits in (18, 19, 20, 309)]
+_ODD += [
+    b"1.",
+    b".5",
+    b"e5",
+    b"01",
+    b"+1",
+    b"\\",
+    b'"',
+    b"\n",
+    b"\0",
+    b"\xff",
+    b"\x7f",
+    b"\xef\xbb\xbf",
+]
+
+
+@given(nearly_json())
+def test_with_orjson_is_as_without(body: bytes) -> None:
+    """What is taken, what becomes of it, and what is said of what is not."""
+
+    def found(library: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jsonio, "orjson", library)
+            try:
+                loaded = jsonio.loads(body)
+            except MalformedJSON as error:
+                return str(error)
+            return [*map(exactly, [loaded, list(loaded) if isinstance(loaded, dict) else None])]
+
+    assert found(orjson) == found(None)
 
 
 @given(st.binary())
