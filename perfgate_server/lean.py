@@ -12,9 +12,9 @@ from flask.sessions import NullSession, SessionInterface
 from werkzeug.datastructures import Headers
 from werkzeug.routing import Map, MapAdapter, Rule
 
-#: How many of the last paths that led somewhere are remembered: with the longest names there are,
-#: a megabyte of them.
-_PATHS = 1024
+#: How many of the last paths that led somewhere are remembered, and the characters of the longest:
+#: enough for the names there are, and some megabytes at most.
+_PATHS, _LONGEST = 1024, 512
 
 
 class _NoSessions(SessionInterface):
@@ -43,7 +43,11 @@ class _Routes(Map):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.find = functools.lru_cache(_PATHS)(self._find)
+        self._remembered = functools.lru_cache(_PATHS)(self._find)
+
+    def find(self, path: str, method: str) -> tuple[Rule, dict[str, Any]]:
+        find = self._remembered if len(path) <= _LONGEST else self._find
+        return find(path, method)
 
     def _find(self, path: str, method: str) -> tuple[Rule, dict[str, Any]]:
         found = self.bind("").match(path, method, return_rule=True)

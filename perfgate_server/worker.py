@@ -118,8 +118,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
 
     #: Until when new connections are left to the other workers.
     standing_back_until = 0.0
-    #: Until when the next one is left to a worker with fewer clients.
-    turn_ends = 0.0
+    #: Until when the one that waits is left to a worker with fewer clients, or 0, and whether the
+    #: loop has just done so.
+    turn_ends, gave_way = 0.0, False
 
     def init_signals(self) -> None:
         super().init_signals()
@@ -151,18 +152,21 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
                 self.standing_back_until = now + _COURTESY
                 self.set_accept_enabled(False)
                 return
-        elif least < self._clients() and not self.turn_ends <= now < self.turn_ends + _TURN:
-            if now >= self.turn_ends:
-                self.turn_ends = now + _TURN
-            # The loop comes back at once, with whatever else there is to do.
-            time.sleep(_GLANCE)
-            return
-        self.turn_ends = 0.0
+        elif self.place is not None and least < load_of[self.place]:
+            self.turn_ends = self.turn_ends or now + _TURN
+            if now < self.turn_ends:
+                self.gave_way = True
+                # The loop comes back at once, with whatever else there is to do.
+                time.sleep(_GLANCE)
+                return
         super().accept(listener)
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         left = self.standing_back_until - time.monotonic()
+        self.gave_way = False
         super().wait_for_and_dispatch_events(min(timeout, left) if left > 0 else timeout)
+        if not self.gave_way:
+            self.turn_ends = 0.0  # the connection was taken, here or there
         if self._clients() != self.known_clients:
             self._count(0)
 

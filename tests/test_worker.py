@@ -1,0 +1,96 @@
+"""Which worker takes a new connection: the loop of one, and what it knows of the others."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from gunicorn.workers.gthread import ThreadWorker
+
+from perfgate_server import worker as module
+from perfgate_server.worker import NOBODY, Worker, load_of
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        made.setblocking(False)
+        yield made
+
+
+@pytest.fixture
+def worker(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A worker that keeps the connections which it takes in a list."""
+    made: Any = Worker.__new__(Worker)
+    made.place, made.core, made.cfg = 0, None, SimpleNamespace(threads=4)
+    made.lingering, made.requests, made.finished_at = [], 0, 0.0
+    made.nr_conns = made.known_clients = 0
+    made.counting, made.taken = threading.Lock(), []
+    made.poller = selectors.DefaultSelector()
+    made.poller.register(listener, selectors.EVENT_READ, made.accept)
+
+    def accept(self: Any, listener: socket.socket) -> None:
+        self.taken.append(listener.accept()[0])
+        self.nr_conns += 1
+
+    monkeypatch.setattr(ThreadWorker, "accept", accept)
+    yield made
+    for connection in made.taken:
+        connection.close()
+    made.poller.close()
+    load_of[:] = bytes([NOBODY]) * len(load_of)
+
+
+def has(worker: Any, clients: int, *others: int) -> None:
+    """Let the worker have so many clients, and each of the others."""
+    worker.nr_conns = clients
+    worker._count(0)
+    load_of[1 : 1 + len(others)] = bytes(others)
+
+
+def passes(worker: Any, listener: socket.socket, most: int = 1000) -> int:
+    """Return how many passes of the loop it takes until a new client is taken."""
+    before = len(worker.taken)
+    with socket.create_connection(listener.getsockname()):
+        for number in range(1, most + 1):
+            worker.wait_for_and_dispatch_events(1.0)
+            if len(worker.taken) > before:
+                return number
+    return most + 1
+
+
+@pytest.mark.parametrize(
+    ("clients", "others"),
+    [(0, []), (3, [3]), (3, [4, 9]), (3, [module._BUSY]), (300, []), (300, [253])],
+)
+def test_a_client_is_taken_at_once_where_no_other_worker_has_fewer(
+    worker: Any, listener: socket.socket, clients: int, others: list[int]
+) -> None:
+    has(worker, clients, *others)
+    assert passes(worker, listener) == 1
+
+
+def test_a_worker_with_fewer_clients_goes_first(worker: Any, listener: socket.socket) -> None:
+    has(worker, 3, 2)
+    assert 2 < passes(worker, listener) < 1000
+    # The next one too, also after one that the other has taken.
+    has(worker, 3, 2)
+    with socket.create_connection(listener.getsockname()):
+        worker.wait_for_and_dispatch_events(1.0)
+        listener.accept()[0].close()
+    worker.wait_for_and_dispatch_events(0.01)
+    assert 2 < passes(worker, listener) < 1000
+
+
+def test_it_has_one_turn_however_late_the_other_looks(
+    worker: Any, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The threads of a busy worker keep its loop from the interpreter."""
+    monkeypatch.setattr(module, "_GLANCE", 5 * module._TURN)
+    has(worker, 3, 2)
+    assert passes(worker, listener, 20) == 2
