@@ -4,7 +4,7 @@ the time that the application takes for a small answer."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flask import Flask, Request, Response
@@ -47,11 +47,11 @@ class _Routes(Map):
 
     def find(self, path: str, method: str) -> tuple[Rule, dict[str, Any]]:
         find = self._remembered if len(path) <= _LONGEST else self._find
-        return find(path, method)
+        rule, arguments = find(path, method)
+        return rule, {**arguments}  # each request has its own to change
 
-    def _find(self, path: str, method: str) -> tuple[Rule, dict[str, Any]]:
-        found = self.bind("").match(path, method, return_rule=True)
-        return found[0], {**found[1]}
+    def _find(self, path: str, method: str) -> tuple[Rule, Mapping[str, Any]]:
+        return self.bind("").match(path, method, return_rule=True)
 
 
 class _Adapter(MapAdapter):
@@ -63,8 +63,7 @@ class _Adapter(MapAdapter):
     def match(
         self, path_info: str | None = None, method: str | None = None, *_: Any, **__: Any
     ) -> Any:
-        rule, arguments = self.map.find(path_info or self.path_info, method or self.default_method)
-        return rule, {**arguments}  # each request has its own to change
+        return self.map.find(path_info or self.path_info, method or self.default_method)
 
 
 class App(Flask):

@@ -167,11 +167,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         super().wait_for_and_dispatch_events(min(timeout, left) if left > 0 else timeout)
         if not self.gave_way:
             self.turn_ends = 0.0  # the connection was taken, here or there
-        if self._clients() != self.known_clients:
+        if self.place is not None and load_of[self.place] != self._load():
             self._count(0)
 
-    def _clients(self) -> int:
-        return int(self.nr_conns) - len(self.lingering)
+    def _load(self) -> int:
+        """Return what the other workers are to see at this one's place."""
+        clients = int(self.nr_conns) - len(self.lingering)
+        return _BUSY if self._is_busy() else min(clients, _BUSY - 1)
 
     def _is_busy(self) -> bool:
         return bool(self.requests >= self.cfg.threads)
@@ -180,10 +182,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         """Have so many requests more, and let the other workers see how much there is to do."""
         with self.counting:
             self.requests += step
-            self.known_clients = self._clients()
-            load = _BUSY if self._is_busy() else min(self.known_clients, _BUSY - 1)
             if self.place is not None:
-                load_of[self.place] = load
+                load_of[self.place] = self._load()
 
     def _leave_place(self) -> None:
         """Be counted on by no other worker."""
@@ -196,9 +196,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         self.lingering: list[Any] = []
         #: How many requests the threads have, or wait for one.
         self.requests, self.finished_at = 0, 0.0
-        #: How many clients the others know of.
-        self.known_clients = 0
-        self.counting: threading.Lock = threading.Lock()
+        self.counting = threading.Lock()
         self._count(0)
         if self.core is not None:
             with contextlib.suppress(OSError):  # a sandbox may forbid it; it is only for speed

@@ -29,7 +29,7 @@ def worker(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> Iterator
     made: Any = Worker.__new__(Worker)
     made.place, made.core, made.cfg = 0, None, SimpleNamespace(threads=4)
     made.lingering, made.requests, made.finished_at = [], 0, 0.0
-    made.nr_conns = made.known_clients = 0
+    made.nr_conns = 0
     made.counting, made.taken = threading.Lock(), []
     made.poller = selectors.DefaultSelector()
     made.poller.register(listener, selectors.EVENT_READ, made.accept)
