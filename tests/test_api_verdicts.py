@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from conftest import Api, Create
 from support import receipt
-from test_api import TIME, fails, follow
+from test_api import TIME, fails
+from test_api_records import follow
 
 from perfgate_server import Role, ServerConfig
 
