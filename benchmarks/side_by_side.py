@@ -51,12 +51,18 @@ def receipt(samples: int, wall_ms: int = 100) -> dict[str, Any]:
             "repeat": samples,
             "warmup": 0,
         },
-        "samples": [one | {"wall_ms": wall_ms + index % 9 - 2} for index in range(samples)],
+        "samples": [_sample(one, index) for index in range(samples)],
         "stats": {
             name: {"median": median, "min": median - 2, "max": median + 7, "mean": median + 1.3}
             for name, median in medians.items()
         },
     }
+
+
+def _sample(one: dict[str, Any], index: int) -> dict[str, Any]:
+    """Return a sample like `one`: what a machine measures is never the same for long."""
+    varied = {"wall_ms": 9, "cpu_ms": 8, "page_faults": 7, "ctx_switches": 5, "max_rss_kb": 10}
+    return one | {name: one[name] + index % period - 2 for name, period in varied.items()}
 
 
 @dataclass

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 
-def columns_of(rows: list[Any]) -> dict[str, list[Any]] | None:
+class Column(NamedTuple):
+    """The values of one member, and the type that all of them have; None if there is no such."""
+
+    values: list[Any]
+    kind: type | None
+
+
+class Rows(list[Any]):
+    """A list, not to be changed, of which the columns are made once for all who ask."""
+
+    @cached_property
+    def columns(self) -> dict[str, Column] | None:
+        """See `columns_of`."""
+        return _columns(self)
+
+
+def columns_of(rows: list[Any]) -> dict[str, Column] | None:
     """Return the values of each member of objects that all have the same members, at least one;
     None if these do not, or are no objects."""
+    return rows.columns if isinstance(rows, Rows) else _columns(rows)
+
+
+def _columns(rows: list[Any]) -> dict[str, Column] | None:
     first = rows[0] if rows else None
     if type(first) is not dict or not first:
         return None
     try:
-        columns = {name: [*map(itemgetter(name), rows)] for name in first}
+        columns = {name: _column([*map(itemgetter(name), rows)]) for name in first}
         return columns if {*map(len, rows)} == {len(first)} else None
     except (LookupError, TypeError):
         return None
 
 
-def are_all(column: list[Any], kind: type) -> bool:
-    """Tell whether all values are of one type, and of none that is derived from it."""
-    return [*map(type, column)].count(kind) == len(column)
+def _column(values: list[Any]) -> Column:
+    kind = type(values[0])
+    return Column(values, kind if [*map(type, values)].count(kind) == len(values) else None)

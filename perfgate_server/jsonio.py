@@ -7,10 +7,11 @@ import math
 import re
 import sys
 from collections.abc import Callable
+from itertools import repeat
 from json.encoder import encode_basestring
 from typing import Any, NoReturn
 
-from perfgate_server.columns import are_all, columns_of
+from perfgate_server.columns import columns_of
 
 try:
     import orjson
@@ -157,7 +158,7 @@ def dumps(value: Any) -> str:
 #: From so many objects on, `_rows` is worth its preparations.
 _MANY = 50
 #: What `_rows` can write -> how, if not as ``%s`` does.
-_WRITE: dict[type, Callable[[Any], str] | None] = {
+_WRITE: dict[type | None, Callable[[Any], str] | None] = {
     int: None,
     bool: ("false", "true").__getitem__,
     str: encode_basestring,
@@ -190,17 +191,18 @@ def _text(value: Any) -> str:
 
 
 def _are_many(value: Any) -> bool:
-    return type(value) is list and len(value) >= _MANY
+    return isinstance(value, list) and len(value) >= _MANY
 
 
 def _rows(rows: list[Any]) -> str | None:
     """Return the canonical text of objects that all have the same members, each of them in all an
     integer, a boolean or a string, as the samples of a receipt are; None for any others.
 
-    The names are sorted and written once, into a template: in half of the time of the encoder.
+    The names are sorted and written once, into a template, and so is the value of a member that
+    is the same in all, as an exit code mostly is: in a third of the time of the encoder.
     """
     columns = columns_of(rows)
-    if columns is None or not all(map(_can_write, columns.values())):
+    if columns is None or not all(column.kind in _WRITE for column in columns.values()):
         return None
     if orjson is not None:
         try:
@@ -208,14 +210,17 @@ def _rows(rows: list[Any]) -> str | None:
         except orjson.JSONEncodeError:
             pass  # an integer of more than 64 bits
     cells, written = [], []
-    for name, column in sorted(columns.items()):
-        write = _WRITE[type(column[0])]
-        cells.append(_text(name).replace("%", "%%") + ":%s")
-        written.append(map(write, column) if write else column)
+    for name, (values, kind) in sorted(columns.items()):
+        write = _WRITE[kind]
+        if values.count(values[0]) == len(values):
+            cells.append(_escaped(f"{_text(name)}:{_text(values[0])}"))
+        else:
+            cells.append(_escaped(_text(name)) + ":%s")
+            written.append(map(write, values) if write else values)
     template = f"{{{','.join(cells)}}}"
-    return f"[{','.join(map(template.__mod__, zip(*written, strict=True)))}]"
+    each = zip(*written, strict=True) if written else repeat((), len(rows))
+    return f"[{','.join(map(template.__mod__, each))}]"
 
 
-def _can_write(column: list[Any]) -> bool:
-    kind = type(column[0])
-    return kind in _WRITE and are_all(column, kind)
+def _escaped(text: str) -> str:
+    return text.replace("%", "%%")

@@ -9,13 +9,14 @@ Float takes "1.5", and a nested schema for each sample costs 26 times the parsin
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, missing
 
 from perfgate_server import names
-from perfgate_server.columns import are_all, columns_of
+from perfgate_server.columns import Rows
 
 RECEIPT_SCHEMA = "perfgate.run.v1"
 RECORD_SCHEMA = "perfgate.baseline.v1"
@@ -206,15 +207,14 @@ class Object(Schema):
 
 
 class Nested(Field):
-    """An object with its own schema: checked, and given back as it came."""
+    """An object with its own schema: its fields as that loads them, and all else as it came."""
 
     def __init__(self, schema: type[Object], **options: Any) -> None:
         super().__init__(**options)
         self.schema = schema()
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
-        self.schema.load(value)
-        return value
+        return value | self.schema.load(value)
 
 
 # -- the receipt, perfgate.run.v1
@@ -251,10 +251,15 @@ class BenchSchema(Object):
 
 
 class Samples(Field):
-    """The samples: checked as columns, and one by one only where there may be something wrong."""
+    """The samples: checked as columns, and one by one only where there may be something wrong.
+
+    They come back as `Rows`: whoever writes them wants the columns too.
+    """
 
     counts = dict.fromkeys(names.COUNTS, (0, U64))
     integers = {**counts, "exit_code": (-(2**31), 2**31 - 1)}
+    #: The same ranges as type codes of `array`, which refuses in C what does not fit.
+    codes = {**dict.fromkeys(counts, "Q"), "exit_code": "i"}
     others = {
         "warmup": (bool, "Must be true or false."),
         "timed_out": (bool, "Must be true or false."),
@@ -268,8 +273,9 @@ class Samples(Field):
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> list[Any]:
         if not isinstance(value, list):
             raise ValidationError("Must be an array of samples.")
-        if self._are_plain(value):
-            return value
+        samples = Rows(value)
+        if self._are_plain(samples):
+            return samples
         errors: dict[Any, Any] = {}
         for index, sample in enumerate(value):
             problem = self._check(sample)
@@ -281,17 +287,17 @@ class Samples(Field):
             errors["_schema"] = [f"Holds more that is wrong than in these {_MAX_ERRORS} samples."]
         if errors:
             raise ValidationError(errors)
-        return value
+        return samples
 
-    def _are_plain(self, samples: list[Any]) -> bool:
-        """Tell whether all samples have the same members, none of them null, and no number but
-        such as fits everywhere: then nothing is wrong with them."""
-        columns = columns_of(samples) or {}
+    def _are_plain(self, samples: Rows) -> bool:
+        """Tell whether all samples have the same members, none of them null, and nothing is wrong
+        with them."""
+        columns = samples.columns or {}
         for name, column in columns.items():
             kind = self.kinds.get(name)
-            if kind is not None and not are_all(column, kind):
+            if kind is not None and column.kind is not kind:
                 return False
-            if kind is int and not (min(column) >= 0 and max(column) < 2**31):
+            if kind is int and not _fit(column.values, self.codes[name]):
                 return False
         return columns.keys() >= set(self.required_members)
 
@@ -320,6 +326,14 @@ class Samples(Field):
             kind, rule = self.others[name]
             return None if type(value) is kind else rule
         return None
+
+
+def _fit(integers: list[int], code: str) -> bool:
+    try:
+        array(code, integers)
+    except OverflowError:
+        return False
+    return True
 
 
 class _CountSummary(Object):
