@@ -123,6 +123,9 @@ def test_importing_the_package_starts_nothing() -> None:
         "import threading, logging, perfgate_server;"
         "assert threading.active_count() == 1;"
         "assert not logging.getLogger().handlers;"
-        "import sys; assert not {'hypothesis', 'pytest', 'psycopg'} & set(sys.modules)"
+        "import sys; loaded = set(sys.modules);"
+        "assert not {'hypothesis', 'pytest', 'psycopg', 'gunicorn.arbiter'} & loaded;"
+        "assert all(hasattr(perfgate_server, name) for name in perfgate_server.__all__);"
+        "assert not hasattr(perfgate_server, 'nothing')"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=environment())
