@@ -11,7 +11,7 @@ from itertools import repeat
 from json.encoder import encode_basestring
 from typing import Any, NoReturn
 
-from perfgate_server.columns import columns_of
+from perfgate_server.columns import Column, columns_of
 
 try:
     import orjson
@@ -152,7 +152,18 @@ def _holds_huge_integer(text: bytes) -> bool:
 
 def dumps(value: Any) -> str:
     """Return `value` as compact JSON, members in their order."""
-    return _ENCODER.encode(value)
+    return _by_orjson(value) or _ENCODER.encode(value)
+
+
+def _by_orjson(value: Any, sort_keys: bool = False) -> str | None:
+    """Return compact JSON; None without orjson, and of what it cannot write, as an integer of
+    more than 64 bits. Some doubles have another text of the same double, 1e-5 for 1e-05."""
+    if orjson is None:
+        return None
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS if sort_keys else None).decode()
+    except orjson.JSONEncodeError:
+        return None
 
 
 #: From so many objects on, `_rows` is worth its preparations.
@@ -198,17 +209,17 @@ def _rows(rows: list[Any]) -> str | None:
     """Return the canonical text of objects that all have the same members, each of them in all an
     integer, a boolean or a string, as the samples of a receipt are; None for any others.
 
-    The names are sorted and written once, into a template, and so is the value of a member that
-    is the same in all, as an exit code mostly is: in a third of the time of the encoder.
+    In a third of the time that the encoder takes, or with orjson in a fifth.
     """
     columns = columns_of(rows)
     if columns is None or not all(column.kind in _WRITE for column in columns.values()):
         return None
-    if orjson is not None:
-        try:
-            return orjson.dumps(rows, option=orjson.OPT_SORT_KEYS).decode()
-        except orjson.JSONEncodeError:
-            pass  # an integer of more than 64 bits
+    return _by_orjson(rows, sort_keys=True) or _by_template(columns, len(rows))
+
+
+def _by_template(columns: dict[str, Column], rows: int) -> str:
+    """Write so many rows. The names are sorted and put into a template, and so is the value of a
+    member that is the same in all, as an exit code mostly is."""
     cells, written = [], []
     for name, (values, kind) in sorted(columns.items()):
         write = _WRITE[kind]
@@ -218,7 +229,7 @@ def _rows(rows: list[Any]) -> str | None:
             cells.append(_escaped(_text(name)) + ":%s")
             written.append(map(write, values) if write else values)
     template = f"{{{','.join(cells)}}}"
-    each = zip(*written, strict=True) if written else repeat((), len(rows))
+    each = zip(*written, strict=True) if written else repeat((), rows)
     return f"[{','.join(map(template.__mod__, each))}]"
 
 
