@@ -6,16 +6,19 @@ from perfgate_server.app import create_app
 from perfgate_server.config import ServerConfig
 from perfgate_server.keys import Role
 
-if TYPE_CHECKING:
-    from perfgate_server.server import run_server
-
 __all__ = ["Role", "ServerConfig", "create_app", "run_server"]
 
+if TYPE_CHECKING:
+    from perfgate_server.server import run_server
+else:
 
-def __getattr__(name: str) -> Any:
-    # A tenth of the time of an import: gunicorn, which nobody else who imports this needs.
-    if name == "run_server":
-        from perfgate_server.server import run_server
+    def __getattr__(name: str) -> Any:
+        # A tenth of the time of an import: gunicorn, which nobody else who imports this needs.
+        if name == "run_server":
+            from perfgate_server.server import run_server
 
-        return run_server
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return run_server
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

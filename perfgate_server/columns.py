@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -14,24 +13,28 @@ class Column(NamedTuple):
     kind: type | None
 
 
+#: The most members of which columns are made: four times as many as a sample of perfgate has.
+_WIDEST = 64
+
+
 class Rows(list[Any]):
     """A list, not to be changed, of which the columns are made once for all who ask."""
 
-    @cached_property
-    def columns(self) -> dict[str, Column] | None:
-        """See `columns_of`."""
-        return _columns(self)
+    def __init__(self, rows: list[Any]) -> None:
+        super().__init__(rows)
+        #: See `columns_of`.
+        self.columns = _columns(rows)
 
 
 def columns_of(rows: list[Any]) -> dict[str, Column] | None:
-    """Return the values of each member of objects that all have the same members, at least one;
+    """Return the values of each member of objects that all have the same members, 1 to 64 of them;
     None if these do not, or are no objects."""
     return rows.columns if isinstance(rows, Rows) else _columns(rows)
 
 
 def _columns(rows: list[Any]) -> dict[str, Column] | None:
     first = rows[0] if rows else None
-    if type(first) is not dict or not first:
+    if type(first) is not dict or not 0 < len(first) <= _WIDEST:
         return None
     try:
         columns = {name: _column([*map(itemgetter(name), rows)]) for name in first}

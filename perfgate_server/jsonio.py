@@ -157,7 +157,11 @@ def dumps(value: Any) -> str:
 
 def _by_orjson(value: Any, sort_keys: bool = False) -> str | None:
     """Return compact JSON; None without orjson, and of what it cannot write, as an integer of
-    more than 64 bits. Some doubles have another text of the same double, 1e-5 for 1e-05."""
+    more than 64 bits.
+
+    Some doubles have another text of the same double, 1.5e-7 for 1.5e-07. What is no number is
+    written as null, and refused without orjson: nothing that is answered holds any.
+    """
     if orjson is None:
         return None
     try:
@@ -209,7 +213,8 @@ def _rows(rows: list[Any]) -> str | None:
     """Return the canonical text of objects that all have the same members, each of them in all an
     integer, a boolean or a string, as the samples of a receipt are; None for any others.
 
-    In a third of the time that the encoder takes, or with orjson in a fifth.
+    In half of the time that the encoder takes, or with orjson in a quarter; of `Rows` in half of
+    that.
     """
     columns = columns_of(rows)
     if columns is None or not all(column.kind in _WRITE for column in columns.values()):

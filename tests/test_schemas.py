@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from marshmallow import ValidationError
+from support import PATIENCE
 
+from perfgate_server.columns import Rows, columns_of
 from perfgate_server.schemas import Samples
 
 _NUMBERS = st.sampled_from([0, 1, 2**31 - 1, 2**31, 2**32, 2**64 - 1, 2**64, -1, -(2**31)])
@@ -69,3 +73,38 @@ def test_what_is_no_sample_is_refused_between_others(odd: Any) -> None:
     good = {"wall_ms": 1, "exit_code": 0}
     assert list(said([good, odd, good])) == [1]
     assert list(said([odd])) == [0]
+
+
+class Slow(str):
+    """The name of a member that is looked up for as long as the test likes."""
+
+    started, released = threading.Event(), threading.Event()
+
+    def __hash__(self) -> int:
+        if threading.current_thread() is not threading.main_thread():
+            self.started.set()
+            assert self.released.wait(PATIENCE)
+        return super().__hash__()
+
+
+def test_no_upload_waits_for_the_columns_of_another() -> None:
+    """The samples of one may be 16 MiB."""
+    long = [{Slow("wall_ms"): 1}]
+    with ThreadPoolExecutor(2) as threads:
+        one = threads.submit(lambda: columns_of(Rows(long)))
+        assert Slow.started.wait(PATIENCE)
+        other = threads.submit(lambda: columns_of(Rows([{"wall_ms": 1}])))
+        try:
+            assert other.result(PATIENCE) == {"wall_ms": ([1], int)}
+            assert not one.done()
+        finally:
+            Slow.released.set()
+        assert one.result(PATIENCE) == {"wall_ms": ([1], int)}
+
+
+def test_of_samples_with_very_many_members_no_columns_are_made() -> None:
+    """They took ten times the memory of the samples, until the answer."""
+    sample = {"wall_ms": 1, "exit_code": 0} | {f"x{number}": number for number in range(100)}
+    assert said([sample] * 100) == {}
+    assert columns_of(Rows([sample] * 100)) is None
+    assert list(said([sample] * 100 + [sample | {"exit_code": 0.5}])) == [100]

@@ -126,6 +126,7 @@ def test_importing_the_package_starts_nothing() -> None:
         "import sys; loaded = set(sys.modules);"
         "assert not {'hypothesis', 'pytest', 'psycopg', 'gunicorn.arbiter'} & loaded;"
         "assert all(hasattr(perfgate_server, name) for name in perfgate_server.__all__);"
+        "assert {*perfgate_server.__all__} < {*dir(perfgate_server)};"
         "assert not hasattr(perfgate_server, 'nothing')"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=environment())
