@@ -120,7 +120,9 @@ def _begin() -> None:
     g.request_id = given if fits else f"{random.getrandbits(128):032x}"
     logs.start(environ)
     if environ["PATH_INFO"].startswith("//"):
-        # werkzeug takes leading slashes off before it looks for a route.
+        # werkzeug has taken leading slashes off before it looked for a route.
+        request.path = environ["PATH_INFO"].encode("latin-1").decode(errors="replace")
+        request.url_rule = request.view_args = None
         raise NotFound
 
 

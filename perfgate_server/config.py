@@ -83,7 +83,7 @@ class ServerConfig:
         ``postgresql://`` URL; none for memory.
     api_keys: the keys to accept, best added with `api_key`.
     no_cors: whether cross-origin requests are left to the browser's same-origin rule.
-    timeout: seconds a request may wait for the storage before it is answered 503.
+    timeout: seconds in which a request whose storage is busy or down is answered 503.
     workers, threads: processes, and threads in each; None chooses from the machine's cores.
     max_body_size: bytes a request body may have.
     pool_size: connections to postgres in each process; None for one a thread.
