@@ -19,6 +19,7 @@ from perfgate_server.schemas import (
     Metadata,
     Name,
     Nested,
+    Number,
     Object,
     ReceiptSchema,
     Tags,
@@ -89,6 +90,14 @@ class Reasons(Field):
         return value
 
 
+class NotNegative(Number):
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> float:
+        number = float(super()._deserialize(value))
+        if number < 0:
+            raise ValidationError("Must be 0 or more.")
+        return number
+
+
 class RecordSchema(Object):
     """A record as the API answers it and an export writes it."""
 
@@ -119,10 +128,13 @@ class VerdictSchema(Object):
     reasons = Reasons(required=True)
     git_ref = Text(1, 256, load_default=None)
     git_sha = Text(1, 256, load_default=None)
+    wall_ms_cv = NotNegative(load_default=None)
 
 
 class VerdictRecordSchema(VerdictSchema):
     """A verdict as an export writes it."""
+
+    flakiness_score = NotNegative(load_default=None)
 
     schema = Constant(VERDICT_SCHEMA, required=True)
     id = Text(1, 128, required=True)

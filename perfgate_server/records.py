@@ -197,6 +197,8 @@ def verdict(record: VerdictRecord) -> dict[str, Any]:
         "reasons": record.reasons,
         "git_ref": record.git_ref,
         "git_sha": record.git_sha,
+        "wall_ms_cv": record.wall_ms_cv,
+        "flakiness_score": record.flakiness_score,
         "created_at": record.created_at,
     }
     return {name: value for name, value in members.items() if value is not None}

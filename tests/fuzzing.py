@@ -215,6 +215,7 @@ class Fuzzer:
                 "status": choose.choice(("pass", "fail")),
                 "counts": {"pass": 1, "warn": 0, "fail": choose.choice((0, 1)), "skip": 0},
                 "reasons": [],
+                "wall_ms_cv": choose.choice((None, 0.1, _mixed(choose))),
             },
             {"receipt": receipt_, "options": {choose.choice(PARAMETERS): _value(choose, 1)}},
             {name: _value(choose, 2) for name in choose.sample(MEMBERS, 6)},

@@ -491,6 +491,27 @@ def test_a_verdict_is_kept_if_asked_for(api: Api) -> None:
     assert api.get(VERDICTS).json["pagination"]["total"] == 2
 
 
+@pytest.mark.parametrize(
+    ("stats", "variation"),
+    [
+        ({"mean": 200.0, "stddev": 50.0}, 0.25),
+        ({"mean": 200.0, "stddev": 0}, 0),
+        ({"mean": 200.0}, None),
+        ({"mean": 0, "stddev": 1}, None),
+        ({"mean": 1e-300, "stddev": 1e300}, None),
+        ({"mean": -1.0, "stddev": 1.0}, None),
+    ],
+)
+def test_a_kept_verdict_tells_how_much_the_run_scatters(
+    api: Api, stats: dict[str, float], variation: float | None
+) -> None:
+    value = run()
+    value["stats"]["wall_ms"].update(stats)
+    assert judged(api, "?record=true", value)
+    (kept,) = api.get(VERDICTS).json["verdicts"]
+    assert kept.get("wall_ms_cv") == variation
+
+
 def test_keeping_a_verdict_needs_write(api: Api) -> None:
     api.put(json=run(100, "before"))
     before = contents(api)

@@ -54,7 +54,8 @@ def test_a_verdict_is_answered_as_it_will_be_listed(api: Api) -> None:
 
 def test_what_the_official_client_sends_is_taken(api: Api) -> None:
     """Null for what is not set, members of later releases, and a page in every query."""
-    answer = submit(api, git_ref=None, git_sha=None, wall_ms_cv=0.01, counts={**COUNTS, "x": 1})
+    counts = {**COUNTS, "x": 1}
+    answer = submit(api, git_ref=None, git_sha=None, wall_ms_cv=None, later=[0.01], counts=counts)
     assert answer.status_code == 201
     assert set(answer.json) == {
         *("schema", "id", "project", "benchmark", "run_id", "status", "counts", "reasons"),
@@ -64,9 +65,26 @@ def test_what_the_official_client_sends_is_taken(api: Api) -> None:
     assert runs(api, "?benchmark=b&limit=50&offset=0") == "r"
 
 
+def test_a_verdict_says_how_flaky_its_benchmark_is(api: Api) -> None:
+    """As the public server: `perfgate baseline flaky` reads it."""
+    scores = []
+    for number, variation in enumerate((0.12, None, 0.45, 3, 0)):
+        answer = submit(api, f"r{number}", wall_ms_cv=variation)
+        assert answer.status_code == 201
+        assert answer.json.get("wall_ms_cv") == variation
+        scores.append(answer.json["flakiness_score"])
+    # 0.7 times the share over 0.30, and 0.3 times the mean of half of c / 0.30, at most 1.
+    assert scores == pytest.approx([0.06, 0.06, 0.4925, 0.6616667, 0.49625])
+    assert "flakiness_score" not in submit(api, "s", "other").json
+    listed = api.get(f"{VERDICTS}?benchmark=b").json["verdicts"]
+    assert [verdict["flakiness_score"] for verdict in listed] == scores[::-1]
+
+
 @pytest.mark.parametrize(
     ("members", "field"),
     [
+        ({"wall_ms_cv": -0.1}, "wall_ms_cv"),
+        ({"wall_ms_cv": "0.1"}, "wall_ms_cv"),
         ({"benchmark": "a//b"}, "benchmark"),
         ({"run_id": ""}, "run_id"),
         ({"run_id": "x" * 257}, "run_id"),

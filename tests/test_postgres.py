@@ -101,7 +101,12 @@ def test_eight_processes_may_open_an_empty_database_at_once(
     go.touch()
     assert [process.wait(60) for process in processes] == [0] * 8
     name = url.rsplit("/", 1)[1]
-    assert postgres.execute("SELECT version FROM perfgate_migrations", name) == [(1,), (2,), (3,)]
+    assert postgres.execute("SELECT version FROM perfgate_migrations", name) == [
+        (1,),
+        (2,),
+        (3,),
+        (4,),
+    ]
     assert postgres.execute("SELECT count(*) FROM baselines", name) == [(8,)]
 
 

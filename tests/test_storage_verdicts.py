@@ -11,7 +11,7 @@ from test_storage import delete, keep
 from perfgate_server.records import new_id, now
 from perfgate_server.storage import Storage
 from perfgate_server.storage.base import Outcome, Page
-from perfgate_server.storage.verdicts import VerdictFilters, VerdictRecord
+from perfgate_server.storage.verdicts import VerdictFilters, VerdictRecord, flakiness
 
 
 def verdict(run_id: str = "r", benchmark: str = "b", **members: Any) -> VerdictRecord:
@@ -50,6 +50,8 @@ def test_a_verdict_comes_back_as_it_was_kept(storage: Storage) -> None:
         reasons=["wall_ms_fail", 'naïve 🚀\n"'],
         git_ref="refs/heads/main",
         git_sha="0" * 40,
+        wall_ms_cv=1e-7,
+        flakiness_score=flakiness([1e-7]),
     )
     kept = storage.add_verdict(new, deadline=soon())
     assert kept.sequence > 0
@@ -63,6 +65,27 @@ def test_the_same_verdict_twice_is_two_verdicts(storage: Storage) -> None:
     first, second = add(storage), add(storage)
     assert second.sequence > first.sequence
     assert runs(storage) == "rr"
+
+
+def test_flakiness_looks_at_the_newest_twenty(storage: Storage) -> None:
+    """Of this benchmark, with a coefficient of variation or without; of none it is unknown."""
+    assert add(storage).flakiness_score is None
+    add(storage, "r", "other", wall_ms_cv=9.0)
+    add(storage, project="q", wall_ms_cv=9.0)
+    assert add(storage, wall_ms_cv=0.6).flakiness_score == 1
+    for _ in range(18):
+        last = add(storage, wall_ms_cv=0.0)
+    assert last.flakiness_score == pytest.approx(1 / 19)
+    assert add(storage).flakiness_score == pytest.approx(1 / 19)
+    assert add(storage).flakiness_score == 0
+
+
+@pytest.mark.parametrize(
+    ("variations", "score"),
+    [([], None), ([0.0], 0), ([0.30], 0.15), ([0.31], 0.855), ([0.6], 1), ([1e308] * 20, 1)],
+)
+def test_flakiness(variations: list[float], score: float | None) -> None:
+    assert flakiness(variations) == pytest.approx(score)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,7 +44,7 @@ def compare(project: str, benchmark: str) -> Response:
         check_permission(Permission.WRITE)
     judgement, tried = _judge(project, benchmark, receipt, options)
     if options["record"]:
-        _record(project, benchmark, judgement, options)
+        _record(project, benchmark, receipt, judgement, options)
     answer = document(judgement, receipt["bench"], tried)
     if ignored:
         answer["ignored"] = ignored
@@ -134,7 +135,13 @@ def _age(baseline: Baseline) -> float:
     return max(0.0, (datetime.datetime.now(datetime.UTC) - made).total_seconds())
 
 
-def _record(project: str, benchmark: str, judgement: Judgement, options: dict[str, Any]) -> None:
+def _record(
+    project: str,
+    benchmark: str,
+    receipt: dict[str, Any],
+    judgement: Judgement,
+    options: dict[str, Any],
+) -> None:
     run_id = judgement.current.run_id
     if not 1 <= len(run_id) <= record_schemas.MAX_RUN_ID:
         rule = f"Must be 1 to {record_schemas.MAX_RUN_ID} characters for a verdict to be recorded."
@@ -151,8 +158,18 @@ def _record(project: str, benchmark: str, judgement: Judgement, options: dict[st
         git_sha=options.get("git_sha"),
         created_at=records.now(),
         created_by=g.key.actor,
+        wall_ms_cv=_variation(receipt["stats"]["wall_ms"]),
     )
     requests.storage().add_verdict(verdict, deadline=g.deadline)
+
+
+def _variation(stats: dict[str, Any]) -> float | None:
+    """Return a metric's coefficient of variation; None if its receipt does not tell."""
+    mean, deviation = stats.get("mean"), stats.get("stddev")
+    if not mean or deviation is None:
+        return None
+    variation = deviation / mean
+    return variation if 0 <= variation < math.inf else None
 
 
 # -- the answer

@@ -340,7 +340,7 @@ class Storage(Protocol):
         points to it. Raises NotFound and PreconditionFailed."""
 
     def add_verdict(self, new: VerdictRecord, *, deadline: float) -> VerdictRecord:
-        """Keep a verdict; return it with its sequence."""
+        """Keep a verdict; return it with its sequence and its flakiness score."""
 
     def list_verdicts(
         self, project: str, filters: VerdictFilters, page: Page, *, deadline: float

@@ -213,7 +213,7 @@ class SqlStorage:
 
     def add_verdict(self, new: VerdictRecord, *, deadline: float) -> VerdictRecord:
         with self._engine.writing(new.project, new.benchmark, deadline) as db:
-            return sql_verdicts.insert(db, new)
+            return sql_verdicts.add(db, self._engine, new)
 
     def list_verdicts(
         self, project: str, filters: VerdictFilters, page: Page, *, deadline: float

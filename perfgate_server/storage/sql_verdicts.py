@@ -10,10 +10,16 @@ from typing import Any
 from perfgate_server.storage.base import Outcome, Page
 from perfgate_server.storage.engine import Engine, Session
 from perfgate_server.storage.selection import Selection, count, only_visible, page_rows
-from perfgate_server.storage.verdicts import VerdictFilters, VerdictListing, VerdictRecord
+from perfgate_server.storage.verdicts import (
+    FLAKINESS_WINDOW,
+    VerdictFilters,
+    VerdictListing,
+    VerdictRecord,
+    flakiness,
+)
 
 COLUMNS = """v.id, v.project, v.benchmark, v.run_id, v.status, v.counts, v.reasons, v.git_ref,
-    v.git_sha, v.created_at, v.created_by, v.seq"""
+    v.git_sha, v.created_at, v.created_by, v.wall_ms_cv, v.flakiness_score, v.seq"""
 _JOIN = "JOIN verdicts v ON v.project = ? AND v.seq = places.seq"
 
 
@@ -22,11 +28,22 @@ def verdict_of(row: Sequence[Any]) -> VerdictRecord:
     return VerdictRecord(*members)
 
 
+def add(db: Session, engine: Engine, new: VerdictRecord) -> VerdictRecord:
+    """See `base.Storage.add_verdict`."""
+    before = db.execute(
+        f"""SELECT wall_ms_cv FROM verdicts {engine.walk("verdicts_by_benchmark")}
+            WHERE project = ? AND benchmark = ? ORDER BY seq DESC LIMIT ?""",
+        (new.project, new.benchmark, FLAKINESS_WINDOW - 1),
+    ).fetchall()
+    variations = [cv for cv in (new.wall_ms_cv, *(row[0] for row in before)) if cv is not None]
+    return insert(db, replace(new, flakiness_score=flakiness(variations)))
+
+
 def insert(db: Session, new: VerdictRecord) -> VerdictRecord:
     row = db.execute(
         """INSERT INTO verdicts (id, project, benchmark, run_id, status, counts, reasons, git_ref,
-               git_sha, created_at, created_by)
-           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING seq""",
+               git_sha, created_at, created_by, wall_ms_cv, flakiness_score)
+           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING seq""",
         (
             new.id,
             new.project,
@@ -39,6 +56,8 @@ def insert(db: Session, new: VerdictRecord) -> VerdictRecord:
             new.git_sha,
             new.created_at,
             new.created_by,
+            new.wall_ms_cv,
+            new.flakiness_score,
         ),
     ).fetchone()
     return replace(new, sequence=int(row[0]))

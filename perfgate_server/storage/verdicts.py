@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 
@@ -23,12 +23,34 @@ class VerdictRecord:
     git_sha: str | None
     created_at: str
     created_by: str
+    #: The coefficient of variation of the run's wall times: their standard deviation by their mean.
+    wall_ms_cv: float | None = None
+    #: See `flakiness`; given by the storage.
+    flakiness_score: float | None = None
     #: Its place in the order of all verdicts; given by the storage.
     sequence: int = 0
 
     def is_copy_of(self, other: VerdictRecord) -> bool:
         """Whether both are the same in every member, their places in the order aside."""
         return replace(self, sequence=0) == replace(other, sequence=0)
+
+
+#: A coefficient of variation over which a run counts as flaky, and how many verdicts are looked at.
+_FLAKY, FLAKINESS_WINDOW = 0.30, 20
+
+
+def flakiness(variations: Sequence[float]) -> float | None:
+    """Return how flaky a benchmark is whose newest runs have these coefficients of variation: from
+    0, steady, to 1; None of no runs.
+
+    The share of flaky runs weighs 0.7; the mean of c / 0.30, at most 2, halved, weighs 0.3. So the
+    public perfgate server has it, for `perfgate baseline flaky`.
+    """
+    if not variations:
+        return None
+    share = sum(variation > _FLAKY for variation in variations) / len(variations)
+    level = sum(min(variation / _FLAKY, 2) / 2 for variation in variations) / len(variations)
+    return 0.7 * share + 0.3 * level
 
 
 @dataclass(frozen=True, slots=True)
