@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
 import os
 import sqlite3
 import subprocess
@@ -10,11 +12,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import soon, stored
+from support import PATIENCE, soon, stored
 
 from perfgate_server.records import trend_point
 from perfgate_server.storage import migrate, sql_comparison, sql_verdicts, sqlite_file
@@ -434,3 +437,55 @@ def test_an_odd_path_is_opened_or_refused_in_words(tmp_path: Path, name: str) ->
         assert "too long" in str(error)
     else:
         assert (tmp_path / name).is_file()
+
+
+def test_a_write_waits_for_another_process_until_its_deadline_and_no_longer(
+    tmp_path: Path,
+) -> None:
+    """However patient the writes before it were."""
+    path = tmp_path / "t.db"
+    with closing(SqliteEngine(path, timeout=PATIENCE)) as engine:
+        with engine.writing("", "", soon()) as db:
+            db.execute("CREATE TABLE t (a)")
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            began = time.monotonic()
+            with pytest.raises(Unavailable, match="locked"), engine.writing("", "", soon(0.1)):
+                pass
+            assert time.monotonic() - began < PATIENCE / 4
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_processes_write_in_turn(tmp_path: Path) -> None:
+    """However many queue in one of them, after a commit for several the other finds a gap."""
+    forked = multiprocessing.get_context("fork")
+    with closing(SqliteEngine(tmp_path / "t.db", threads=4, shared=True)) as engine:
+        with engine.writing("", "", soon()) as db:
+            db.execute("CREATE TABLE t (pid INTEGER)")
+        engine.close()  # a connection must not be carried across a fork
+        ready = forked.Barrier(2)
+
+        def write_on() -> None:
+            for _ in range(50):
+                with engine.writing("", "", soon()) as db:
+                    db.execute("INSERT INTO t VALUES (?)", (os.getpid(),))
+
+        def work() -> None:
+            ready.wait(PATIENCE)
+            threads = [threading.Thread(target=write_on) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+        processes = [forked.Process(target=work, daemon=True) for _ in range(2)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(PATIENCE)
+            assert process.exitcode == 0
+        with engine.single(soon()) as db:
+            pids = [row[0] for row in db.execute("SELECT pid FROM t ORDER BY rowid")]
+    assert len(pids) == 400
+    # A commit is for four at most, so there are a hundred turns; without gaps there are some 15.
+    assert len(list(itertools.groupby(pids))) > 50

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import sqlite3
 import threading
@@ -172,28 +171,3 @@ def test_another_process_has_the_lock(desk: Desk) -> None:
         other.execute("COMMIT")
         waiting.result(PATIENCE)
     assert desk.rows() == [1, 3]
-
-
-def test_processes_take_turns(desk: Desk) -> None:
-    """However many queue in one: after each commit for several there is a gap for the other."""
-    commits: list[str] = []
-    numbers = iter(range(10**9))
-
-    def process(name: str) -> Writer:
-        def checked(db: Connection | None, deadline: float) -> Connection:
-            if db is None:
-                db = sqlite_file.connect(desk.path, "rw", 0.0)
-                db.set_trace_callback(lambda sql: commits.append(name) if sql == "COMMIT" else None)
-            return db
-
-        return Writer(checked, threads=4, shared=True)
-
-    def write_on(writer: Writer) -> None:
-        while len(commits) < 60:
-            with writer.writing(soon()) as db:
-                db.execute("INSERT INTO t VALUES (?)", (next(numbers),))
-
-    with closing(process("one")) as one, closing(process("other")) as other:
-        for future in [desk.pool.submit(write_on, writer) for writer in [one, other] * 4]:
-            future.result()
-    assert max(len(list(run)) for _, run in itertools.groupby(commits)) < 10

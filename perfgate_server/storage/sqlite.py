@@ -43,7 +43,7 @@ class SqliteEngine:
         self._slots: queue.SimpleQueue[sqlite_file.Connection | None] = queue.SimpleQueue()
         for _ in range(1 if path is None else threads):
             self._slots.put(None)
-        self._writer = Writer(self._checked, threads, shared)
+        self._writer = Writer(self._checked_to_write, threads, shared)
         # Of a file a connection that nothing is done with: as long as there is one, the log that
         # belongs to the file is not another.
         self._anchor: sqlite_file.Connection | None = None
@@ -127,6 +127,16 @@ class SqliteEngine:
         if sqlite_file.log_identity(self._path) != self._anchor.log:
             raise Unavailable(f"the log of {self._path} is gone; stop the server to keep it")
         return self._open(deadline) if connection is None else connection
+
+    def _checked_to_write(
+        self, connection: sqlite_file.Connection | None, deadline: float
+    ) -> sqlite_file.Connection:
+        """Return the connection, or a new one, which refuses at once when another process writes:
+        the writer waits in a better way. Raises Unavailable as `_checked` does."""
+        checked = self._checked(connection, deadline)
+        if checked is not connection:
+            checked.execute("PRAGMA busy_timeout = 0")
+        return checked
 
     def _open(self, deadline: float) -> sqlite_file.Connection:
         left = min(self._timeout, max(0.0, deadline - time.monotonic()))

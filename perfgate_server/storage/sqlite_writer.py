@@ -44,7 +44,7 @@ class Writer:
     `shared` with processes that write too, those as well.
 
     `checked` is given the connection there is, or None, and a deadline; it returns a connection
-    that is fit to be used. It may raise sqlite3.Error and Unavailable.
+    that is fit to be used, and waits for no lock. It may raise sqlite3.Error and Unavailable.
     """
 
     def __init__(
