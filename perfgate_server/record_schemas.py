@@ -91,6 +91,8 @@ class Reasons(Field):
 
 
 class NotNegative(Number):
+    """A number from 0 on, as a double."""
+
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> float:
         number = float(super()._deserialize(value))
         if number < 0:
@@ -134,10 +136,9 @@ class VerdictSchema(Object):
 class VerdictRecordSchema(VerdictSchema):
     """A verdict as an export writes it."""
 
-    flakiness_score = NotNegative(load_default=None)
-
     schema = Constant(VERDICT_SCHEMA, required=True)
     id = Text(1, 128, required=True)
     project = Name("project", required=True)
     created_at = Moment(required=True)
     created_by = Text(1, 128, required=True)
+    flakiness_score = NotNegative(load_default=None)
