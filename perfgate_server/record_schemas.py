@@ -5,6 +5,7 @@ Knows marshmallow alone; see `schemas`.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -91,12 +92,17 @@ class Reasons(Field):
 
 
 class NotNegative(Number):
-    """A number from 0 on, as a double."""
+    """A number from 0 to `high`, as a double."""
+
+    def __init__(self, high: float = math.inf, **options: Any) -> None:
+        super().__init__(**options)
+        self.high = high
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> float:
-        number = float(super()._deserialize(value))
-        if number < 0:
-            raise ValidationError("Must be 0 or more.")
+        number = float(super()._deserialize(value)) + 0.0  # -0.0, which SQLite does not keep, is 0
+        if not 0 <= number <= self.high:
+            rule = f"from 0 to {self.high}" if self.high < math.inf else "of 0 or more"
+            raise ValidationError(f"Must be a number {rule}.")
         return number
 
 
@@ -141,4 +147,4 @@ class VerdictRecordSchema(VerdictSchema):
     project = Name("project", required=True)
     created_at = Moment(required=True)
     created_by = Text(1, 128, required=True)
-    flakiness_score = NotNegative(load_default=None)
+    flakiness_score = NotNegative(1, load_default=None)

@@ -499,7 +499,7 @@ def test_a_verdict_is_kept_if_asked_for(api: Api) -> None:
         ({"mean": 200.0}, None),
         ({"mean": 0, "stddev": 1}, None),
         ({"mean": 1e-300, "stddev": 1e300}, None),
-        ({"mean": -1.0, "stddev": 1.0}, None),
+        ({"mean": -1.0, "stddev": -1.0}, None),
     ],
 )
 def test_a_kept_verdict_tells_how_much_the_run_scatters(

@@ -68,7 +68,7 @@ def test_what_the_official_client_sends_is_taken(api: Api) -> None:
 def test_a_verdict_says_how_flaky_its_benchmark_is(api: Api) -> None:
     """As the public server: `perfgate baseline flaky` reads it."""
     scores = []
-    for number, variation in enumerate((0.12, None, 0.45, 3, 0)):
+    for number, variation in enumerate((0.12, None, 0.45, 3, -0.0)):
         answer = submit(api, f"r{number}", wall_ms_cv=variation)
         assert answer.status_code == 201
         assert answer.json.get("wall_ms_cv") == variation
@@ -76,14 +76,16 @@ def test_a_verdict_says_how_flaky_its_benchmark_is(api: Api) -> None:
     # 0.7 times the share over 0.30, and 0.3 times the mean of half of c / 0.30, at most 1.
     assert scores == pytest.approx([0.06, 0.06, 0.4925, 0.6616667, 0.49625])
     assert "flakiness_score" not in submit(api, "s", "other").json
+    assert "-0" not in answer.text
     listed = api.get(f"{VERDICTS}?benchmark=b").json["verdicts"]
+    assert listed[0] == answer.json
     assert [verdict["flakiness_score"] for verdict in listed] == scores[::-1]
 
 
 @pytest.mark.parametrize(
     ("members", "field"),
     [
-        ({"wall_ms_cv": -0.1}, "wall_ms_cv"),
+        ({"wall_ms_cv": -5e-324}, "wall_ms_cv"),
         ({"wall_ms_cv": "0.1"}, "wall_ms_cv"),
         ({"benchmark": "a//b"}, "benchmark"),
         ({"run_id": ""}, "run_id"),

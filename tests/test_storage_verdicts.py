@@ -82,7 +82,15 @@ def test_flakiness_looks_at_the_newest_twenty(storage: Storage) -> None:
 
 @pytest.mark.parametrize(
     ("variations", "score"),
-    [([], None), ([0.0], 0), ([0.30], 0.15), ([0.31], 0.855), ([0.6], 1), ([1e308] * 20, 1)],
+    [
+        ([], None),
+        ([0.0], 0),
+        ([0.30], 0.15),
+        ([0.31], 0.855),
+        ([0.6], 1),
+        ([0.6, 0.12], 0.53),
+        ([1e308] * 20, 1),
+    ],
 )
 def test_flakiness(variations: list[float], score: float | None) -> None:
     assert flakiness(variations) == pytest.approx(score)

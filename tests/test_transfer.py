@@ -47,7 +47,7 @@ def fill(storage: Storage) -> None:
     keep(storage, "b", "v3")
     storage.delete("p", "b", "v1", deadline=soon())
     add(storage, "1", status="fail", reasons=["naïve 🚀"], git_ref="main", git_sha="abc")
-    add(storage, "2", project="q", created_at="2020-01-01T00:00:00.000000Z")
+    add(storage, "2", project="q", created_at="2020-01-01T00:00:00.000000Z", wall_ms_cv=1 / 3)
     add(storage, "3", benchmark="never/uploaded", counts=dict.fromkeys(STATUSES, 2**32 - 1))
 
 
@@ -260,6 +260,8 @@ def test_a_verdict_needs_no_baseline_and_no_merge(storage: Storage) -> None:
         ("status", "ok"),
         ("counts", {"pass": 1}),
         ("reasons", [""]),
+        ("wall_ms_cv", "0.1"),
+        ("flakiness_score", 1.1),
         ("created_at", "yesterday"),
         ("created_by", None),
         ("id", ""),

@@ -166,7 +166,7 @@ def _record(
 def _variation(stats: dict[str, Any]) -> float | None:
     """Return a metric's coefficient of variation; None if its receipt does not tell."""
     mean, deviation = stats.get("mean"), stats.get("stddev")
-    if not mean or deviation is None:
+    if mean is None or mean <= 0 or deviation is None:
         return None
     variation = deviation / mean
     return variation if 0 <= variation < math.inf else None
