@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import itertools
 import json
@@ -13,7 +14,9 @@ from conftest import Api
 from support import KEYS, receipt
 from test_api import BODIES, TIME, VERSION, fails
 
+from perfgate_server.columns import Rows
 from perfgate_server.records import normalized
+from perfgate_server.storage.sql import SqlStorage
 
 # -- bodies
 
@@ -53,6 +56,26 @@ def test_a_body_over_the_limit_is_413(api: Api) -> None:
     body = json.dumps(receipt(padding="x" * 2**20))
     error = fails(api("PUT", VERSION, data=body), 413)
     assert error["code"] == "PAYLOAD_TOO_LARGE" and "1048576" in error["message"]
+
+
+def test_an_upload_waits_for_the_storage_without_what_it_was_parsed_to(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is ten times as large as its text, and many may wait."""
+    held: list[int] = []
+    create = SqlStorage.create
+
+    def look(*args: Any, **options: Any) -> Any:
+        held.append(sum(type(one) is Rows for one in gc.get_objects()))
+        return create(*args, **options)
+
+    monkeypatch.setattr(SqlStorage, "create", look)
+    for normalize in (False, True):
+        assert api.upload(f"post{normalize}", normalize=normalize).status_code == 201
+        assert (
+            api.put(f"put{normalize}", query=f"?normalize={normalize}".lower()).status_code == 201
+        )
+    assert held == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br"])

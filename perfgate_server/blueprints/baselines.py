@@ -71,25 +71,16 @@ _CACHE_CONTROL = "private, no-cache"
 @blueprint.post(PROJECT)
 @requires(Permission.WRITE)
 def upload(project: str) -> Response:
-    sent = requests.benchmark_body()
-    requests.query(_no_query)
-    if isinstance(sent, dict) and "schema" in sent and "receipt" not in sent:
-        raise bad_request({"receipt": "Must be given; a receipt by itself is for PUT."})
-    envelope = _upload_schema.load(sent)
+    envelope, ignored = _posted()
     created_at = records.now()
     version = envelope.get("version") or records.version_of(created_at)
-    return _create(project, envelope["benchmark"], version, created_at, envelope, _ignored(sent))
+    return _create(project, envelope["benchmark"], version, created_at, envelope, ignored)
 
 
 @blueprint.put(VERSION)
 @requires(Permission.WRITE)
 def upload_file(project: str, benchmark: str, version: str) -> Response:
-    sent = jsonio.loads(requests.body())
-    envelope = _put_envelope()
-    if isinstance(sent, dict) and "receipt" in sent and "schema" not in sent:
-        raise bad_request({"receipt": "Must be the receipt itself; an envelope is for POST."})
-    envelope |= _put_schema.load({"receipt": sent})
-    return _create(project, benchmark, version, records.now(), envelope, [])
+    return _create(project, benchmark, version, records.now(), _put(), [])
 
 
 @blueprint.post(f"{BENCHMARK}/promote")
@@ -209,6 +200,24 @@ def _ignored(sent: dict[str, Any], schema: Any = _upload_schema) -> list[str]:
     return [name for name in sent if name not in schema.fields]
 
 
+def _posted() -> tuple[dict[str, Any], list[str]]:
+    """Return the envelope of an upload by POST, and which members of it nobody knows."""
+    sent = requests.benchmark_body()
+    requests.query(_no_query)
+    if isinstance(sent, dict) and "schema" in sent and "receipt" not in sent:
+        raise bad_request({"receipt": "Must be given; a receipt by itself is for PUT."})
+    return _upload_schema.load(sent), _ignored(sent)
+
+
+def _put() -> dict[str, Any]:
+    """Return what came by PUT as an envelope."""
+    sent = jsonio.loads(requests.body())
+    envelope = _put_envelope()
+    if isinstance(sent, dict) and "receipt" in sent and "schema" not in sent:
+        raise bad_request({"receipt": "Must be the receipt itself; an envelope is for POST."})
+    return envelope | _put_schema.load({"receipt": sent})
+
+
 def _put_envelope() -> dict[str, Any]:
     """Return what the query string of an upload by PUT says about the receipt."""
     gathered: dict[str, Any] = {}
@@ -238,10 +247,7 @@ def _create(
     envelope: dict[str, Any],
     ignored: list[str],
 ) -> Response:
-    value = envelope["receipt"]
-    receipt: Receipt = records.receipt_of(
-        records.normalized(value) if envelope.get("normalize") else value
-    )
+    receipt = _taken_from(envelope)
     new = Baseline(
         id=records.new_id(),
         project=project,
@@ -261,6 +267,16 @@ def _create(
     )
     tag = records.etag_of(baseline)
     return _stored(baseline, created, tag, records.upload_answer(baseline, tag), ignored)
+
+
+def _taken_from(envelope: dict[str, Any]) -> Receipt:
+    """Take the receipt out of an envelope, as it is stored.
+
+    Nobody holds what it was parsed to any longer: it is ten times as large as its text, and those
+    who wait for the storage, or for the disk, would keep the others out of the cache.
+    """
+    value = envelope.pop("receipt")
+    return records.receipt_of(records.normalized(value) if envelope.get("normalize") else value)
 
 
 def _stored(
