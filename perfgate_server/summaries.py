@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from perfgate_server import jsonio
+from perfgate_server.columns import columns_of
 from perfgate_server.names import METRICS
 
 #: Without the look for white space around it that json.loads takes: we wrote it.
@@ -58,22 +59,34 @@ def parse(body: bytes) -> Summary:
 
 
 def _members(receipt: dict[str, Any]) -> dict[str, Any]:
-    measured = [sample for sample in receipt["samples"] if sample.get("warmup") is not True]
-    failed = [
-        sample for sample in measured if sample["exit_code"] != 0 or sample.get("timed_out") is True
-    ]
+    measured, failed = _counts(receipt["samples"])
     host, stats = receipt["run"]["host"], receipt["stats"]
     return {
-        "failed": len(failed),
+        "failed": failed,
         "host": {name: host[name] for name in _HOST if host.get(name) is not None},
         "run_id": receipt["run"]["id"],
-        "samples": len(measured),
+        "samples": measured,
         "stats": {
             metric: {part: stats[metric][part] for part in ("max", "median", "min")}
             for metric in METRICS
             if stats.get(metric) is not None
         },
     }
+
+
+def _counts(samples: list[Any]) -> tuple[int, int]:
+    """Return how many samples were measured, and how many of those failed."""
+    columns = columns_of(samples) or {}
+    told = [
+        columns[name].values for name in ("warmup", "exit_code", "timed_out") if name in columns
+    ]
+    if told and not any(map(any, told)):
+        return len(samples), 0  # as in nearly every run
+    measured = [sample for sample in samples if sample.get("warmup") is not True]
+    failed = [
+        sample for sample in measured if sample["exit_code"] != 0 or sample.get("timed_out") is True
+    ]
+    return len(measured), len(failed)
 
 
 def _summary(members: dict[str, Any]) -> Summary:

@@ -23,7 +23,7 @@ ALLOWED = {
     "keys": {"names"},
     "schemas": {"columns", "names"},
     "record_schemas": {"schemas"},
-    "summaries": {"jsonio", "names"},
+    "summaries": {"columns", "jsonio", "names"},
     "queries": {"names", "record_schemas", "schemas"},
     "compare_query": {"names", "queries", "schemas"},
     "config": {"keys"},

@@ -52,6 +52,30 @@ def test_a_summary_holds_what_comparisons_read_and_nothing_else() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("change", "counts"),
+    [
+        ({}, (3, 0)),
+        ({"warmup": True, "exit_code": 1}, (2, 0)),
+        ({"exit_code": -1}, (3, 1)),
+        ({"timed_out": True}, (3, 1)),
+        ({"timed_out": None, "warmup": None}, (3, 0)),
+        ({"exit_code": 1, "timed_out": True, "other": 0}, (3, 1)),
+    ],
+)
+def test_samples_alike_are_counted_as_any_others(
+    change: dict[str, Any], counts: tuple[int, int]
+) -> None:
+    one = {"wall_ms": 2, "exit_code": 0, "warmup": False, "timed_out": False}
+    for position in range(3):
+        samples = [one, one, one]
+        samples[position] = one | change
+        found = summaries.summary_of(receipt(samples=samples))
+        assert (found.samples, found.failed) == counts
+    alike = summaries.summary_of(receipt(samples=[{"wall_ms": 2, "exit_code": 0}] * 3))
+    assert (alike.samples, alike.failed) == (3, 0)
+
+
 U64 = 2**64 - 1
 #: Receipts that a database converting numbers, or strings, on the way would spoil.
 OLD = [

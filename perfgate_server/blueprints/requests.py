@@ -33,25 +33,26 @@ def body() -> bytes:
     limit = _check_length()
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise ApiError(415, "The body must be sent plain, without a Content-Encoding.")
-    read = bytearray()
+    chunks, size = [], 0
     try:
         stream = get_input_stream(request.environ)
-        while len(read) <= limit:
-            chunk = stream.read(min(_CHUNK, limit + 1 - len(read)))
+        while size <= limit:
+            chunk = stream.read(min(_CHUNK, limit + 1 - size))
             if not chunk:
                 break
-            read += chunk
+            chunks.append(chunk)
+            size += len(chunk)
     except (TimeoutError, BlockingIOError):
         raise ApiError(408, "The body did not arrive in time.") from None
     except Exception:  # each server has its own for a broken body; gunicorn's share no parent
         raise _broken() from None
-    if len(read) > limit:
+    if size > limit:
         raise _too_large(limit)
-    if len(read) < (request.content_length or 0):
+    if size < (request.content_length or 0):
         raise _broken()
     # A client that was slow to send has not used up what the storage may take.
     start_clock()
-    return bytes(read)
+    return b"".join(chunks)
 
 
 def json_body() -> Any:
