@@ -439,11 +439,8 @@ def test_an_odd_path_is_opened_or_refused_in_words(tmp_path: Path, name: str) ->
         assert (tmp_path / name).is_file()
 
 
-def test_a_write_waits_for_another_process_until_its_deadline_and_no_longer(
-    tmp_path: Path,
-) -> None:
+def test_a_write_waits_for_another_process_until_its_deadline_and_no_longer(path: Path) -> None:
     """However patient the writes before it were."""
-    path = tmp_path / "t.db"
     with closing(SqliteEngine(path, timeout=PATIENCE)) as engine:
         with engine.writing("", "", soon()) as db:
             db.execute("CREATE TABLE t (a)")
@@ -456,10 +453,10 @@ def test_a_write_waits_for_another_process_until_its_deadline_and_no_longer(
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_processes_write_in_turn(tmp_path: Path) -> None:
+def test_processes_write_in_turn(path: Path) -> None:
     """However many queue in one of them, after a commit for several the other finds a gap."""
     forked = multiprocessing.get_context("fork")
-    with closing(SqliteEngine(tmp_path / "t.db", threads=4, shared=True)) as engine:
+    with closing(SqliteEngine(path, threads=4, shared=True)) as engine:
         with engine.writing("", "", soon()) as db:
             db.execute("CREATE TABLE t (pid INTEGER)")
         engine.close()  # a connection must not be carried across a fork
@@ -484,8 +481,7 @@ def test_processes_write_in_turn(tmp_path: Path) -> None:
         for process in processes:
             process.join(PATIENCE)
             assert process.exitcode == 0
-        with engine.single(soon()) as db:
-            pids = [row[0] for row in db.execute("SELECT pid FROM t ORDER BY rowid")]
+    pids = query(path, "SELECT pid FROM t ORDER BY rowid")
     assert len(pids) == 400
     # A commit is for four at most, so there are a hundred turns; without gaps there are some 15.
     assert len(list(itertools.groupby(pids))) > 50
