@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable
 from itertools import repeat
 from json.encoder import encode_basestring
+from types import NoneType
 from typing import Any, NoReturn
 
-from perfgate_server.columns import Column, columns_of
+from perfgate_server.columns import ABSENT, Column, columns_of
 
 try:
     import orjson
@@ -172,12 +173,16 @@ def _by_orjson(value: Any, sort_keys: bool = False) -> str | None:
 
 #: From so many objects on, `_rows` is worth its preparations.
 _MANY = 50
-#: What `_rows` can write -> how, if not as ``%s`` does.
-_WRITE: dict[type | None, Callable[[Any], str] | None] = {
-    int: None,
+#: How `_rows` writes a value of each type that it can write.
+_WRITE: dict[type, Callable[[Any], str]] = {
+    int: str,
     bool: ("false", "true").__getitem__,
     str: encode_basestring,
+    NoneType: lambda _: "null",
 }
+_WRITABLE = {*_WRITE, type(ABSENT)}
+#: How many rows are written at once.
+_AT_ONCE = 250
 
 
 def canonical(value: Any) -> bytes:
@@ -210,35 +215,69 @@ def _are_many(value: Any) -> bool:
 
 
 def _rows(rows: list[Any]) -> str | None:
-    """Return the canonical text of objects that all have the same members, each of them in all an
-    integer, a boolean or a string, as the samples of a receipt are; None for any others.
+    """Return the canonical text of objects whose members are integers, booleans, strings or null,
+    and mostly the same in all, as in the samples of a receipt; None for any others.
 
     In half of the time that the encoder takes, or with orjson in a quarter; of `Rows` in half of
     that.
     """
     columns = columns_of(rows)
-    if columns is None or not all(column.kind in _WRITE for column in columns.values()):
+    if columns is None or not all(column.kinds <= _WRITABLE for column in columns.values()):
         return None
     return _by_orjson(rows, sort_keys=True) or _by_template(columns, len(rows))
 
 
-def _by_template(columns: dict[str, Column], rows: int) -> str:
-    """Write so many rows. The names are sorted and put into a template, and so is the value of a
-    member that is the same in all, as an exit code mostly is."""
-    cells, written = [], []
-    for name, (values, kind) in sorted(columns.items()):
-        write = _WRITE[kind]
-        if values.count(values[0]) == len(values):
-            cells.append(_escaped(f"{_text(name)}:{_text(values[0])}"))
+def _by_template(columns: dict[str, Column], rows: int) -> str | None:
+    """Write so many rows; None if no member is in all of them.
+
+    The names are sorted and put into a template, and so is the value of a member that is the same
+    in all, as an exit code mostly is. What comes before the first member that is in all rows ends
+    with a comma, and what comes after it begins with one.
+    """
+    template, inner = "", ""
+    written: list[tuple[list[Any], Callable[[Any], str] | None]] = []
+    for name, (values, kinds) in sorted(columns.items()):
+        key = f"{inner}{_text(name)}:"
+        if type(ABSENT) in kinds:
+            template += "%s"
+            written.append((values, _member_writer(key, "" if inner else ",")))
+            continue
+        if len(kinds) == 1 and values.count(values[0]) == rows:
+            template += _escaped(key + _text(values[0]))
         else:
-            cells.append(_escaped(_text(name)) + ":%s")
-            written.append(map(write, values) if write else values)
-    values: list[Any] = [None] * (rows * len(written))
-    for place, column in enumerate(written):
-        values[place :: len(written)] = column
-    # All rows at once: half of the time of one after the other, and no text for each.
-    template = ",".join(repeat(f"{{{','.join(cells)}}}", rows))
-    return f"[{template % tuple(values)}]"
+            template += _escaped(key) + "%s"
+            write = _WRITE[type(values[0])] if len(kinds) == 1 else _write
+            written.append((values, None if kinds == {int} else write))
+        inner = ","
+    return _filled(f"{{{template}}}", written, rows) if inner else None
+
+
+def _write(value: Any) -> str:
+    return _WRITE[type(value)](value)
+
+
+def _member_writer(key: str, end: str) -> Callable[[Any], str]:
+    """Return what writes a member with its key, and nothing where a row lacks it."""
+    return lambda value: "" if value is ABSENT else f"{key}{_write(value)}{end}"
+
+
+def _filled(
+    template: str, written: list[tuple[list[Any], Callable[[Any], str] | None]], rows: int
+) -> str:
+    """Write an array of so many rows, each of them the template with the values of the columns.
+
+    Many rows at once take four fifths of the time that one after the other does; all at once, the
+    texts of 16 MiB would take ten times as much.
+    """
+    parts = []
+    for start in range(0, rows, _AT_ONCE):
+        count = min(_AT_ONCE, rows - start)
+        cells: list[Any] = [None] * (count * len(written))
+        for place, (values, write) in enumerate(written):
+            some = values[start : start + count]
+            cells[place :: len(written)] = map(write, some) if write else some
+        parts.append(",".join(repeat(template, count)) % tuple(cells))
+    return f"[{','.join(parts)}]"
 
 
 def _escaped(text: str) -> str:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, missing
 
 from perfgate_server import names
-from perfgate_server.columns import Rows
+from perfgate_server.columns import ABSENT, Column, Rows
 
 RECEIPT_SCHEMA = "perfgate.run.v1"
 RECORD_SCHEMA = "perfgate.baseline.v1"
@@ -290,16 +291,21 @@ class Samples(Field):
         return samples
 
     def _are_plain(self, samples: Rows) -> bool:
-        """Tell whether all samples have the same members, none of them null, and nothing is wrong
-        with them."""
+        """Tell whether nothing is wrong with samples of which columns could be made."""
         columns = samples.columns or {}
-        for name, column in columns.items():
-            kind = self.kinds.get(name)
-            if kind is not None and column.kind is not kind:
+        return columns.keys() >= set(self.required_members) and all(
+            self._is_plain(name, column) for name, column in columns.items()
+        )
+
+    def _is_plain(self, name: str, column: Column) -> bool:
+        values, kinds, kind = column.values, column.kinds, self.kinds.get(name)
+        if kind is None:
+            return True
+        if kinds != {kind}:
+            if name in self.required_members or not kinds <= {kind, NoneType, type(ABSENT)}:
                 return False
-            if kind is int and not _fit(column.values, self.codes[name]):
-                return False
-        return columns.keys() >= set(self.required_members)
+            values = [value for value in values if type(value) is kind]
+        return kind is not int or _fit(values, self.codes[name])
 
     def _check(self, sample: Any) -> Any:
         """Return what is wrong with a sample: a sentence, or a mapping of sentences."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import NoneType
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from marshmallow import ValidationError
 from support import PATIENCE
 
-from perfgate_server.columns import Rows, columns_of
+from perfgate_server.columns import ABSENT, Rows, columns_of
 from perfgate_server.schemas import Samples
 
 _NUMBERS = st.sampled_from([0, 1, 2**31 - 1, 2**31, 2**32, 2**64 - 1, 2**64, -1, -(2**31)])
@@ -39,9 +40,8 @@ def said(samples: list[Any]) -> Any:
 
 @given(st.lists(_members, min_size=1, max_size=4), st.integers(1, 3))
 def test_samples_are_checked_together_as_each_alone(samples: list[Any], copies: int) -> None:
-    expected = {
-        place: alone[0] for place, sample in enumerate(samples) if (alone := said([sample]))
-    }
+    check = Samples(required=True)._check
+    expected = {place: wrong for place, sample in enumerate(samples) if (wrong := check(sample))}
     assert said(samples) == expected
     assert bool(said(samples * copies)) == bool(expected)
 
@@ -95,11 +95,11 @@ def test_no_upload_waits_for_the_columns_of_another() -> None:
         assert Slow.started.wait(PATIENCE)
         other = threads.submit(lambda: columns_of(Rows([{"wall_ms": 1}])))
         try:
-            assert other.result(PATIENCE) == {"wall_ms": ([1], int)}
+            assert other.result(PATIENCE) == {"wall_ms": ([1], {int})}
             assert not one.done()
         finally:
             Slow.released.set()
-        assert one.result(PATIENCE) == {"wall_ms": ([1], int)}
+        assert one.result(PATIENCE) == {"wall_ms": ([1], {int})}
 
 
 def test_of_samples_with_very_many_members_no_columns_are_made() -> None:
@@ -108,3 +108,30 @@ def test_of_samples_with_very_many_members_no_columns_are_made() -> None:
     assert said([sample] * 100) == {}
     assert columns_of(Rows([sample] * 100)) is None
     assert list(said([sample] * 100 + [sample | {"exit_code": 0.5}])) == [100]
+
+
+def test_of_samples_that_lack_a_member_here_and_there_columns_are_made() -> None:
+    """One by one they took twice the time."""
+    few, more = {"wall_ms": 1, "exit_code": 0}, {"exit_code": 0, "cpu_ms": None, "wall_ms": 2}
+    assert columns_of([few, more]) == {
+        "wall_ms": ([1, 2], {int}),
+        "exit_code": ([0, 0], {int}),
+        "cpu_ms": ([ABSENT, None], {tuple, NoneType}),
+    }
+
+
+def test_columns_are_not_much_larger_than_the_samples() -> None:
+    """Of samples of which each has a member of its own they would take sixty times the memory."""
+    names = [f"x{number}" for number in range(60)]
+    assert columns_of([{name: 1} for name in names * 10]) is None
+    most = [dict.fromkeys(names[place : place + 45]) for place in range(15)]
+    assert len(columns_of(most) or ()) == 59
+
+
+def test_members_in_late_samples_count_too() -> None:
+    """Names are gathered from so many samples at once."""
+    samples: list[Any] = [{"wall_ms": 1, "exit_code": 0}] * 2500
+    late = columns_of([*samples, {"wall_ms": 1, "exit_code": 0, "cpu_ms": 5}])
+    assert late is not None
+    assert late["cpu_ms"].values == [ABSENT] * 2500 + [5]
+    assert columns_of([*samples, *({f"x{number}": 1} for number in range(70))]) is None
