@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
 import tempfile
 import time
@@ -50,6 +51,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", default=str(int(time.time())))
     options = parser.parse_args()
+    # Ended by a signal, it ends what it started too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     tally = Tally()
     began = time.monotonic()
     with own_postgres() if options.backend == "postgres" else contextlib.nullcontext() as postgres:
