@@ -4,14 +4,17 @@
 # Takes more options as they stand in a query string: ./gate.sh 'threshold=0.1&fail_on=warn'
 set -u
 (: "${PERFGATE_URL:?}" "${PERFGATE_KEY:?}" "${PROJECT:?}" "${BENCHMARK:?}") || exit 2
+[ -s run.json ] || { echo "run.json is not there, or empty" >&2; exit 2; }
 
-code=$(curl -gsS --retry 5 --retry-connrefused -o verdict.md -w '%{http_code}' \
-    -H "Authorization: Bearer $PERFGATE_KEY" --data-binary @run.json \
-    "$PERFGATE_URL/projects/$PROJECT/baselines/$BENCHMARK/compare?gate=true&format=markdown${1:+&$1}") || exit 2
-read -r verdict < verdict.md
+rm -f verdict.md
+code=$(printf 'Authorization: Bearer %s\n' "$PERFGATE_KEY" |
+    curl -gsS --retry 5 --retry-connrefused -H @- --data-binary @run.json -o verdict.md -w '%{http_code}' \
+    "${PERFGATE_URL%/}/projects/$PROJECT/baselines/$BENCHMARK/compare?gate=true&format=markdown${1:+&$1}") || exit 2
+[ -f verdict.md ] || : > verdict.md
+read -r verdict < verdict.md || verdict=
 case "$code $verdict" in
 "200 **pass**"* | "200 **warn**"*) cat verdict.md ;;
 "422 **fail**"* | "422 **warn**"*) cat verdict.md; exit 1 ;;
 "200 **skip**"*) cat verdict.md; exit 3 ;;
-*) cat verdict.md >&2; exit 2 ;;
+*) echo "HTTP $code from $PERFGATE_URL:" >&2; cat verdict.md >&2; exit 2 ;;
 esac

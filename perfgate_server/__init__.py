@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 from perfgate_server.app import create_app
-from perfgate_server.config import ServerConfig
+from perfgate_server.config import ConfigError, ServerConfig
 from perfgate_server.keys import Role
+from perfgate_server.storage.base import CannotOpen
 
-__all__ = ["Role", "ServerConfig", "create_app", "run_server"]
+__all__ = ["CannotOpen", "ConfigError", "Role", "ServerConfig", "create_app", "run_server"]
 
 if TYPE_CHECKING:
     from perfgate_server.server import run_server

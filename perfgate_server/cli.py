@@ -25,19 +25,21 @@ from perfgate_server.version import VERSION
 
 # name of the field, metavar, help, default: the text goes to ServerConfig.load, which also reads
 # the variable, so both have one parser and one set of errors.
+_DATABASE_OPTION = (
+    "database_url",
+    "PATH|URL",
+    "The database: for sqlite the path of its file, for postgres its URL.",
+    DEFAULT_SQLITE_PATH,
+)
 _STORAGE_OPTIONS = (
-    ("storage_type", "memory|sqlite|postgres", "Where baselines are kept.", "memory"),
-    (
-        "database_url",
-        "PATH|URL",
-        "The database: for sqlite the path of its file, for postgres its URL.",
-        DEFAULT_SQLITE_PATH,
-    ),
+    ("storage_type", "sqlite|postgres", "Where baselines are kept.", "sqlite"),
+    _DATABASE_OPTION,
 )
 _SERVER_OPTIONS = (
     ("bind", "ADDRESS", "Address to listen on.", "0.0.0.0"),
     ("port", "PORT", "Port to listen on; 0 takes any free one.", "8080"),
-    *_STORAGE_OPTIONS,
+    ("storage_type", "memory|sqlite|postgres", "Where baselines are kept.", "memory"),
+    _DATABASE_OPTION,
     ("timeout", "SECONDS", "How long a request may wait for the storage.", "30"),
     ("log_level", "trace|debug|info|warn|error", "The least level to log.", "info"),
     ("log_format", "json|pretty", "How log lines look.", "json"),
@@ -147,7 +149,8 @@ def _progress(label: str, length: int) -> Iterator[Callable[[int], None]]:
 @click.argument("file", required=False)
 @click.pass_context
 def export_command(context: click.Context, /, file: str | None, **options: str | None) -> None:
-    """Write every baseline and verdict as NDJSON to FILE or to standard output.
+    """Write every baseline and verdict as NDJSON to FILE or (without it, or for -) to standard
+    output.
 
     The server may run meanwhile: what is written is the state of one moment.
     """
@@ -157,7 +160,9 @@ def export_command(context: click.Context, /, file: str | None, **options: str |
         config = _storage_config(context, options)
         storage = stack.enter_context(_opened(config, create=False))
         try:
-            out: BinaryIO = stack.enter_context(open(file, "xb")) if file else sys.stdout.buffer
+            out: BinaryIO = (
+                sys.stdout.buffer if file in (None, "-") else stack.enter_context(open(file, "xb"))
+            )
         except OSError as error:
             raise ConfigError(f"cannot write {file}: {error.strerror}") from None
         counts = storage.counts(deadline=_soon())

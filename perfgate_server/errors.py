@@ -81,11 +81,12 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(
         ValidationError, lambda e: _answer(bad_request(schemas.flatten(e.messages)))
     )
-    app.register_error_handler(storage.NotFound, lambda e: _answer(ApiError(404, str(e))))
+    app.register_error_handler(
+        storage.NotFound, lambda e: _answer(ApiError(404, str(e), {"missing": e.missing}))
+    )
     app.register_error_handler(storage.Conflict, lambda e: _answer(_conflict(e)))
     app.register_error_handler(
-        storage.PreconditionFailed,
-        lambda _: _answer(ApiError(412, "What is stored does not fit the request's If-… header.")),
+        storage.PreconditionFailed, lambda _: _answer(ApiError(412, _precondition()))
     )
     app.register_error_handler(storage.Unavailable, _unavailable)
     app.register_error_handler(HTTPException, lambda e: _answer(_http_error(e)))
@@ -115,6 +116,15 @@ def _conflict(error: storage.Conflict) -> ApiError:
     )
 
 
+def _precondition() -> str:
+    if "If-Match" in request.headers:
+        return (
+            "What is stored has another ETag than If-Match names, or is not there. An ETag has its"
+            " double quotes with it, and no W/ before them."
+        )
+    return "What is stored is there already, or has the ETag that If-None-Match names."
+
+
 def _unavailable(error: storage.Unavailable) -> Response:
     logger.error("storage unavailable: %s", error, extra={"request_id": g.request_id})
     headers = {"Retry-After": str(RETRY_AFTER)}
@@ -127,14 +137,14 @@ def _unavailable(error: storage.Unavailable) -> Response:
 def _http_error(error: HTTPException) -> ApiError:
     status = error.code or 500
     message = error.description or HTTP_STATUS_CODES.get(status, "Error")
-    headers = {}
+    details, headers = {}, {}
     if isinstance(error, NotFound):
-        message = _no_route()
+        message, details = _no_route(), {"missing": "route"}
     elif isinstance(error, MethodNotAllowed):
         allowed = ", ".join(sorted(error.valid_methods or ()))
         message = f"{request.method} is not allowed here; allowed: {allowed}."
         headers["Allow"] = allowed
-    return ApiError(status, message, headers=headers)
+    return ApiError(status, message, details, headers)
 
 
 def _no_route() -> str:
@@ -144,6 +154,8 @@ def _no_route() -> str:
             " …/{benchmark}/versions, …/{benchmark}/versions/{version}, …/{benchmark}/trend"
             " and …/{benchmark}/compare."
         )
+    if "//" in request.path or (request.path.endswith("/") and request.path != "/"):
+        return "There is no such route: the path has an empty segment."
     return "There is no such route."
 
 

@@ -206,7 +206,10 @@ def create_wsgi_app() -> Flask:
     try:
         if "gunicorn" in os.environ.get("SERVER_SOFTWARE", "") and _CONFIGURED not in os.environ:
             # Its workers would each create the database, also one that was removed meanwhile.
-            raise ConfigError("gunicorn has not read gunicorn.conf.py, which stands beside wsgi.py")
+            raise ConfigError(
+                "gunicorn has not read gunicorn.conf.py, which stands beside wsgi.py: start it"
+                " there, or with -c and its path"
+            )
         config = wsgi_config()
         logs.configure(config.log_level, config.log_format)
         return create_app(config)

@@ -58,7 +58,22 @@ def test_both_roots_answer_alike(config: ServerConfig, create: Create) -> None:
 def test_an_unknown_route_is_404_with_or_without_a_key(
     api: Api, path: str, role: str | None
 ) -> None:
-    assert fails(api.get(path, role=role), 404)["code"] == "NOT_FOUND"
+    error = fails(api.get(path, role=role), 404)
+    assert (error["code"], error["details"]) == ("NOT_FOUND", {"missing": "route"})
+    assert ("empty segment" in error["message"]) == (path.endswith("/") and path != "/")
+
+
+def test_a_script_can_tell_what_is_missing(api: Api) -> None:
+    """A wrong path must not look like a benchmark that has no baseline yet."""
+    api.upload()
+    for path, missing in (
+        ("b/latst", "route"),
+        ("other/latest", "benchmark"),
+        ("other/versions", "benchmark"),
+        ("b/versions/v2", "version"),
+    ):
+        error = fails(api.get(f"/projects/p/baselines/{path}"), 404)
+        assert error["details"] == {"missing": missing}, path
 
 
 def test_a_benchmark_alone_is_told_what_there_is(api: Api) -> None:

@@ -128,6 +128,14 @@ def test_the_ci_scripts_work_and_tell_by_their_exit_status(tmp_path: Path) -> No
         assert run("upload-baseline.sh", PERFGATE_KEY=KEYS["viewer"]) not in (0, 3)
         assert run("fetch-baseline.sh", PERFGATE_KEY="wrong") not in (0, 3)
         assert run("fetch-baseline.sh", BENCHMARK="") not in (0, 3)
+        for url in (f"{server.url}/wrong", "http://[1"):
+            assert run("fetch-baseline.sh", PERFGATE_URL=url, BENCHMARK="other") not in (0, 3)
+        assert json.loads((tmp_path / "baseline.json").read_text()) == receipt()
+        odd = {"GIT_SHA": "odd", "GIT_REF": "refs/heads/c++#1&é", "BENCHMARK": "odd"}
+        assert run("upload-baseline.sh", **odd, PERFGATE_URL=f"{server.url}/") == 0
+        assert run("fetch-baseline.sh", **odd, PERFGATE_URL=f"{server.url}/") == 0
+        odd_record = json.loads(server.request("GET", "/projects/p/baselines/odd/latest")[2])
+        assert odd_record["git_ref"] == odd["GIT_REF"]
         (tmp_path / "run.json").write_text(json.dumps(receipt(wall_ms=7)))
         assert run("upload-baseline.sh") not in (0, 3)
         record = json.loads(server.request("GET", "/projects/p/baselines/tests/io[gzip]/latest")[2])
@@ -183,10 +191,12 @@ def test_the_gate_script_tells_each_outcome_by_its_exit_status(tmp_path: Path) -
             assert (code, errors) == (3, "")
             assert output.startswith("**skip**: ") and "no baseline was found" in output
         assert gate(149, "on_missing=fail", BENCHMARK="other")[0] == 1
+        assert gate(99, PERFGATE_URL=f"{server.url}/")[0] == 3
         for options, changed, said in (
             ([], {"PERFGATE_KEY": "wrong"}, "UNAUTHORIZED"),
             ([], {"PROJECT": ".p"}, "VALIDATION_ERROR"),
             (["threshhold=0.1"], {}, "threshhold"),
+            ([], {"PERFGATE_URL": f"{server.url}/wrong"}, f"HTTP 404 from {server.url}/wrong"),
             ([], {"PERFGATE_KEY": ""}, "PERFGATE_KEY"),
             ([], {"PERFGATE_URL": f"http://127.0.0.1:{free_port()}"}, "curl: (7)"),
         ):
@@ -207,6 +217,12 @@ def test_the_help_names_every_variable() -> None:
     result = subprocess.run([program(), "--help"], capture_output=True, text=True)
     for variable in re.findall(r"`(PERFGATE_(?!TEST_)\w+)`", README):
         assert variable in result.stdout
+
+
+def test_the_help_of_the_commands_on_a_storage_says_which_they_take() -> None:
+    for name in ("export", "import", "backup", "check"):
+        result = subprocess.run([program(), name, "--help"], capture_output=True, text=True)
+        assert re.search(r"PERFGATE_STORAGE_TYPE;\s+default:\s+sqlite\]", result.stdout), name
 
 
 def test_every_route_stands_in_the_readme(create: Create) -> None:

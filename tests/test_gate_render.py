@@ -85,7 +85,8 @@ def test_text_is_aligned_and_begins_with_the_verdict() -> None:
 def test_without_a_baseline_there_is_no_table() -> None:
     missing = answer(None, CURRENT, tried=("git_sha:1", "latest"))
     assert render.markdown(missing, "p", "b") == (
-        "**skip**: `b` of `p`: no baseline was found (tried `git_sha:1`, `latest`)\n"
+        "**skip**: `b` of `p`: no baseline was found (tried `git_sha:1`, `latest`; a record of this"
+        " very run does not count)\n"
     )
     assert render.text(answer(None, CURRENT, tried=()), "p", "b") == (
         "SKIP: b of p: no baseline was found\n"
@@ -114,6 +115,13 @@ def test_without_a_baseline_there_is_no_table() -> None:
 )
 def test_every_reason_stands_in_the_summary_in_words(judged: dict[str, Any], words: str) -> None:
     assert words in render.text(judged, "p", "b").split("\n")[0]
+
+
+def test_a_limit_that_is_hardly_one_is_shown_of_what_passes_too() -> None:
+    """Who writes 20 and means 20 % has a gate that never closes."""
+    for threshold, shown in ((1.0, "pass"), (20.0, "pass, limit 2000 %")):
+        passed = answer(run(wall_ms=10), run(wall_ms=11), thresholds={"wall_ms": threshold})
+        assert render.text(passed, "p", "b").rstrip().endswith(f"  {shown}")
 
 
 def test_a_change_within_the_noise_says_how_far_the_noise_reaches() -> None:
@@ -234,7 +242,10 @@ def test_in_markdown_names_stand_in_code_spans_and_nowhere_else(name: str) -> No
     assert lines[1] == ""
     missing = render.markdown(everywhere(name, False), name, name)
     outside, found = spans(missing.removesuffix("\n"))
-    assert outside == "**skip**: S of S: no baseline was found (tried S, S)"
+    assert outside == (
+        "**skip**: S of S: no baseline was found (tried S, S; a record of this very run does not"
+        " count)"
+    )
     assert len(set(found)) == 1
 
 

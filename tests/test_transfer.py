@@ -363,6 +363,16 @@ def test_an_export_never_takes_the_place_of_a_file(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_text() == "mine"
 
 
+def test_a_dash_is_standard_output_as_it_is_standard_input(tmp_path: Path) -> None:
+    source = sqlite_file(tmp_path)
+    keep(source, "b", "v1")
+    expected = exported(source)
+    source.close()
+    result = run("export", "-", folder=tmp_path)
+    assert (result.returncode, result.stdout) == (0, expected)
+    assert not (tmp_path / "-").exists()
+
+
 def test_an_import_that_was_killed_is_finished_by_another(tmp_path: Path) -> None:
     source = sqlite_file(tmp_path, "source.db")
     for number in range(300):
@@ -426,7 +436,7 @@ def test_a_backup_while_the_server_writes_is_complete(tmp_path: Path) -> None:
         done.set()
         thread.join()
         result = run("backup", "--database-url", path, str(copy), folder=tmp_path)
-        assert result.returncode == 2 and b"exists" in result.stderr
+        assert result.returncode == 2 and b"exists already; choose another name" in result.stderr
         assert not list(copy.parent.glob("*.partial"))
 
 

@@ -231,7 +231,12 @@ class CannotOpen(StorageError):
 
 
 class NotFound(StorageError):
-    """There is no such record; the text says which."""
+    """There is no such record; the text says which, and `missing` whether it is the ``benchmark``
+    that has none, or just that ``version`` which it has not."""
+
+    def __init__(self, missing: str, message: str) -> None:
+        super().__init__(message)
+        self.missing = missing
 
 
 class Conflict(StorageError):
@@ -387,8 +392,10 @@ class Storage(Protocol):
 
 
 def no_benchmark(project: str, benchmark: str) -> NotFound:
-    return NotFound(f"Benchmark {benchmark!r} has no baseline in project {project!r}.")
+    message = f"Benchmark {benchmark!r} has no baseline in project {project!r}."
+    return NotFound("benchmark", message)
 
 
 def no_version(project: str, benchmark: str, version: str) -> NotFound:
-    return NotFound(f"Benchmark {benchmark!r} has no version {version!r} in project {project!r}.")
+    message = f"Benchmark {benchmark!r} has no version {version!r} in project {project!r}."
+    return NotFound("version", message)

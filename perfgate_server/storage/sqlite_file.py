@@ -197,6 +197,8 @@ def backup(path: Path, target: Path) -> None:
     try:
         if not path.is_file():
             raise CannotOpen("there is no such file")
+        if os.path.lexists(target):
+            raise CannotOpen("that exists already; choose another name")
         with closing(connect(path, "rw", OPEN_TIMEOUT)) as source:
             _check_origin(source)
             with closing(sqlite3.connect(partial)) as copy:
