@@ -245,13 +245,16 @@ def _variable(environ: Mapping[str, str], name: str) -> list[tuple[str, str]]:
 
 
 def _parse_keys(source: str, entries: Iterable[str]) -> list[ApiKey]:
-    found = []
-    for number, entry in enumerate(entries, 1):
-        try:
-            found.append(keys.parse(entry))
-        except ValueError as error:
-            raise ConfigError(f"{source}: key {number}: {error}") from None
-    return found
+    return [
+        _parse_key(f"{source}: key {number}", entry) for number, entry in enumerate(entries, 1)
+    ]
+
+
+def _parse_key(where: str, entry: str) -> ApiKey:
+    try:
+        return keys.parse(entry)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _read_keys(source: str, path: str) -> list[ApiKey]:
@@ -263,7 +266,7 @@ def _read_keys(source: str, path: str) -> list[ApiKey]:
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip() and not line.lstrip().startswith("#"):
-            found += _parse_keys(f"{source}: {path}: line {number}", [line])
+            found.append(_parse_key(f"{source}: {path}: line {number}", line))
     if not found:
         # An empty file is a mount or a template that failed, not a wish for a made-up key.
         raise ConfigError(f"{source}: {path!r} holds no key")

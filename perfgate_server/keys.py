@@ -151,8 +151,10 @@ def parse(entry: str) -> ApiKey:
     may stand anywhere in it.
     """
     role, *rest = entry.strip().split(":", 3)
-    if role not in _ROLES or not rest or not is_well_formed(rest[0]):
-        raise ValueError(ENTRY_RULE)
+    if role not in _ROLES:
+        raise ValueError(f"{ENTRY_RULE}; its role is none of these")
+    if not rest or not is_well_formed(rest[0]):
+        raise ValueError(f"{ENTRY_RULE}; its key is not, or is missing")
     return make(rest[0], _ROLES[role], *rest[1:])
 
 
