@@ -125,10 +125,8 @@ def _storage_config(context: click.Context, options: dict[str, str | None]) -> S
 def _opened(config: ServerConfig, *, create: bool) -> Iterator[Any]:
     from perfgate_server.storage import open_storage
 
-    if not create and config.storage_type == "sqlite" and not Path(config.location or "").is_file():
-        raise CannotOpen(f"cannot open the database {config.location}: there is no such file")
     storage = open_storage(
-        config.storage_type, config.location, timeout=config.timeout, pool_size=2
+        config.storage_type, config.location, timeout=config.timeout, pool_size=2, create=create
     )
     with contextlib.closing(storage):
         yield storage

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from perfgate_server import keys
 from perfgate_server.keys import ApiKey, Role
@@ -222,10 +222,12 @@ def without_password(url: str) -> str:
     try:
         parts = urlsplit(url)
         user = f"{parts.username}@" if parts.username else ""
-        port = f":{parts.port}" if parts.port else ""
+        hosts = parts.netloc.rpartition("@")[2] or ",".join(parse_qs(parts.query).get("host", []))
+        for host in hosts.split(","):
+            _ = urlsplit(f"//{host}").port  # what is none may be a piece of the password
     except ValueError:
         return f"{url.partition('://')[0]}://…"
-    return f"{parts.scheme}://{user}{parts.hostname or ''}{port}{parts.path}"
+    return f"{parts.scheme}://{user}{hosts}{parts.path}"
 
 
 def _cores() -> int:
@@ -245,9 +247,7 @@ def _variable(environ: Mapping[str, str], name: str) -> list[tuple[str, str]]:
 
 
 def _parse_keys(source: str, entries: Iterable[str]) -> list[ApiKey]:
-    return [
-        _parse_key(f"{source}: key {number}", entry) for number, entry in enumerate(entries, 1)
-    ]
+    return [_parse_key(f"{source}: key {number}", entry) for number, entry in enumerate(entries, 1)]
 
 
 def _parse_key(where: str, entry: str) -> ApiKey:

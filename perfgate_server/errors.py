@@ -130,7 +130,7 @@ def _unavailable(error: storage.Unavailable) -> Response:
     headers = {"Retry-After": str(RETRY_AFTER)}
     # Whether anything was changed nobody knows: a commit may have been lost on its way back. To
     # try again is safe: an upload or a promotion that was done is answered alike.
-    message = "The storage is busy or down. Try again."
+    message = "The storage is busy, down or read-only. Try again."
     return _answer(ApiError(503, message, headers=headers))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from perfgate_server import Role, ServerConfig
-from perfgate_server.config import ConfigError
+from perfgate_server.config import ConfigError, without_password
 
 KEY = "pg_live_" + "a1B2" * 8
 OTHER = "pg_test_" + "c3D4" * 8
@@ -130,6 +130,21 @@ def test_another_databases_password_is_not_shown() -> None:
     with pytest.raises(ConfigError) as error:
         load(config)
     assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://u:hunter2@h/d", "postgresql://u@h/d"),
+        ("postgresql://u:hunter2@h:5433/d?sslmode=require", "postgresql://u@h:5433/d"),
+        ("postgresql://u:hunter2@a:1,b:2/d?x=hunter2", "postgresql://u@a:1,b:2/d"),
+        ("postgresql://u:hunter2@/d?host=a,b&password=hunter2", "postgresql://u@a,b/d"),
+        ("postgresql://u:hunter2@[::1]:5433/d", "postgresql://u@[::1]:5433/d"),
+        ("postgresql://u:hunter2/3@h/d", "postgresql://…"),
+    ],
+)
+def test_where_a_database_is_is_shown_without_the_password(url: str, shown: str) -> None:
+    assert without_password(url) == shown
 
 
 def test_keys_from_all_places_add_up(tmp_path: Path) -> None:

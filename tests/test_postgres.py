@@ -118,6 +118,104 @@ def test_a_newer_schema_is_refused(postgres: Postgres, url: str) -> None:
         opened(url)
 
 
+def test_a_database_that_cannot_hold_every_text_is_refused(postgres: Postgres) -> None:
+    for encoding in ("SQL_ASCII", "LATIN1"):
+        name = f"perfgate_test_{encoding.lower()}"
+        postgres.execute(f"DROP DATABASE IF EXISTS {name}")
+        postgres.execute(
+            f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
+        )
+        try:
+            with pytest.raises(CannotOpen, match=f"encoding is {encoding}.*'UTF8'"):
+                opened(postgres.at(name))
+        finally:
+            postgres.execute(f"DROP DATABASE {name}")
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_no_client_encoding_comes_between(
+    url: str, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", encoding)
+    for where in (url, f"{url}?client_encoding={encoding}"):
+        with contextlib.closing(opened(where)) as storage:
+            storage.create(*stored("b", where[-9:], tags=["日本"]), deadline=soon())
+            assert storage.latest("p", "b", receipt=True, deadline=soon()).tags == ["日本"]
+
+
+def test_a_database_that_is_read_only_is_refused_by_a_server_and_read_by_commands(
+    postgres: Postgres, url: str
+) -> None:
+    """As a standby is, of which an export would be taken."""
+    with contextlib.closing(opened(url)) as storage:
+        storage.create(*stored(), deadline=soon())
+    name = url.rsplit("/", 1)[1]
+    postgres.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    with pytest.raises(CannotOpen, match="it is read-only, as a standby is"):
+        opened(url)
+    for command, said in (("check", "baselines: 1"), ("export", '"version":"v1"')):
+        result = on_database(url, command)
+        assert result.returncode == 0 and said in result.stdout, result.stderr
+
+
+def test_commands_that_read_make_no_tables(postgres: Postgres, url: str) -> None:
+    """A misspelt name is told, and its database stays as it is."""
+    for command in ("check", "export"):
+        result = on_database(url, command)
+        assert result.returncode == 2 and result.stdout.count("\n") <= 1
+        assert result.stderr.startswith("Error: ") and "has made its tables" in result.stderr
+    name = url.rsplit("/", 1)[1]
+    assert postgres.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'", name) == [
+        (0,)
+    ]
+
+
+def on_database(url: str, command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [program(), command, "--storage-type", "postgres", "--database-url", url],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=environment(),
+    )
+
+
+def test_a_role_that_may_make_no_tables_can_serve_what_is_made(own: OwnPostgres) -> None:
+    with own.database() as url:
+        opened(url).close()
+        name = url.rsplit("/", 1)[1]
+        for sql in (
+            "REVOKE ALL ON SCHEMA public FROM PUBLIC",
+            "CREATE ROLE lesser LOGIN PASSWORD 'hunter2'",
+            "GRANT USAGE ON SCHEMA public TO lesser",
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO lesser",
+            "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO lesser",
+        ):
+            own.execute(sql, name)
+        try:
+            with contextlib.closing(opened(url.replace("perfgate:", "lesser:"))) as storage:
+                storage.create(*stored(tags=["a"]), deadline=soon())
+                assert storage.latest("p", "b", receipt=True, deadline=soon()).tags == ["a"]
+                storage.delete("p", "b", "v1", deadline=soon())
+        finally:
+            own.execute("DROP OWNED BY lesser; DROP ROLE lesser", name)
+
+
+def test_a_start_does_not_wait_for_a_lock_for_ever(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psycopg
+
+    from perfgate_server.storage import postgres as engine
+
+    opened(url).close()
+    monkeypatch.setattr(engine, "_LOCK_TIMEOUT", 1)
+    with psycopg.connect(url) as other:
+        other.execute("LOCK TABLE perfgate_migrations IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(CannotOpen, match="lock timeout"):
+            opened(url)
+
+
 def test_what_cannot_be_opened_is_one_line_without_the_password(own: OwnPostgres) -> None:
     for url in (
         own.at("postgres").replace("perfgate:hunter2", "perfgate:hunter3"),
@@ -161,7 +259,7 @@ def test_without_the_extra_it_says_what_to_install(url: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment()
     )
     assert result.returncode == 2
-    assert "pip install 'perfgate-server[postgres]'" in result.stderr
+    assert "perfgate-server[postgres]" in result.stderr
 
 
 # -- away and back
@@ -226,6 +324,68 @@ def test_a_commit_whose_answer_is_lost_promises_nothing(
     assert api.upload("b", "v1").status_code == 200
 
 
+def test_those_who_wait_are_served_as_soon_as_the_database_is_back(
+    own: OwnPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if it was away for longer than the pool tries to connect, and nobody else asks."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from perfgate_server.storage import postgres as engine
+
+    monkeypatch.setattr(engine, "RECONNECT_TIMEOUT", 0.5)
+    with own.database() as url, ThreadPoolExecutor(4) as threads:
+        storage = opened(url)
+        storage.create(*stored(), deadline=soon())
+        own.stop(signal.SIGKILL)
+        started = threading.Event()
+        gave_up = threading.Event()
+        reconnect_failed = engine.ConnectionPool.reconnect_failed
+
+        def noted(pool: Any) -> None:
+            gave_up.set()
+            reconnect_failed(pool)
+
+        monkeypatch.setattr(engine.ConnectionPool, "reconnect_failed", noted)
+
+        def wait() -> float:
+            storage.latest("p", "b", receipt=True, deadline=soon(PATIENCE))
+            assert started.is_set()
+            return time.monotonic()
+
+        waiting = [threads.submit(wait) for _ in range(4)]
+        assert gave_up.wait(PATIENCE)
+        started.set()
+        own.start()
+        back = time.monotonic()
+        assert all(one.result(PATIENCE) - back < PATIENCE / 3 for one in waiting)
+        storage.close()
+
+
+def test_a_session_that_may_only_read_is_not_used_again(postgres: Postgres, url: str) -> None:
+    """It is of a server that became a standby, or of a time at which none could write."""
+    storage = opened(url)
+    name = url.rsplit("/", 1)[1]
+    postgres.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    with pytest.raises(Unavailable, match="read-only"):
+        storage.create(*stored(), deadline=soon())
+    postgres.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    wait_for(lambda: _creates(storage), "a session that may write")
+    storage.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [("off", "on"), ("local", "on"), ("remote_apply", "remote_apply")]
+)
+def test_a_commit_waits_for_the_disk_and_for_no_less_than_the_database_says(
+    postgres: Postgres, url: str, given: str, kept: str
+) -> None:
+    name = url.rsplit("/", 1)[1]
+    postgres.execute(f"ALTER DATABASE {name} SET synchronous_commit = {given}")
+    with contextlib.closing(opened(url)) as storage:
+        with storage._engine.writing("p", "b", soon()) as db:
+            assert db.execute("SHOW synchronous_commit").fetchone() == (kept,)
+
+
 def test_a_server_that_hangs_is_given_up_at_the_deadline(own: OwnPostgres) -> None:
     with own.database() as url:
         storage = opened(url)
@@ -241,6 +401,13 @@ def test_a_server_that_hangs_is_given_up_at_the_deadline(own: OwnPostgres) -> No
             own.send(signal.SIGCONT)
         wait_for(lambda: _found(storage), "an answer")
         storage.close()
+
+
+def _creates(storage: Any) -> bool:
+    try:
+        return bool(storage.create(*stored(), deadline=soon())[1])
+    except Unavailable:
+        return False
 
 
 def _found(storage: Any) -> bool:

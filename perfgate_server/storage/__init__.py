@@ -19,26 +19,29 @@ def open_storage(
     timeout: float,
     pool_size: int,
     shared: bool = False,
+    create: bool = True,
 ) -> Storage:
     """Return the storage, migrated and holding no connection, so that a fork may follow.
 
     `location` is the path of ``sqlite`` or the URL of ``postgres``; `timeout` bounds waiting for
     a lock, in seconds; `pool_size` is how many threads use it at once, and bounds the connections
-    to ``postgres``; `shared` says whether other processes of the server use it too. Raises
-    CannotOpen.
+    to ``postgres``; `shared` says whether other processes of the server use it too. Without
+    `create` a database must be there. Raises CannotOpen.
     """
     if storage_type == "postgres":
-        return SqlStorage(_postgres(location or "", pool_size))
+        return SqlStorage(_postgres(location or "", pool_size, create))
+    if storage_type == "sqlite" and not create and not Path(location or "").is_file():
+        raise CannotOpen(f"cannot open the database {location}: there is no such file")
     path = Path(location or "") if storage_type == "sqlite" else None
     return SqlStorage(SqliteEngine(path, timeout, pool_size, shared))
 
 
-def _postgres(url: str, pool_size: int) -> Engine:
+def _postgres(url: str, pool_size: int, create: bool) -> Engine:
     try:
         from perfgate_server.storage.postgres import PostgresEngine
     except ImportError as error:
         raise CannotOpen(
-            "storage type postgres needs its extra: pip install 'perfgate-server[postgres]'"
-            f" ({error})"
+            "storage type postgres needs its driver, which comes with the extra"
+            f" perfgate-server[postgres] ({error})"
         ) from None
-    return PostgresEngine(url, pool_size)
+    return PostgresEngine(url, pool_size, create)

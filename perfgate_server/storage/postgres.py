@@ -27,6 +27,11 @@ CONNECT_TIMEOUT = 5
 #: Seconds after which the pool begins its attempts to connect anew: it backs off in between, by
 #: default up to minutes after a server is there again.
 RECONNECT_TIMEOUT = 5.0
+#: Seconds after which who waits for a connection asks for it anew. The pool that has given up to
+#: connect tries again when it is asked, and not for those who asked before.
+_ASK_ANEW = 1.0
+#: Seconds that a start waits for a lock, as while another migrates.
+_LOCK_TIMEOUT = 60
 #: The advisory lock under which migrations run: "perfgate" in ASCII.
 _MIGRATION_LOCK = int.from_bytes(b"perfgate", "big")
 
@@ -86,6 +91,14 @@ class _Session:
         return int(first)
 
 
+# On the disk before the answer, and with no failure to serialize (two may change a total at once),
+# whatever the database's defaults; only what promises still more, to those who read a replica,
+# stays.
+_BEGIN_WRITING = """BEGIN ISOLATION LEVEL READ COMMITTED;
+    SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit')
+        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)"""
+
+
 @functools.lru_cache(maxsize=256)
 def _placeholders(sql: str) -> bytes:
     return sql.replace("%", "%%").replace("?", "%s").encode()
@@ -94,17 +107,18 @@ def _placeholders(sql: str) -> bytes:
 class PostgresEngine:
     """See `engine.Engine`. `url` is a ``postgresql://`` URL; the database is migrated here.
 
-    `pool_size` bounds the connections of one process. Raises CannotOpen, whose text never holds
+    `pool_size` bounds the connections of one process. Without `create`, a database without our
+    tables is refused, and one that is read-only is not. Raises CannotOpen, whose text never holds
     the password.
     """
 
-    def __init__(self, url: str, pool_size: int) -> None:
+    def __init__(self, url: str, pool_size: int, create: bool = True) -> None:
         self.backend = "postgres"
         self._url = url
         self._pool_size = pool_size
         self._pool: ConnectionPool[_Connection] | None = None
         self._opening = threading.Lock()
-        _prepare(url)
+        _prepare(url, create)
 
     @contextmanager
     def single(self, deadline: float) -> Iterator[_Session]:
@@ -119,10 +133,7 @@ class PostgresEngine:
 
     @contextmanager
     def writing(self, project: str, benchmark: str, deadline: float) -> Iterator[_Session]:
-        # On the disk before the answer, and with no failure to serialize (two may change a total
-        # at once), whatever the database's defaults.
-        begin = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on"
-        with self._transaction(begin, deadline) as session:
+        with self._transaction(_BEGIN_WRITING, deadline) as session:
             # One writer a benchmark: what is read here stays true until the commit, and the
             # order of its records is the order of their commits.
             session.execute(
@@ -154,6 +165,9 @@ class PostgresEngine:
             yield _Session(connection)
             connection.execute("COMMIT")
         except psycopg.Error as error:
+            if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+                # A new one may find another server, or this one as it is by then.
+                connection.close()
             raise Unavailable(f"PostgreSQL: {_reason(error)}") from error
         finally:
             _give_back(pool, connection)
@@ -167,11 +181,13 @@ class PostgresEngine:
         while True:
             left = deadline - time.monotonic()
             try:
-                connection = pool.getconn(timeout=max(0.01, left))
+                connection = pool.getconn(timeout=max(0.01, min(left, _ASK_ANEW)))
             except PoolTimeout:
+                if left > _ASK_ANEW:
+                    continue
                 raise Unavailable("PostgreSQL: no connection before the deadline") from None
             connection.deadline = deadline
-            milliseconds = max(1, int(left * 1000))
+            milliseconds = max(1, int((deadline - time.monotonic()) * 1000))
             try:
                 connection.execute(
                     f"{begin}; SET LOCAL statement_timeout = {milliseconds};"
@@ -218,22 +234,43 @@ _OPTIONS = {
     "autocommit": True,  # transactions are begun and ended here, in words
     "prepare_threshold": None,
     "connect_timeout": CONNECT_TIMEOUT,
+    "client_encoding": "UTF8",  # whatever the environment or the URL says
     "application_name": "perfgate-server",
 }
 
 
-def _prepare(url: str) -> None:
-    """Bring the database to this program's schema."""
+def _prepare(url: str, create: bool) -> None:
+    """Bring the database to this program's schema, unless it is there and has it."""
     try:
         conninfo_to_dict(url)
     except psycopg.Error:
         # Its own words quote the URL, and the password in it.
         raise CannotOpen("the database URL is not one that PostgreSQL understands") from None
     try:
-        with psycopg.connect(url, **_OPTIONS) as connection:  # type: ignore[arg-type]  # options of many types
-            _apply_migrations(connection)
+        with psycopg.connect(url, **_OPTIONS) as db:  # type: ignore[arg-type]  # options of many types
+            db.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT}s'".encode())
+            _check(db, create)
+            if _version(db) < len(migrate.load("postgres")):
+                _apply_migrations(db)
     except (psycopg.Error, StorageError) as error:
         raise CannotOpen(f"cannot open the database: {_reason(error)}") from error
+
+
+def _check(db: psycopg.Connection[Any], create: bool) -> None:
+    """Raise CannotOpen for a database that cannot hold all texts, that cannot be written to, or
+    (without `create`) that holds nothing of ours."""
+    encoding = _shown(db, "server_encoding")
+    if encoding != "UTF8":
+        raise CannotOpen(f"its encoding is {encoding}; make one with ENCODING 'UTF8'")
+    if create and _shown(db, "transaction_read_only") == "on":
+        raise CannotOpen("it is read-only, as a standby is")
+    if not create and _version(db) == 0:
+        raise CannotOpen("no perfgate-server has made its tables there")
+
+
+def _shown(db: psycopg.Connection[Any], setting: str) -> str:
+    row = db.execute(f"SHOW {setting}".encode()).fetchone()
+    return str(row[0]) if row else ""
 
 
 def _reason(error: Exception) -> str:
@@ -241,9 +278,23 @@ def _reason(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def _version(db: psycopg.Connection[Any]) -> int:
+    """Return the version of the schema, 0 for none. Raises CannotOpen for one that is too new."""
+    row = db.execute("SELECT to_regclass('perfgate_migrations')").fetchone()
+    if row is None or row[0] is None:
+        return 0
+    row = db.execute("SELECT coalesce(max(version), 0) FROM perfgate_migrations").fetchone()
+    version, known = int(row[0]) if row else 0, len(migrate.load("postgres"))
+    if version > known:
+        raise CannotOpen(
+            f"it was made by a newer perfgate-server (schema {version}; this program knows"
+            f" {known}); upgrade the program"
+        )
+    return version
+
+
 def _apply_migrations(db: psycopg.Connection[Any]) -> None:
     """Apply what is missing, and record it, in one transaction under a lock."""
-    migrations = migrate.load("postgres")
     with db.transaction():
         # Each statement sees what was committed before it: also what servers of an earlier version
         # wrote while this waited for a lock.
@@ -253,14 +304,7 @@ def _apply_migrations(db: psycopg.Connection[Any]) -> None:
             """CREATE TABLE IF NOT EXISTS perfgate_migrations (
                 version integer PRIMARY KEY, name text NOT NULL, applied_at text NOT NULL)"""
         )
-        row = db.execute("SELECT coalesce(max(version), 0) FROM perfgate_migrations").fetchone()
-        version = int(row[0]) if row else 0
-        if version > len(migrations):
-            raise CannotOpen(
-                f"it was made by a newer perfgate-server (schema {version}; this program knows"
-                f" {len(migrations)}); upgrade the program"
-            )
-        for migration in migrations[version:]:
+        for migration in migrate.load("postgres")[_version(db) :]:
             db.execute(migration.sql.encode())
             db.execute(
                 "INSERT INTO perfgate_migrations (version, name, applied_at) VALUES (%s, %s, %s)",
