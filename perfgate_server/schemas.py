@@ -17,7 +17,7 @@ from typing import Any
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, missing
 
 from perfgate_server import names
-from perfgate_server.columns import ABSENT, Column, Rows
+from perfgate_server.columns import AbsentType, Column, Rows
 
 RECEIPT_SCHEMA = "perfgate.run.v1"
 RECORD_SCHEMA = "perfgate.baseline.v1"
@@ -298,14 +298,18 @@ class Samples(Field):
         )
 
     def _is_plain(self, name: str, column: Column) -> bool:
-        values, kinds, kind = column.values, column.kinds, self.kinds.get(name)
+        kind = self.kinds.get(name)
         if kind is None:
             return True
-        if kinds != {kind}:
-            if name in self.required_members or not kinds <= {kind, NoneType, type(ABSENT)}:
-                return False
-            values = [value for value in values if type(value) is kind]
-        return kind is not int or _fit(values, self.codes[name])
+        lacking = set() if name in self.required_members else {NoneType, AbsentType}
+        if not column.kinds <= {kind, *lacking}:
+            return False
+        if kind is not int:
+            return True
+        values = column.values
+        if column.kinds != {int}:
+            values = [value for value in values if type(value) is int]
+        return _fit(values, self.codes[name])
 
     def _check(self, sample: Any) -> Any:
         """Return what is wrong with a sample: a sentence, or a mapping of sentences."""

@@ -129,6 +129,25 @@ def test_many_objects_have_the_same_text_as_few(
         assert_canonical({"z": 1, "many": many, "%": some})
 
 
+@pytest.mark.parametrize("number", [50, 249, 250, 251, 499, 500, 501, 1001])
+def test_rows_that_are_written_so_many_at_once(number: int) -> None:
+    lacking: dict[str, object] = {"c": None}
+    assert_canonical(
+        [{"a": i, "b": f"%{i}", "d": 1, **(lacking if i % 3 else {})} for i in range(number)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "other"),
+    [(1, True), (0, False), (True, 1), (1, 2), ("a", None), (1, 1.0), (1.5e-7, 1.5e-7)],
+)
+@pytest.mark.parametrize("place", [0, 37, 99])
+def test_one_value_that_equals_the_others_or_nearly(value: Any, other: Any, place: int) -> None:
+    many = [{"a": value, "z": 1}] * 100
+    many[place] = {"a": other, "z": 1}
+    assert_canonical(many)
+
+
 def assert_canonical(value: object) -> None:
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     assert jsonio.canonical(value).decode() == text

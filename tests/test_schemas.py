@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from marshmallow import ValidationError
 from support import PATIENCE
 
-from perfgate_server.columns import ABSENT, Rows, columns_of
+from perfgate_server.columns import ABSENT, AbsentType, Rows, columns_of
 from perfgate_server.schemas import Samples
 
 _NUMBERS = st.sampled_from([0, 1, 2**31 - 1, 2**31, 2**32, 2**64 - 1, 2**64, -1, -(2**31)])
@@ -113,25 +113,39 @@ def test_of_samples_with_very_many_members_no_columns_are_made() -> None:
 def test_of_samples_that_lack_a_member_here_and_there_columns_are_made() -> None:
     """One by one they took twice the time."""
     few, more = {"wall_ms": 1, "exit_code": 0}, {"exit_code": 0, "cpu_ms": None, "wall_ms": 2}
-    assert columns_of([few, more]) == {
-        "wall_ms": ([1, 2], {int}),
-        "exit_code": ([0, 0], {int}),
-        "cpu_ms": ([ABSENT, None], {tuple, NoneType}),
+    assert columns_of([few, more, more]) == {
+        "wall_ms": ([1, 2, 2], {int}),
+        "exit_code": ([0, 0, 0], {int}),
+        "cpu_ms": ([ABSENT, None, None], {AbsentType, NoneType}),
     }
 
 
-def test_columns_are_not_much_larger_than_the_samples() -> None:
+@pytest.mark.parametrize("odd", [-1, 2**64, True, 1.0, "1", [], {}])
+@pytest.mark.parametrize("others", [{}, {"cpu_ms": None}, {"cpu_ms": 3}])
+def test_a_member_that_is_wrong_is_found_among_others_that_lack_it(odd: Any, others: Any) -> None:
+    good = {"wall_ms": 1, "exit_code": 0}
+    samples = [good | others] * 5 + [good, good | {"cpu_ms": odd}] + [good | others] * 5
+    assert list(said(samples)) == [6]
+
+
+def test_columns_are_hardly_larger_than_the_samples() -> None:
     """Of samples of which each has a member of its own they would take sixty times the memory."""
     names = [f"x{number}" for number in range(60)]
     assert columns_of([{name: 1} for name in names * 10]) is None
-    most = [dict.fromkeys(names[place : place + 45]) for place in range(15)]
-    assert len(columns_of(most) or ()) == 59
+    most = [dict.fromkeys(names[place : place + 55]) for place in range(6)]
+    assert len(columns_of(most) or ()) == 60
+    many = [f"x{number}" for number in range(66)]
+    assert columns_of([dict.fromkeys(many[:64]), dict.fromkeys(many[2:])]) is None
 
 
-def test_members_in_late_samples_count_too() -> None:
+@pytest.mark.parametrize("place", [0, 999, 1000, 1999, 2000, 2499])
+def test_a_member_of_one_sample_alone_counts_too(place: int) -> None:
     """Names are gathered from so many samples at once."""
-    samples: list[Any] = [{"wall_ms": 1, "exit_code": 0}] * 2500
-    late = columns_of([*samples, {"wall_ms": 1, "exit_code": 0, "cpu_ms": 5}])
-    assert late is not None
-    assert late["cpu_ms"].values == [ABSENT] * 2500 + [5]
-    assert columns_of([*samples, *({f"x{number}": 1} for number in range(70))]) is None
+    common = {"wall_ms": 1, "exit_code": 0, "cpu_ms": 2, "page_faults": 3, "ctx_switches": 4}
+    samples: list[Any] = [common] * 2500
+    samples[place] = {**common, "max_rss_kb": 5}
+    columns = columns_of(samples)
+    assert columns is not None
+    assert columns["max_rss_kb"].values == [ABSENT] * place + [5] + [ABSENT] * (2499 - place)
+    samples[place] = {f"x{number}": 1 for number in range(64)}
+    assert columns_of(samples) is None
