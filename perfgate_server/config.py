@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import re
@@ -18,6 +19,8 @@ STORAGE_TYPES = ("memory", "sqlite", "postgres")
 LOG_LEVELS = ("trace", "debug", "info", "warn", "error")
 LOG_FORMATS = ("json", "pretty")
 DEFAULT_SQLITE_PATH = "./perfgate.db"
+#: How alike two names are of which one is taken for the other, as difflib measures it: at most 1.
+_NEARLY = 0.9
 
 
 class ConfigError(Exception):
@@ -215,6 +218,19 @@ class ServerConfig:
         for source, path in files:
             found += _read_keys(source, path)
         return cls(api_keys=tuple(found), **values)
+
+
+def misspelt(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Return a sentence for each variable of `environ`, by default the process's, that is nearly
+    one of ours: PERFGATE_STORAGETYPE would leave the data in memory without a word."""
+    names = {setting.metadata["env"] for setting in fields(ServerConfig) if setting.metadata}
+    names |= {"PERFGATE_API_KEYS", "PERFGATE_API_KEYS_FILE"}
+    found = []
+    for name in sorted({*(os.environ if environ is None else environ)} - names):
+        close = difflib.get_close_matches(name, names, 1, _NEARLY)
+        if name.startswith("PERFGATE_") and close:
+            found.append(f"{name} is no variable of perfgate-server: did you mean {close[0]}?")
+    return found
 
 
 def without_password(url: str) -> str:

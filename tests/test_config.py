@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from perfgate_server import Role, ServerConfig
-from perfgate_server.config import ConfigError, without_password
+from perfgate_server.config import ConfigError, misspelt, without_password
 
 KEY = "pg_live_" + "a1B2" * 8
 OTHER = "pg_test_" + "c3D4" * 8
@@ -130,6 +130,23 @@ def test_another_databases_password_is_not_shown() -> None:
     with pytest.raises(ConfigError) as error:
         load(config)
     assert "hunter2" not in str(error.value)
+
+
+def test_a_variable_that_is_nearly_one_of_ours_is_told() -> None:
+    """The client's own, and those that Kubernetes sets for a service, are none."""
+    meant = {
+        "PERFGATE_STORAGETYPE": "PERFGATE_STORAGE_TYPE",
+        "PERFGATE_DATABASE_URI": "PERFGATE_DATABASE_URL",
+        "PERFGATE_APIKEYS": "PERFGATE_API_KEYS",
+        "PERFGATE_API_KEY_FILE": "PERFGATE_API_KEYS_FILE",
+        "PERFGATE_PORTT": "PERFGATE_PORT",
+    }
+    others = ["PERFGATE_URL", "PERFGATE_KEY", "PERFGATE_SERVICE_PORT", "PERFGATE_PORT_8080_TCP"]
+    others += ["PERFGATE_TIMEOUT", "PERFGATE_API_KEYS", "PATH", "XPERFGATE_PORT"]
+    assert misspelt(dict.fromkeys([*meant, *others], "x")) == [
+        f"{name} is no variable of perfgate-server: did you mean {meant[name]}?"
+        for name in sorted(meant)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,15 @@ def test_the_module_runs_too(tmp_path: Path) -> None:
 # -- starting
 
 
+def test_a_misspelt_variable_is_told_at_start(tmp_path: Path) -> None:
+    with serving(perfgate_server(), tmp_path, PERFGATE_STORAGETYPE="sqlite") as server:
+        sentence = (
+            "PERFGATE_STORAGETYPE is no variable of perfgate-server: did you mean"
+            " PERFGATE_STORAGE_TYPE?"
+        )
+        assert [line["level"] for line in server.lines(sentence)] == ["warn"]
+
+
 def test_one_line_on_start_tells_where_what_and_who(tmp_path: Path) -> None:
     with sqlite_server(tmp_path, "--log-format", "pretty") as server:
         (line,) = server.log.splitlines()[:1]
