@@ -567,6 +567,20 @@ def test_it_works_through_a_pooler_in_transaction_mode(bounced: str, tmp_path: P
         assert "Traceback" not in server.log
 
 
+def test_nothing_that_is_set_stays_in_a_session_of_the_pooler(bounced: str) -> None:
+    """The next transaction in it may be anybody's."""
+    import psycopg
+
+    with contextlib.closing(opened(bounced)) as storage:
+        storage.create(*stored(), deadline=soon())
+        with contextlib.ExitStack() as stack:
+            # At once, and so in both sessions that there are.
+            found = [stack.enter_context(psycopg.connect(bounced)) for _ in range(2)]
+            for name in ("lock_timeout", "statement_timeout", "synchronous_commit"):
+                shown = [one.execute(f"SHOW {name}".encode()).fetchone() for one in found]
+                assert shown == [("on" if name == "synchronous_commit" else "0",)] * 2
+
+
 def test_gunicorn_serves_it_too(url: str, tmp_path: Path) -> None:
     from support import ROOT
 

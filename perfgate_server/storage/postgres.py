@@ -248,10 +248,14 @@ def _prepare(url: str, create: bool) -> None:
         raise CannotOpen("the database URL is not one that PostgreSQL understands") from None
     try:
         with psycopg.connect(url, **_OPTIONS) as db:  # type: ignore[arg-type]  # options of many types
-            db.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT}s'".encode())
-            _check(db, create)
-            if _version(db) < len(migrate.load("postgres")):
-                _apply_migrations(db)
+            with db.transaction():
+                # Each statement sees what was committed before it: also what servers of an earlier
+                # version wrote while this waited for a lock.
+                db.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+                db.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}s'".encode())
+                _check(db, create)
+                if _version(db) < len(migrate.load("postgres")):
+                    _apply_migrations(db)
     except (psycopg.Error, StorageError) as error:
         raise CannotOpen(f"cannot open the database: {_reason(error)}") from error
 
@@ -294,19 +298,15 @@ def _version(db: psycopg.Connection[Any]) -> int:
 
 
 def _apply_migrations(db: psycopg.Connection[Any]) -> None:
-    """Apply what is missing, and record it, in one transaction under a lock."""
-    with db.transaction():
-        # Each statement sees what was committed before it: also what servers of an earlier version
-        # wrote while this waited for a lock.
-        db.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-        db.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
+    """Apply what is missing, and record it, under a lock."""
+    db.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
+    db.execute(
+        """CREATE TABLE IF NOT EXISTS perfgate_migrations (
+            version integer PRIMARY KEY, name text NOT NULL, applied_at text NOT NULL)"""
+    )
+    for migration in migrate.load("postgres")[_version(db) :]:
+        db.execute(migration.sql.encode())
         db.execute(
-            """CREATE TABLE IF NOT EXISTS perfgate_migrations (
-                version integer PRIMARY KEY, name text NOT NULL, applied_at text NOT NULL)"""
+            "INSERT INTO perfgate_migrations (version, name, applied_at) VALUES (%s, %s, %s)",
+            (migration.version, migration.name, datetime.now(UTC).isoformat()),
         )
-        for migration in migrate.load("postgres")[_version(db) :]:
-            db.execute(migration.sql.encode())
-            db.execute(
-                "INSERT INTO perfgate_migrations (version, name, applied_at) VALUES (%s, %s, %s)",
-                (migration.version, migration.name, datetime.now(UTC).isoformat()),
-            )
