@@ -46,15 +46,15 @@ def columns_of(rows: list[Any]) -> dict[str, Column] | None:
 def _columns(rows: list[Any]) -> dict[str, Column] | None:
     if {*map(type, rows)} != {dict}:
         return None
-    sizes = [*map(len, rows)]
+    sizes = {*map(len, rows)}
     if max(sizes) > _WIDEST:
         return None
-    if min(sizes) == max(sizes):
+    if len(sizes) == 1:
         try:
             return {name: _column([*map(itemgetter(name), rows)]) for name in rows[0]}
         except KeyError:
             pass
-    most = min(_WIDEST, _LOOSEST * sum(sizes) / len(rows))
+    most = min(_WIDEST, _LOOSEST * sum(map(len, rows)) / len(rows))
     names: dict[str, None] = {}  # unlike a set, in the rows' order
     for start in range(0, len(rows), _GATHERED):
         names.update(dict.fromkeys(chain.from_iterable(rows[start : start + _GATHERED])))

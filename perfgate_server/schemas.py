@@ -267,9 +267,11 @@ class Samples(Field):
         "stdout": (str, "Must be a string."),
         "stderr": (str, "Must be a string."),
     }
-    kinds: dict[str, Any] = dict.fromkeys(integers, int)
-    kinds |= {name: kind for name, (kind, _) in others.items()}
     required_members = ("wall_ms", "exit_code")
+    #: The types that the values of each member may have.
+    kinds: dict[str, set[type]] = dict.fromkeys(integers, {int, NoneType, AbsentType})
+    kinds |= {name: {kind, NoneType, AbsentType} for name, (kind, _) in others.items()}
+    kinds |= dict.fromkeys(required_members, {int})
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> list[Any]:
         if not isinstance(value, list):
@@ -298,13 +300,9 @@ class Samples(Field):
         )
 
     def _is_plain(self, name: str, column: Column) -> bool:
-        kind = self.kinds.get(name)
-        if kind is None:
-            return True
-        lacking = set() if name in self.required_members else {NoneType, AbsentType}
-        if not column.kinds <= {kind, *lacking}:
+        if not column.kinds <= self.kinds.get(name, column.kinds):
             return False
-        if kind is not int:
+        if name not in self.codes:
             return True
         values = column.values
         if column.kinds != {int}:
