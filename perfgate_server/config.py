@@ -225,11 +225,11 @@ def misspelt(environ: Mapping[str, str] | None = None) -> list[str]:
     one of ours: PERFGATE_STORAGETYPE would leave the data in memory without a word."""
     names = {setting.metadata["env"] for setting in fields(ServerConfig) if setting.metadata}
     names |= {"PERFGATE_API_KEYS", "PERFGATE_API_KEYS_FILE"}
+    given = {name for name in environ or os.environ if name.startswith("PERFGATE_")}
     found = []
-    for name in sorted({*(os.environ if environ is None else environ)} - names):
-        close = difflib.get_close_matches(name, names, 1, _NEARLY)
-        if name.startswith("PERFGATE_") and close:
-            found.append(f"{name} is no variable of perfgate-server: did you mean {close[0]}?")
+    for name in sorted(given - names):
+        for close in difflib.get_close_matches(name, names, 1, _NEARLY):
+            found.append(f"{name} is no variable of perfgate-server: did you mean {close}?")
     return found
 
 
