@@ -253,23 +253,23 @@ def _prepare(url: str, create: bool) -> None:
                 # version wrote while this waited for a lock.
                 db.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
                 db.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}s'".encode())
-                _check(db, create)
-                if _version(db) < len(migrate.load("postgres")):
+                _check_fitness(db, to_write=create)
+                version = _version(db)
+                if version == 0 and not create:
+                    raise CannotOpen("no perfgate-server has made its tables there")
+                if version < len(migrate.load("postgres")):
                     _apply_migrations(db)
     except (psycopg.Error, StorageError) as error:
         raise CannotOpen(f"cannot open the database: {_reason(error)}") from error
 
 
-def _check(db: psycopg.Connection[Any], create: bool) -> None:
-    """Raise CannotOpen for a database that cannot hold all texts, that cannot be written to, or
-    (without `create`) that holds nothing of ours."""
+def _check_fitness(db: psycopg.Connection[Any], *, to_write: bool) -> None:
+    """Raise CannotOpen for a database that cannot hold all texts, or cannot be written to."""
     encoding = _shown(db, "server_encoding")
     if encoding != "UTF8":
         raise CannotOpen(f"its encoding is {encoding}; make one with ENCODING 'UTF8'")
-    if create and _shown(db, "transaction_read_only") == "on":
+    if to_write and _shown(db, "transaction_read_only") == "on":
         raise CannotOpen("it is read-only, as a standby is")
-    if not create and _version(db) == 0:
-        raise CannotOpen("no perfgate-server has made its tables there")
 
 
 def _shown(db: psycopg.Connection[Any], setting: str) -> str:
