@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import random
 import re
 import sys
@@ -16,11 +18,13 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from perfgate_server import errors, logs
 from perfgate_server.blueprints import baselines, compare, health, verdicts
-from perfgate_server.config import ConfigError, ServerConfig, error_line
+from perfgate_server.config import ConfigError, ServerConfig, error_line, misspelt
 from perfgate_server.keys import ApiKey, redact
 from perfgate_server.lean import App
 from perfgate_server.storage import Storage, open_storage
 from perfgate_server.storage.base import CannotOpen
+
+logger = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 
@@ -79,7 +83,7 @@ def create_app(config: ServerConfig | None = None) -> Flask:
 def _create_standalone() -> Flask:
     try:
         config, key = ServerConfig.load().with_some_key()
-        logs.configure(config.log_level, config.log_format)
+        configure_logs(config)
         app = create_app(config)
     except (ConfigError, CannotOpen) as error:
         if click.get_current_context(silent=True) is None:
@@ -90,6 +94,13 @@ def _create_standalone() -> Flask:
     if key is not None:
         announce_key(key, _development_url())
     return app
+
+
+def configure_logs(config: ServerConfig) -> None:
+    """Let log lines go where and how `config` says, and tell of variables that it did not read."""
+    logs.configure(config.log_level, config.log_format)
+    for sentence in misspelt(os.environ):
+        logger.warning(sentence)
 
 
 def announce_key(key: str, url: str) -> None:

@@ -220,12 +220,12 @@ class ServerConfig:
         return cls(api_keys=tuple(found), **values)
 
 
-def misspelt(environ: Mapping[str, str] | None = None) -> list[str]:
-    """Return a sentence for each variable of `environ`, by default the process's, that is nearly
-    one of ours: PERFGATE_STORAGETYPE would leave the data in memory without a word."""
+def misspelt(variables: Iterable[str]) -> list[str]:
+    """Return a sentence for each of these names that is nearly that of a variable of ours:
+    PERFGATE_STORAGETYPE would leave the data in memory without a word."""
     names = {setting.metadata["env"] for setting in fields(ServerConfig) if setting.metadata}
     names |= {"PERFGATE_API_KEYS", "PERFGATE_API_KEYS_FILE"}
-    given = {name for name in environ or os.environ if name.startswith("PERFGATE_")}
+    given = {name for name in variables if name.startswith("PERFGATE_")}
     found = []
     for name in sorted(given - names):
         for close in difflib.get_close_matches(name, names, 1, _NEARLY):

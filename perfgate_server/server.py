@@ -16,14 +16,8 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
 from perfgate_server import logs
-from perfgate_server.app import announce_key, create_app
-from perfgate_server.config import (
-    ConfigError,
-    ServerConfig,
-    error_line,
-    misspelt,
-    without_password,
-)
+from perfgate_server.app import announce_key, configure_logs, create_app
+from perfgate_server.config import ConfigError, ServerConfig, error_line, without_password
 from perfgate_server.storage.base import CannotOpen
 from perfgate_server.worker import NOBODY, STOPPING, load_of
 
@@ -101,7 +95,7 @@ def run_server(config: ServerConfig) -> None:
     (also when the address cannot be bound) and storage.base.CannotOpen before it listens.
     """
     config, key = config.with_some_key()
-    _configure_logs(config)
+    configure_logs(config)
     app = create_app(config)
     listener = _bind(config.bind, config.port)
     url = _url(listener)
@@ -118,12 +112,6 @@ def run_server(config: ServerConfig) -> None:
     except SystemExit as stop:
         if stop.code or os.getpid() != parent:  # a failure, or the end of a forked worker
             raise
-
-
-def _configure_logs(config: ServerConfig) -> None:
-    logs.configure(config.log_level, config.log_format)
-    for sentence in misspelt():
-        logger.warning(sentence)
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -223,6 +211,7 @@ def create_wsgi_app() -> Flask:
                 " there, or with -c and its path"
             )
         config = wsgi_config()
+        # Misspelt variables gunicorn.conf.py has told of.
         logs.configure(config.log_level, config.log_format)
         return create_app(config)
     except (ConfigError, CannotOpen) as error:
@@ -240,7 +229,7 @@ def wsgi_settings() -> dict[str, Any]:
     """
     try:
         config = wsgi_config()
-        _configure_logs(config)
+        configure_logs(config)
         create_app(config).extensions["perfgate"].storage.close()
     except (ConfigError, CannotOpen) as error:
         print(error_line(error), file=sys.stderr)

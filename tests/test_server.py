@@ -143,8 +143,16 @@ def test_the_module_runs_too(tmp_path: Path) -> None:
 # -- starting
 
 
-def test_a_misspelt_variable_is_told_at_start(tmp_path: Path) -> None:
-    with serving(perfgate_server(), tmp_path, PERFGATE_STORAGETYPE="sqlite") as server:
+@pytest.mark.parametrize(
+    "command",
+    [
+        perfgate_server(),
+        [program("flask"), "--app", "perfgate_server", "run", "--port", "{port}"],
+    ],
+    ids=["perfgate-server", "flask"],
+)
+def test_a_misspelt_variable_is_told_at_start(tmp_path: Path, command: list[str]) -> None:
+    with serving(command, tmp_path, PERFGATE_STORAGETYPE="sqlite") as server:
         sentence = (
             "PERFGATE_STORAGETYPE is no variable of perfgate-server: did you mean"
             " PERFGATE_STORAGE_TYPE?"
