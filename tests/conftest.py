@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from postgres_server import Postgres, running_postgres
+from postgres_server import OwnPostgres, Postgres, own_postgres, running_postgres
 from support import KEYS, bearer, receipt
 
 from perfgate_server import Role, ServerConfig, create_app, jsonio
@@ -37,6 +37,20 @@ def backend(request: pytest.FixtureRequest) -> str:
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     """A real PostgreSQL: the one at PERFGATE_TEST_POSTGRES_URL, or one of the tests' own."""
     with running_postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture
+def url(postgres: Postgres) -> Iterator[str]:
+    """Where a fresh database of PostgreSQL is."""
+    with postgres.database() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[OwnPostgres]:
+    """A server that a test may stop and kill."""
+    with own_postgres() as server:
         yield server
 
 

@@ -16,7 +16,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from support import PATIENCE, free_port, wait_for
+from support import PATIENCE, free_port, perfgate_server, serving, wait_for
+
+from perfgate_server.storage import open_storage
 
 MISSING = (
     "PostgreSQL is not installed (apt-get install postgresql),"
@@ -183,3 +185,12 @@ def running_postgres(folder: Path) -> Iterator[Postgres]:
     else:
         with own_postgres() as server:
             yield server
+
+
+def server_on(url: str, folder: Path, *more: str, **options: Any) -> Any:
+    arguments = perfgate_server("--storage-type", "postgres", "--database-url", url, *more)
+    return serving(arguments, folder, **options)
+
+
+def opened(url: str) -> Any:
+    return open_storage("postgres", url, timeout=20, pool_size=4)

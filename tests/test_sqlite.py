@@ -156,7 +156,8 @@ def test_eight_processes_may_open_a_fresh_file_at_once(path: Path) -> None:
     ]
     path.with_suffix(".go").touch()
     assert [process.wait(60) for process in processes] == [0] * 8
-    assert query(path, "SELECT version FROM perfgate_migrations") == [(1,), (2,), (3,), (4,)]
+    applied = [(migration.version,) for migration in migrate.load("sqlite")]
+    assert query(path, "SELECT version FROM perfgate_migrations") == applied
     assert query(path, "SELECT count(*) FROM baselines") == [(8,)]
 
 

@@ -1,0 +1,204 @@
+"""Opening a database of PostgreSQL: what is refused, and in which words."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from postgres_server import OwnPostgres, Postgres, opened, server_on
+from support import (
+    PATIENCE,
+    environment,
+    free_port,
+    program,
+    soon,
+    stored,
+)
+
+from perfgate_server.storage import migrate
+from perfgate_server.storage.base import CannotOpen
+
+_OPEN_AND_WRITE = """
+import sys
+from pathlib import Path
+from support import soon, stored, wait_for
+from perfgate_server.storage import open_storage
+wait_for(Path(sys.argv[2]).exists, "the start")
+storage = open_storage("postgres", sys.argv[1], timeout=30.0, pool_size=1)
+storage.create(*stored("b", sys.argv[3]), deadline=soon())
+storage.close()
+"""
+
+
+def test_eight_processes_may_open_an_empty_database_at_once(
+    postgres: Postgres, url: str, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _OPEN_AND_WRITE, url, go, f"v{number}"],
+            cwd=Path(__file__).parent,
+        )
+        for number in range(8)
+    ]
+    go.touch()
+    assert [process.wait(60) for process in processes] == [0] * 8
+    name = url.rsplit("/", 1)[1]
+    applied = [(migration.version,) for migration in migrate.load("postgres")]
+    assert postgres.execute("SELECT version FROM perfgate_migrations", name) == applied
+    assert postgres.execute("SELECT count(*) FROM baselines", name) == [(8,)]
+
+
+def test_a_newer_schema_is_refused(postgres: Postgres, url: str) -> None:
+    opened(url).close()
+    name = url.rsplit("/", 1)[1]
+    postgres.execute("INSERT INTO perfgate_migrations VALUES (999, 'future', 'then')", name)
+    with pytest.raises(CannotOpen, match="newer perfgate-server"):
+        opened(url)
+
+
+def test_a_database_that_cannot_hold_every_text_is_refused(postgres: Postgres) -> None:
+    for encoding in ("SQL_ASCII", "LATIN1"):
+        name = f"perfgate_test_{encoding.lower()}"
+        postgres.execute(f"DROP DATABASE IF EXISTS {name}")
+        postgres.execute(
+            f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
+        )
+        try:
+            with pytest.raises(CannotOpen, match=f"encoding is {encoding}.*'UTF8'"):
+                opened(postgres.at(name))
+        finally:
+            postgres.execute(f"DROP DATABASE {name}")
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_no_client_encoding_comes_between(
+    url: str, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", encoding)
+    for where in (url, f"{url}?client_encoding={encoding}"):
+        with contextlib.closing(opened(where)) as storage:
+            storage.create(*stored("b", where[-9:], tags=["日本"]), deadline=soon())
+            assert storage.latest("p", "b", receipt=True, deadline=soon()).tags == ["日本"]
+
+
+def test_a_database_that_is_read_only_is_refused_by_a_server_and_read_by_commands(
+    postgres: Postgres, url: str
+) -> None:
+    """As a standby is, of which an export would be taken."""
+    with contextlib.closing(opened(url)) as storage:
+        storage.create(*stored(), deadline=soon())
+    name = url.rsplit("/", 1)[1]
+    postgres.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    with pytest.raises(CannotOpen, match="it is read-only, as a standby is"):
+        opened(url)
+    for command, said in (("check", "baselines: 1"), ("export", '"version":"v1"')):
+        result = on_database(url, command)
+        assert result.returncode == 0 and said in result.stdout, result.stderr
+
+
+def test_commands_that_read_make_no_tables(postgres: Postgres, url: str) -> None:
+    """A misspelt name is told, and its database stays as it is."""
+    for command in ("check", "export"):
+        result = on_database(url, command)
+        assert result.returncode == 2 and result.stdout.count("\n") <= 1
+        assert result.stderr.startswith("Error: ") and "has made its tables" in result.stderr
+    name = url.rsplit("/", 1)[1]
+    assert postgres.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'", name) == [
+        (0,)
+    ]
+
+
+def on_database(url: str, command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [program(), command, "--storage-type", "postgres", "--database-url", url],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=environment(),
+    )
+
+
+def test_a_role_that_may_make_no_tables_can_serve_what_is_made(own: OwnPostgres) -> None:
+    with own.database() as url:
+        opened(url).close()
+        name = url.rsplit("/", 1)[1]
+        for sql in (
+            "REVOKE ALL ON SCHEMA public FROM PUBLIC",
+            "CREATE ROLE lesser LOGIN PASSWORD 'hunter2'",
+            "GRANT USAGE ON SCHEMA public TO lesser",
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO lesser",
+            "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO lesser",
+        ):
+            own.execute(sql, name)
+        try:
+            with contextlib.closing(opened(url.replace("perfgate:", "lesser:"))) as storage:
+                storage.create(*stored(tags=["a"]), deadline=soon())
+                assert storage.latest("p", "b", receipt=True, deadline=soon()).tags == ["a"]
+                storage.delete("p", "b", "v1", deadline=soon())
+        finally:
+            own.execute("DROP OWNED BY lesser; DROP ROLE lesser", name)
+
+
+def test_a_start_does_not_wait_for_a_lock_for_ever(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psycopg
+
+    from perfgate_server.storage import postgres as engine
+
+    opened(url).close()
+    monkeypatch.setattr(engine, "_LOCK_TIMEOUT", 1)
+    with psycopg.connect(url) as other:
+        other.execute("LOCK TABLE perfgate_migrations IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(CannotOpen, match="lock timeout"):
+            opened(url)
+
+
+def test_what_cannot_be_opened_is_one_line_without_the_password(own: OwnPostgres) -> None:
+    for url in (
+        own.at("postgres").replace("perfgate:hunter2", "perfgate:hunter3"),
+        own.at("nowhere"),
+        f"postgresql://perfgate:hunter3@127.0.0.1:{free_port()}/x",
+        "postgresql://perfgate:hunter3@127.0.0.1:port/x",
+        "postgresql://perfgate:hunter3@127.0.0.1/x?nonsense=1",
+        "mysql://perfgate:hunter3@127.0.0.1/x",
+        "",
+    ):
+        result = subprocess.run(
+            [program(), "--storage-type", "postgres", "--database-url", url, "--port", "0"],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            env=environment(),
+        )
+        assert result.returncode == 2, url
+        assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1
+        assert "hunter" not in result.stderr
+
+
+def test_the_password_is_never_logged(own: OwnPostgres, tmp_path: Path) -> None:
+    with own.database() as url:
+        for level in ("trace", "info"):
+            with server_on(url, tmp_path, "--log-level", level) as server:
+                assert server.put("b", "v1") in (200, 201)
+                server.stop()
+                assert f"perfgate@127.0.0.1:{own.port}" in server.log
+                assert "hunter2" not in server.log
+
+
+def test_without_the_extra_it_says_what_to_install(url: str) -> None:
+    code = (
+        "import sys; sys.modules['psycopg'] = None\n"
+        "from perfgate_server.cli import main\n"
+        f"sys.argv = ['perfgate-server', '--storage-type', 'postgres', '--database-url', '{url}']\n"
+        "main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment()
+    )
+    assert result.returncode == 2
+    assert "perfgate-server[postgres]" in result.stderr

@@ -1,0 +1,108 @@
+"""What PostgreSQL makes of the statements: its plans, and the totals that triggers keep."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from postgres_server import opened
+from support import soon, stored
+
+from perfgate_server.storage import sql
+
+psycopg = pytest.importorskip("psycopg")
+
+_MANY = """
+    INSERT INTO {table} ({columns}) SELECT {values} FROM generate_series(1, 2000) i"""
+_BASELINES = {
+    "id": "'id' || i",
+    "project": "'web'",
+    "benchmark": "'b'",
+    "version": "'many' || i",
+    "metadata": "'{}'",
+    "tags": "'[]'",
+    "created_at": "'2026-01-01T00:00:00.000000Z'",
+    "created_by": "'admin:00000000'",
+    "content_hash": "'h'",
+    "source": "'upload'",
+    "receipt_id": "(SELECT min(id) FROM receipts)",
+}
+_VERDICTS = {name: _BASELINES[name] for name in ("id", "project", "benchmark", "created_at")}
+_VERDICTS |= {"run_id": "'r'", "status": "'pass'", "counts": "'{}'", "reasons": "'[]'"}
+_VERDICTS |= {"created_by": _BASELINES["created_by"]}
+
+
+@pytest.fixture
+def storage(url: str) -> Iterator[Any]:
+    """A storage with one record in it."""
+    with contextlib.closing(opened(url)) as storage:
+        storage.create(*stored("b", "v1", "web"), deadline=soon())
+        yield storage
+
+
+@pytest.fixture
+def db(storage: Any, url: str) -> Iterator[Any]:
+    """A session with 2,000 baselines and verdicts more, of which there are no statistics."""
+    with psycopg.connect(url, autocommit=True) as session:
+        for table, row in (("baselines", _BASELINES), ("verdicts", _VERDICTS)):
+            session.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+            columns, values = ", ".join(row), ", ".join(row.values())
+            session.execute(_MANY.format(table=table, columns=columns, values=values))
+        yield session
+
+
+def totals(db: Any) -> dict[str, int]:
+    rows = db.execute("SELECT kind, sum(number)::int FROM totals GROUP BY kind").fetchall()
+    return dict(rows)
+
+
+def changes_of_totals(db: Any) -> int:
+    """Return how many rows of the totals this session has written, as it knows of."""
+    row = db.execute(
+        """SELECT n_tup_ins + n_tup_upd FROM pg_stat_xact_user_tables WHERE relname = 'totals'"""
+    ).fetchone()
+    return int(row[0])
+
+
+def test_one_version_is_found_by_its_own_index_without_statistics(db: Any) -> None:
+    """A new database has none, nor has one that pg_upgrade moved: every version of the benchmark
+    was read, for each upload."""
+    plan = db.execute(
+        """EXPLAIN SELECT * FROM baselines b
+           WHERE b.project = 'web' AND b.benchmark = 'b' AND b.version = 'v1'"""
+    ).fetchall()
+    assert "Index Scan using baselines_by_version" in plan[0][0]
+
+
+def test_very_many_records_are_counted_at_once(db: Any) -> None:
+    """By SQL, as an administrator may delete a project: each change of a row of the totals takes
+    longer than the one before it in the transaction."""
+    assert totals(db) == {"baselines": 2001, "verdicts": 2000}
+    for table in ("baselines", "verdicts"):
+        with db.transaction():
+            before = changes_of_totals(db)
+            db.execute(f"DELETE FROM {table} WHERE seq % 4 > 0")
+            assert changes_of_totals(db) == before + 1
+    assert db.execute(sql.WRONG_TOTALS).fetchall() == []
+    assert 0 < totals(db)["baselines"] < 600
+
+
+def test_a_statement_on_several_projects_counts_each(db: Any) -> None:
+    db.execute("UPDATE verdicts SET project = 'cli' WHERE seq % 2 = 0")
+    db.execute("DELETE FROM totals WHERE kind = 'verdicts'")
+    db.execute(
+        """INSERT INTO totals (project, kind, slot, number)
+           SELECT project, 'verdicts', 0, count(*) FROM verdicts GROUP BY project"""
+    )
+    db.execute("DELETE FROM verdicts WHERE seq % 3 = 0")
+    assert db.execute(sql.WRONG_TOTALS).fetchall() == []
+
+
+def test_a_table_that_is_emptied_is_counted_as_empty(db: Any, storage: Any) -> None:
+    db.execute("TRUNCATE baselines, receipts, receipt_summaries")
+    assert totals(db) == {"verdicts": 2000}
+    storage.create(*stored("b", "v1", "web"), deadline=soon())
+    assert totals(db) == {"baselines": 1, "verdicts": 2000}
+    assert storage.counts(deadline=soon()).wrong_totals == []
