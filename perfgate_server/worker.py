@@ -63,6 +63,8 @@ _COURTESY = 0.05
 #: Seconds that a worker with more clients than another gives that one to take a new connection, and
 #: between its looks whether it has.
 _TURN, _GLANCE = 0.002, 0.0001
+#: Seconds between two looks of a worker whether it has a client to give away.
+_PACE = 0.05
 
 #: Bytes of which glibc keeps twice as many, of those that a thread freed, for what comes next.
 _KEPT = 2**20
@@ -124,6 +126,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
     #: Until when the one that waits is left to a worker with fewer clients, or 0, and whether the
     #: loop has just done so.
     turn_ends, gave_way = 0.0, False
+    #: When it is looked again whether a client is to be given away.
+    looks_at = 0.0
 
     def init_signals(self) -> None:
         super().init_signals()
@@ -173,10 +177,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         if self.place is not None and load_of[self.place] != self._load():
             self._count(0)
 
+    def _clients(self) -> int:
+        return min(int(self.nr_conns) - len(self.lingering), _BUSY - 1)
+
     def _load(self) -> int:
         """Return what the other workers are to see at this one's place."""
-        clients = int(self.nr_conns) - len(self.lingering)
-        return _BUSY if self._is_busy() else min(clients, _BUSY - 1)
+        return _BUSY if self._is_busy() else self._clients()
 
     def _is_busy(self) -> bool:
         return bool(self.requests >= self.cfg.threads)
@@ -235,6 +241,23 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
             return super().handle(conn)
         finally:
             self._count(-1)
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        if self._has_too_many():
+            req.force_close()  # with its answer, which says so
+        return super().handle_request(req, conn)
+
+    def _has_too_many(self) -> bool:
+        """Tell whether a client should come anew, for another worker to take it: clients keep their
+        connections, also those of a worker that died, or that was there before the others.
+
+        One at a time, so that each is counted where it goes before it is looked again.
+        """
+        now = time.monotonic()
+        if self.place is None or self.requests < 2 or now < self.looks_at:
+            return False
+        self.looks_at = now + _PACE
+        return self._clients() >= min(load_of[:]) + 2
 
     def finish_request(self, conn: Any, future: Any) -> None:
         self.finished_at, self.standing_back_until = time.monotonic(), 0.0

@@ -315,6 +315,36 @@ def test_clients_that_come_at_once_are_shared_out(tmp_path: Path) -> None:
         assert statistics.median(most) <= 5, most
 
 
+def test_clients_that_are_all_with_one_worker_are_shared_out(tmp_path: Path) -> None:
+    """As after the death of the other, or when they came before it was there: they keep their
+    connections for ever."""
+    command = perfgate_server("--storage-type", "sqlite", "--workers", "2")
+    with serving(command, tmp_path) as server, ThreadPoolExecutor(8) as threads:
+        done = threading.Event()
+
+        def ask(_: int) -> set[int]:
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+            statuses = set()
+            with contextlib.closing(connection):
+                while not done.is_set():
+                    connection.request("GET", "/health")
+                    answer = connection.getresponse()
+                    answer.read()
+                    statuses.add(answer.status)
+            return statuses
+
+        wait_for(lambda: len(server.workers()) == 2, "two workers")
+        os.kill(server.workers()[1], signal.SIGSTOP)
+        asking = [threads.submit(ask, number) for number in range(8)]
+        try:
+            wait_for(lambda: _accepted(server) == [8, 0], "eight clients of one worker")
+            os.kill(server.workers()[1], signal.SIGCONT)
+            wait_for(lambda: max(_accepted(server)) <= 5, "as many clients of the other")
+        finally:
+            done.set()
+        assert [one.result() for one in asking] == [{200}] * 8
+
+
 def test_each_worker_keeps_to_a_core(tmp_path: Path) -> None:
     """The workers are spread over the cores that the server may use, and a new worker takes the
     core of the one that died."""

@@ -1,4 +1,5 @@
-"""Which worker takes a new connection: the loop of one, and what it knows of the others."""
+"""Which worker takes a new connection, and which gives one away: the loop of one, and what it knows
+of the others."""
 
 from __future__ import annotations
 
@@ -94,3 +95,38 @@ def test_it_has_one_turn_however_late_the_other_looks(
     monkeypatch.setattr(module, "_GLANCE", 5 * module._TURN)
     has(worker, 3, 2)
     assert passes(worker, listener, 20) == 2
+
+
+@pytest.mark.parametrize(
+    ("clients", "requests", "others", "gives"),
+    [
+        (2, 2, [0], True),
+        (8, 8, [0], True),  # all of its threads are busy, and more wait for one
+        (8, 4, [7, 6], True),
+        (2, 1, [0], False),  # nobody waits for anybody
+        (2, 2, [1], False),  # the other would have more then
+        (8, 8, [7], False),
+        (8, 8, [module._BUSY], False),
+        (8, 8, [], False),
+        (300, 8, [module._BUSY], False),
+    ],
+)
+def test_a_client_is_given_to_a_worker_with_fewer(
+    worker: Any, clients: int, requests: int, others: list[int], gives: bool
+) -> None:
+    worker.requests = requests
+    has(worker, clients, *others)
+    assert worker._has_too_many() is gives
+
+
+def test_clients_are_given_away_one_at_a_time(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    worker.requests = 4
+    has(worker, 8, 0)
+    assert worker._has_too_many() and not worker._has_too_many()
+    now += module._PACE
+    assert worker._has_too_many() and not worker._has_too_many()
+    now += module._PACE
+    worker._leave_place()  # as it stops
+    assert not worker._has_too_many()
