@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 import mmap
 import os
+import resource
 import secrets
 import selectors
 import signal
@@ -60,6 +62,10 @@ _STUCK = 0.25
 #: Seconds until a worker without a free thread, which left a new connection to others, looks
 #: whether it is still there.
 _COURTESY = 0.05
+#: Descriptors that a worker keeps for itself, beside four for each thread: the rest is for clients.
+_OWN_FILES = 64
+#: Seconds that a worker takes no connection for, when the system has no descriptor for one.
+_RECOVERY = 1.0
 #: Seconds that a worker with more clients than another gives that one to take a new connection, and
 #: between its looks whether it has.
 _TURN, _GLANCE = 0.002, 0.0001
@@ -166,7 +172,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
                 # The loop comes back at once, with whatever else there is to do.
                 time.sleep(_GLANCE)
                 return
-        super().accept(listener)
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            logger.error("no connection can be taken: %s", error.strerror)
+            self.standing_back_until = now + _RECOVERY
+            self.set_accept_enabled(False)
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         left = self.standing_back_until - time.monotonic()
@@ -210,6 +223,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         if self.core is not None:
             with contextlib.suppress(OSError):  # a sandbox may forbid it; it is only for speed
                 os.sched_setaffinity(0, {self.core})
+        self.worker_connections = _possible_clients(self.cfg)
         # To have freed a block that large says so to glibc (mallopt(3), M_MMAP_THRESHOLD). It
         # begins with an eighth: then each body of 150 kB may go back to the kernel, which hands
         # it out again page by page, for a tenth of the time of a request.
@@ -227,9 +241,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
 
     def _await_data(self, conn: Any) -> None:
         """Let a new connection wait among the idle ones until it says something: gunicorn would
-        let it hold a thread for five seconds."""
+        let it hold a thread for five seconds, and be idle for as long as one that is kept."""
         conn.sock.setblocking(False)
-        conn.set_timeout()
+        conn.timeout = time.monotonic() + self.wsgi.extensions["perfgate"].config.timeout
         self.pending_conns.append(conn)
         ready = functools.partial(self.on_pending_socket_readable, conn)
         self.poller.register(conn.sock, selectors.EVENT_READ, ready)
@@ -301,6 +315,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         self.nr_conns -= 1
         conn.close()
 
+    def _cap_keepalive(self, deadline: float) -> None:
+        """Stopping: those who have not said anything are closed as soon as those who are kept."""
+        super()._cap_keepalive(deadline)
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, deadline)
+
     def murder_pending(self) -> None:
         super().murder_pending()
         now = time.monotonic()
@@ -329,6 +349,19 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
             util.write_nonblock(client, _raw_answer(status, message, request_id, cors))
         except OSError as error:
             logger.debug("the client is gone: %s", error, extra=fields)
+
+
+def _possible_clients(settings: Any) -> int:
+    """Take all the descriptors that are allowed; return how many clients there may be then, up to
+    what gunicorn's settings say. gunicorn's worker dies of a client without a descriptor."""
+    wanted = int(settings.worker_connections)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # a sandbox may forbid it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return wanted
+    return max(1, min(wanted, files - _OWN_FILES - 4 * int(settings.threads)))
 
 
 def _refusal(exc: Exception) -> tuple[int, str]:

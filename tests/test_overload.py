@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,47 @@ def test_a_slow_upload_that_comes_on_is_taken(tmp_path: Path) -> None:
                 time.sleep(0.2)
             # It came whole, so it is looked at: it is no receipt.
             assert slow.recv(65536).startswith(b"HTTP/1.1 400 ")
+
+
+@contextlib.contextmanager
+def silent(server: Server, count: int) -> Iterator[list[socket.socket]]:
+    """Connections that never say anything."""
+    with contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", server.port)
+        yield [stack.enter_context(socket.create_connection(address)) for _ in range(count)]
+
+
+def test_clients_beyond_the_open_files_wait_and_end_no_worker(tmp_path: Path) -> None:
+    """A worker without a descriptor for the next one died, and all it was doing with it."""
+    limited = ["sh", "-c", 'ulimit -n 120 && exec "$@"', "sh", *perfgate_server()]
+    with serving(limited, tmp_path) as server:
+        (worker,) = server.workers()
+        with silent(server, 150):
+            wait_for(lambda: established(server) >= 40, "as many clients as there is room for")
+        assert server.request("GET", "/health", role=None)[0] == 200
+        assert server.workers() == [worker]
+        assert "Traceback" not in server.log
+
+
+def test_a_worker_has_all_the_open_files_it_may(tmp_path: Path) -> None:
+    limited = ["sh", "-c", 'ulimit -S -n 120 && exec "$@"', "sh", *perfgate_server()]
+    with serving(limited, tmp_path) as server, silent(server, 150):
+        wait_for(lambda: established(server) == 150, "all of them")
+
+
+def test_who_says_nothing_is_closed_in_time(tmp_path: Path) -> None:
+    with serving(perfgate_server("--timeout", "1"), tmp_path) as server, silent(server, 3) as all_:
+        for one in all_:
+            one.settimeout(PATIENCE)
+            assert one.recv(1) == b""
+
+
+def test_who_says_nothing_does_not_delay_a_stop(tmp_path: Path) -> None:
+    with serving(perfgate_server(), tmp_path) as server, silent(server, 3):
+        wait_for(lambda: established(server) == 3, "all of them")
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 15  # of 30, and 5 more
 
 
 # -- behind nginx

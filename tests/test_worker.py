@@ -3,6 +3,7 @@ of the others."""
 
 from __future__ import annotations
 
+import errno
 import selectors
 import socket
 import threading
@@ -95,6 +96,24 @@ def test_it_has_one_turn_however_late_the_other_looks(
     monkeypatch.setattr(module, "_GLANCE", 5 * module._TURN)
     has(worker, 3, 2)
     assert passes(worker, listener, 20) == 2
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_without_a_descriptor_for_a_client_it_stands_back(
+    worker: Any, listener: socket.socket, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Of the whole system there may be none, whatever this worker keeps free."""
+
+    def accept(self: Any, listener: socket.socket) -> None:
+        raise OSError(number, "none")
+
+    monkeypatch.setattr(ThreadWorker, "accept", accept)
+    worker.sockets, worker.alive, worker._accepting = [listener], True, True
+    with socket.create_connection(listener.getsockname()):
+        worker.wait_for_and_dispatch_events(1.0)
+    assert not worker._accepting
+    worker.set_accept_enabled(True)
+    assert not worker._accepting  # for a while
 
 
 @pytest.mark.parametrize(
