@@ -20,7 +20,7 @@ from support import ROOT, environment, soon, stored
 
 from perfgate_server import transfer
 from perfgate_server.storage import migrate, open_storage
-from perfgate_server.storage.base import Filters, Page, Storage
+from perfgate_server.storage.base import CannotOpen, Filters, Page, Storage
 from perfgate_server.storage.verdicts import VerdictFilters
 
 DUMPS = sorted((ROOT / "tests" / "dumps").glob("*.sql"))
@@ -120,6 +120,14 @@ def test_it_is_upgraded_with_everything_in_it(aged: Aged) -> None:
     if aged.backend == "sqlite":
         with closing(sqlite3.connect(aged.location)) as db:
             assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
+def test_who_only_looks_at_it_leaves_it_as_it_is(aged: Aged) -> None:
+    """A backup, say, for which the earlier program may be wanted again; or a server runs on it."""
+    before = aged.contents()
+    with pytest.raises(CannotOpen, match=f"earlier perfgate-server .schema {aged.version};"):
+        open_storage(aged.backend, aged.location, timeout=20, pool_size=1, create=False)
+    assert aged.contents() == before
 
 
 _INTERRUPTED = """

@@ -135,6 +135,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "garbage": spoil,
     "truncated": lambda path: os.truncate(path, 0),
     "log removed": lambda path: path.with_name(path.name + "-wal").unlink(),
+    "locks removed": lambda path: path.with_name(path.name + "-shm").unlink(),
 }
 
 
@@ -159,12 +160,13 @@ def test_a_database_that_is_damaged_while_it_is_served(
         assert "Traceback" not in server.log
 
 
-def test_a_removed_log_is_not_lost_if_the_server_is_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+def test_a_removed_log_is_not_lost_if_the_server_is_stopped(tmp_path: Path, suffix: str) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     with sqlite_server(folder, "--workers", "1") as server:
         assert server.put("b", "v1", BIG) == 201
-        (folder / "perfgate.db-wal").unlink()
+        (folder / f"perfgate.db{suffix}").unlink()
         assert server.put("b", "v2", BIG) == 503
         assert server.stop() == 0
     with sqlite_server(folder, "--workers", "1") as server:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -248,6 +249,25 @@ def test_the_database_goes_away_and_comes_back_under_load(
             status, _, body = server.request("GET", f"/projects/p/baselines/b/versions/{version}")
             assert status == 200 and json.loads(body)["receipt"] == receipt()
         assert "Traceback" not in server.log and "hunter2" not in server.log
+
+
+@pytest.mark.parametrize(
+    ("more", "idle", "unheard"), [("", 30, 5000), ("?keepalives_idle=7&tcp_user_timeout=0", 7, 0)]
+)
+def test_a_connection_that_a_firewall_forgot_is_found_out(
+    url: str, more: str, idle: int, unheard: int
+) -> None:
+    """Linux would look after two hours whether one that lies idle is there still."""
+    with contextlib.closing(opened(url + more)) as storage:
+        storage.ping(deadline=soon())
+        with storage._engine.single(soon()) as session:
+            descriptor = os.dup(session._connection.fileno())
+            with socket.socket(fileno=descriptor) as connection:
+                found = [
+                    connection.getsockopt(socket.IPPROTO_TCP, option)
+                    for option in (socket.TCP_KEEPIDLE, socket.TCP_USER_TIMEOUT)
+                ]
+    assert found == [idle, unheard]
 
 
 # -- several servers

@@ -20,7 +20,13 @@ import pytest
 from support import PATIENCE, soon, stored
 
 from perfgate_server.records import trend_point
-from perfgate_server.storage import migrate, sql_comparison, sql_verdicts, sqlite_file
+from perfgate_server.storage import (
+    migrate,
+    open_storage,
+    sql_comparison,
+    sql_verdicts,
+    sqlite_file,
+)
 from perfgate_server.storage.base import CannotOpen, Filters, Page, Selector, Unavailable
 from perfgate_server.storage.selection import select
 from perfgate_server.storage.sql import SqlStorage
@@ -143,6 +149,16 @@ storage = open_storage("sqlite", sys.argv[1], timeout=30.0, pool_size=1)
 storage.create(*stored("b", sys.argv[2]), deadline=soon())
 storage.close()
 """
+
+
+def test_an_sqlite_without_what_is_asked_of_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some distributions' Python has one; uploads would be 503, and /health 200."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    with pytest.raises(CannotOpen, match="3.35.0 or newer"):
+        open_storage("sqlite", str(tmp_path / "perfgate.db"), timeout=1, pool_size=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_eight_processes_may_open_a_fresh_file_at_once(path: Path) -> None:

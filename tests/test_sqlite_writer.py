@@ -143,6 +143,55 @@ def test_a_commit_that_fails_is_the_failure_of_all(desk: Desk) -> None:
     assert desk.rows() == [5]
 
 
+@pytest.mark.parametrize("error", [MemoryError(), KeyError("any")])
+def test_a_transaction_that_sqlite_ended_is_kept_for_nobody(desk: Desk, error: Exception) -> None:
+    """As without memory, which Python has a MemoryError for: nobody is told that it was kept."""
+
+    def fail(db: Connection) -> None:
+        db.execute("ROLLBACK")
+        raise error
+
+    first, failing, last = desk.queue((1, fail), (2, None))
+    for future in (first, failing):
+        with pytest.raises(Unavailable):
+            future.result(PATIENCE)
+    last.result(PATIENCE)  # it began anew
+    assert desk.rows() == [2]
+
+
+def test_what_cannot_be_undone_is_kept_for_nobody(desk: Desk) -> None:
+    """Of a member's writes: or the others' commit would keep half of them."""
+
+    def fail(db: Connection) -> None:
+        db.execute("RELEASE member")
+        raise KeyError("any")
+
+    for future in desk.queue((1, fail)):
+        with pytest.raises(Unavailable, match="no such savepoint"):
+            future.result(PATIENCE)
+    assert desk.rows() == []
+
+
+def test_without_memory_a_writer_is_refused(desk: Desk) -> None:
+    def fail(db: Connection) -> None:
+        raise MemoryError
+
+    with pytest.raises(Unavailable, match="MemoryError"):
+        desk.write(1, fail)
+    desk.write(2)
+    assert desk.rows() == [2]
+
+
+def test_the_last_free_thread_waits_its_time_from_when_it_came(desk: Desk) -> None:
+    """Who has the turn has not told yet since when."""
+    writer = Writer(desk._checked, 2)
+    writer._turn.acquire()
+    waiting = desk.pool.submit(writer._take_turn, soon(), False)
+    wait_for(lambda: writer._waiting or waiting.done(), "the wait")
+    writer._turn.release()
+    assert waiting.result(PATIENCE) is True
+
+
 def test_deadlines_that_pass_in_the_queue_lose_nothing(desk: Desk) -> None:
     """Whoever gives up leaves nothing open behind him: all that was acknowledged is there."""
     chance = random.Random(7)

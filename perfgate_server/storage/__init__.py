@@ -26,14 +26,12 @@ def open_storage(
     `location` is the path of ``sqlite`` or the URL of ``postgres``; `timeout` bounds waiting for
     a lock, in seconds; `pool_size` is how many threads use it at once, and bounds the connections
     to ``postgres``; `shared` says whether other processes of the server use it too. Without
-    `create` a database must be there. Raises CannotOpen.
+    `create` a database must be there, with this program's schema. Raises CannotOpen.
     """
     if storage_type == "postgres":
         return SqlStorage(_postgres(location or "", pool_size, create))
-    if storage_type == "sqlite" and not create and not Path(location or "").is_file():
-        raise CannotOpen(f"cannot open the database {location}: there is no such file")
     path = Path(location or "") if storage_type == "sqlite" else None
-    return SqlStorage(SqliteEngine(path, timeout, pool_size, shared))
+    return SqlStorage(SqliteEngine(path, timeout, pool_size, shared, create))
 
 
 def _postgres(url: str, pool_size: int, create: bool) -> Engine:

@@ -8,6 +8,8 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from perfgate_server.storage.base import CannotOpen
+
 
 @dataclass(frozen=True, slots=True)
 class Migration:
@@ -29,6 +31,24 @@ def load(dialect: str) -> list[Migration]:
     if [migration.version for migration in migrations] != list(range(1, len(migrations) + 1)):
         raise ValueError(f"the migrations of {dialect} are not numbered 1, 2, 3, …")
     return migrations
+
+
+def missing(dialect: str, version: int, *, upgrade: bool = True) -> list[Migration]:
+    """Return the migrations that a database of that version lacks. Raises CannotOpen for one that
+    is newer than this program, and without `upgrade` for one that is older."""
+    migrations = load(dialect)
+    newest = len(migrations)
+    if version > newest:
+        raise CannotOpen(
+            f"it was made by a newer perfgate-server (schema {version}; this program knows"
+            f" {newest}); upgrade the program"
+        )
+    if version < newest and not upgrade:
+        raise CannotOpen(
+            f"it was made by an earlier perfgate-server (schema {version}; this program's is"
+            f" {newest}); a server that starts on it upgrades it"
+        )
+    return migrations[version:]
 
 
 def _folder(dialect: str) -> Traversable:

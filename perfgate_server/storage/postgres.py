@@ -108,8 +108,8 @@ class PostgresEngine:
     """See `engine.Engine`. `url` is a ``postgresql://`` URL; the database is migrated here.
 
     `pool_size` bounds the connections of one process. Without `create`, a database without our
-    tables is refused, and one that is read-only is not. Raises CannotOpen, whose text never holds
-    the password.
+    tables, or with those of an earlier version, is refused, and one that is read-only is not.
+    Raises CannotOpen, whose text never holds the password.
     """
 
     def __init__(self, url: str, pool_size: int, create: bool = True) -> None:
@@ -205,9 +205,8 @@ class PostgresEngine:
         with self._opening:
             if self._pool is None:
                 self._pool = ConnectionPool(
-                    self._url,
                     connection_class=_Connection,
-                    kwargs=_OPTIONS,
+                    kwargs=_options(self._url),
                     min_size=1,
                     max_size=self._pool_size,
                     reconnect_timeout=RECONNECT_TIMEOUT,
@@ -237,17 +236,30 @@ _OPTIONS = {
     "client_encoding": "UTF8",  # whatever the environment or the URL says
     "application_name": "perfgate-server",
 }
+#: Unless the URL says otherwise. A firewall may forget a connection that lies idle, and drop what
+#: comes then without a word: by default Linux looks after two hours whether it is there still, and
+#: sends again for a quarter of an hour.
+_TCP_OPTIONS = {
+    "keepalives_idle": 30,  # seconds
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 5_000,  # milliseconds
+}
+
+
+def _options(url: str) -> dict[str, Any]:
+    return _TCP_OPTIONS | conninfo_to_dict(url) | _OPTIONS
 
 
 def _prepare(url: str, create: bool) -> None:
-    """Bring the database to this program's schema, unless it is there and has it."""
+    """Bring the database to this program's schema, unless it has it; refuse to without `create`."""
     try:
         conninfo_to_dict(url)
     except psycopg.Error:
         # Its own words quote the URL, and the password in it.
         raise CannotOpen("the database URL is not one that PostgreSQL understands") from None
     try:
-        with psycopg.connect(url, **_OPTIONS) as db:  # type: ignore[arg-type]  # options of many types
+        with psycopg.connect(**_options(url)) as db:
             with db.transaction():
                 # Each statement sees what was committed before it: also what servers of an earlier
                 # version wrote while this waited for a lock.
@@ -257,7 +269,7 @@ def _prepare(url: str, create: bool) -> None:
                 version = _version(db)
                 if version == 0 and not create:
                     raise CannotOpen("no perfgate-server has made its tables there")
-                if version < len(migrate.load("postgres")):
+                if migrate.missing("postgres", version, upgrade=create):
                     _apply_migrations(db)
     except (psycopg.Error, StorageError) as error:
         raise CannotOpen(f"cannot open the database: {_reason(error)}") from error
@@ -283,18 +295,12 @@ def _reason(error: Exception) -> str:
 
 
 def _version(db: psycopg.Connection[Any]) -> int:
-    """Return the version of the schema, 0 for none. Raises CannotOpen for one that is too new."""
+    """Return the version of the schema, 0 for none."""
     row = db.execute("SELECT to_regclass('perfgate_migrations')").fetchone()
     if row is None or row[0] is None:
         return 0
     row = db.execute("SELECT coalesce(max(version), 0) FROM perfgate_migrations").fetchone()
-    version, known = int(row[0]) if row else 0, len(migrate.load("postgres"))
-    if version > known:
-        raise CannotOpen(
-            f"it was made by a newer perfgate-server (schema {version}; this program knows"
-            f" {known}); upgrade the program"
-        )
-    return version
+    return int(row[0]) if row else 0
 
 
 def _apply_migrations(db: psycopg.Connection[Any]) -> None:
@@ -304,7 +310,7 @@ def _apply_migrations(db: psycopg.Connection[Any]) -> None:
         """CREATE TABLE IF NOT EXISTS perfgate_migrations (
             version integer PRIMARY KEY, name text NOT NULL, applied_at text NOT NULL)"""
     )
-    for migration in migrate.load("postgres")[_version(db) :]:
+    for migration in migrate.missing("postgres", _version(db)):
         db.execute(migration.sql.encode())
         db.execute(
             "INSERT INTO perfgate_migrations (version, name, applied_at) VALUES (%s, %s, %s)",

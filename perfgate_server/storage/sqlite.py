@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import queue
-import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,8 @@ class SqliteEngine:
     (memory: migrated on first use, and gone with the process).
 
     `timeout` is the longest that any lock is waited for, in seconds; `threads` is how many call
-    at once, and `shared` says whether other processes do too. Raises CannotOpen.
+    at once, and `shared` says whether other processes do too. Without `create` the file must be
+    there, with this program's schema. Raises CannotOpen.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class SqliteEngine:
         timeout: float = 30.0,
         threads: int = 4,
         shared: bool = False,
+        create: bool = True,
     ) -> None:
         self.backend = "memory" if path is None else "sqlite"
         self._path = path
@@ -49,7 +50,7 @@ class SqliteEngine:
         self._anchor: sqlite_file.Connection | None = None
         self._opening = threading.Lock()
         if path is not None:
-            sqlite_file.prepare(path)
+            sqlite_file.prepare(path, create)
             self._identity = sqlite_file.identity(path)
 
     def as_bytes(self, column: str) -> str:
@@ -84,12 +85,12 @@ class SqliteEngine:
             connection = self._checked(connection, deadline)
             connection.deadline = deadline
             yield connection
-        except sqlite3.Error as error:
+        except sqlite_file.ERRORS as error:
             # In memory the connection is the database. Of a file, a new one may be better off.
             if connection is not None and self._path is not None:
                 connection.close()
                 connection = None
-            raise Unavailable(f"SQLite: {error}") from error
+            raise Unavailable(sqlite_file.reason(error)) from error
         finally:
             self._slots.put(connection)
 
@@ -125,7 +126,9 @@ class SqliteEngine:
             if self._anchor is None:
                 self._anchor = self._open(deadline)
         if sqlite_file.log_identity(self._path) != self._anchor.log:
-            raise Unavailable(f"the log of {self._path} is gone; stop the server to keep it")
+            raise Unavailable(
+                f"the log of {self._path} (-wal, -shm) is gone; stop the server to keep it"
+            )
         return self._open(deadline) if connection is None else connection
 
     def _checked_to_write(

@@ -17,6 +17,12 @@ from perfgate_server.storage.base import CannotOpen, StorageError
 
 #: How long opening may wait for other processes that are migrating the same file, in seconds.
 OPEN_TIMEOUT = 30.0
+#: The first with RETURNING and MATERIALIZED.
+OLDEST_SQLITE = (3, 35, 0)
+
+
+#: What Python's sqlite3 raises; of SQLite without memory it makes a MemoryError.
+ERRORS = (sqlite3.Error, MemoryError)
 
 
 class Connection(sqlite3.Connection):
@@ -24,7 +30,7 @@ class Connection(sqlite3.Connection):
 
     deadline = float("inf")
     #: The log that it writes to, as of `log_identity`.
-    log: tuple[int, int] | None = None
+    log: tuple[int, ...] | None = None
 
     def is_late(self) -> bool:
         return time.monotonic() > self.deadline
@@ -66,13 +72,19 @@ def identity(path: str | Path) -> tuple[int, int] | None:
     return (status.st_dev, status.st_ino) if status.st_size else None
 
 
-def log_identity(path: Path) -> tuple[int, int] | None:
-    """Return the `identity` of a database's write-ahead log."""
+def log_identity(path: Path) -> tuple[int, ...] | None:
+    """Return what tells a database's write-ahead log from any other, with its index in which the
+    locks are: over two of these, two may write at once, and one is lost. None if one is gone."""
     try:
-        status = os.stat(f"{path}-wal")
+        log, index = os.stat(f"{path}-wal"), os.stat(f"{path}-shm")
     except OSError:
         return None
-    return status.st_dev, status.st_ino
+    return log.st_dev, log.st_ino, index.st_dev, index.st_ino
+
+
+def reason(error: BaseException) -> str:
+    """Return what SQLite says."""
+    return f"SQLite: {str(error) or type(error).__name__}"
 
 
 def connect(path: Path | None, mode: str, timeout: float) -> Connection:
@@ -89,21 +101,31 @@ def connect(path: Path | None, mode: str, timeout: float) -> Connection:
     )
 
 
-def prepare(path: Path) -> None:
-    """Create the file if it is not there, and bring it to this program's schema."""
+def prepare(path: Path, create: bool = True) -> None:
+    """Create the file if it is not there, and bring it to this program's schema; without `create`
+    change nothing, and raise CannotOpen unless it is there and has it."""
     try:
+        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+            raise CannotOpen(
+                f"Python's SQLite is {sqlite3.sqlite_version};"
+                f" {'.'.join(map(str, OLDEST_SQLITE))} or newer is needed"
+            )
         if path.is_dir():
             raise CannotOpen("it is a directory")
         if not path.parent.is_dir():
             raise CannotOpen(f"{path.parent} is no directory")
         _check_leftovers(path)
-        db = connect(path, "rwc", OPEN_TIMEOUT)
-        try:
-            _check_origin(db)  # before anything is changed in a file that is not ours
-            _enter_wal(db)
-            apply_migrations(db)
-        finally:
-            db.close()
+        if not create and not path.is_file():
+            raise CannotOpen("there is no such file")
+        with closing(connect(path, "rwc" if create else "rw", OPEN_TIMEOUT)) as db:
+            version = _check_origin(db)  # before anything is changed in a file that is not ours
+            if create:
+                _enter_wal(db)
+                apply_migrations(db)
+            elif version == 0:
+                raise CannotOpen("it is empty")
+            else:
+                migrate.missing("sqlite", version, upgrade=False)
     except (StorageError, sqlite3.Error, OSError) as error:
         raise CannotOpen(f"cannot open the database {path}: {error}") from error
 
@@ -148,12 +170,7 @@ def _check_origin(db: sqlite3.Connection) -> int:
         version = db.execute("SELECT max(version) FROM perfgate_migrations").fetchone()[0]
     if not isinstance(version, int):
         raise CannotOpen("it is another program's database")
-    known = len(migrate.load("sqlite"))
-    if version > known:
-        raise CannotOpen(
-            f"it was made by a newer perfgate-server (schema {version}; this program knows"
-            f" {known}); upgrade the program"
-        )
+    migrate.missing("sqlite", version)
     return version
 
 
@@ -169,7 +186,7 @@ def apply_migrations(db: sqlite3.Connection) -> None:
         else:
             # A write, for SQLite opens without a word what may only be read.
             db.execute("UPDATE perfgate_migrations SET name = name WHERE version = 1")
-        for migration in migrate.load("sqlite")[version:]:
+        for migration in migrate.missing("sqlite", version):
             for statement in statements(migration.sql):
                 db.execute(statement)
             db.execute(

@@ -8,6 +8,7 @@ as DeWitt et al. described it (Implementation Techniques for Main Memory Databas
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import threading
 import time
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from perfgate_server.storage.base import Unavailable
-from perfgate_server.storage.sqlite_file import Connection
+from perfgate_server.storage.sqlite_file import ERRORS, Connection, reason
 
 #: Seconds between two attempts to get the lock that another process has, at first and at most.
 #: SQLite's own waiting goes in steps of 1, 2, 5, 10 ms: longer than the lock is held mostly.
@@ -35,8 +36,13 @@ class _Group:
         self.db = db
         self.members = 0
         self.ended = threading.Event()
-        #: Why nothing of it was kept.
-        self.failure: sqlite3.Error | None = None
+        #: Whether it is to be committed, and if it could not be, why.
+        self.is_open = True
+        self.failure: BaseException | None = None
+
+    def fail(self, error: BaseException) -> None:
+        """Keep nothing of it."""
+        self.is_open, self.failure = False, error
 
 
 class Writer:
@@ -57,7 +63,8 @@ class Writer:
         self._shared = shared
         self._db: Connection | None = None
         self._turn = threading.Lock()
-        self._turn_began = 0.0
+        #: Since when somebody has it; not known yet if it is infinite.
+        self._turn_began = math.inf
         # When the lock is not to be had, all threads but one may wait for it until their
         # deadlines. The last one soon gives up, so that reads and health are answered.
         self._patient = threading.Semaphore(max(1, threads - 1))
@@ -86,7 +93,7 @@ class Writer:
             finally:
                 self._leave(group)
                 if group.failure is not None:
-                    raise Unavailable(f"SQLite: {group.failure}") from group.failure
+                    raise Unavailable(reason(group.failure)) from group.failure
         finally:
             if patient:
                 self._patient.release()
@@ -113,9 +120,9 @@ class Writer:
                 _begin(self._db, deadline)
             except BaseException as error:
                 self.close()
-                self._turn.release()
-                if isinstance(error, sqlite3.Error):
-                    raise Unavailable(f"SQLite: {error}") from error
+                self._pass_turn_on()
+                if isinstance(error, ERRORS):
+                    raise Unavailable(reason(error)) from error
                 raise
             self._group = _Group(self._db)
         return self._group
@@ -125,8 +132,9 @@ class Writer:
             self._waiting += 1
         taken = False
         while not taken:
-            give_up = deadline if patient else min(deadline, self._turn_began + _IMPATIENCE)
-            left = give_up - time.monotonic()
+            now = time.monotonic()
+            soon = min(now, self._turn_began) + _IMPATIENCE
+            left = (deadline if patient else min(deadline, soon)) - now
             taken = self._turn.acquire(timeout=max(0.0, left))
             if left <= 0:
                 break
@@ -136,8 +144,12 @@ class Writer:
         if left_to_me:
             if self._group is not None:
                 self._end(self._group)
-            self._turn.release()
+            self._pass_turn_on()
         return taken
+
+    def _pass_turn_on(self) -> None:
+        self._turn_began = math.inf
+        self._turn.release()
 
     @contextmanager
     def _undone_if_it_fails(self, group: _Group) -> Iterator[None]:
@@ -151,45 +163,57 @@ class Writer:
             if not alone:
                 db.execute("RELEASE member")
         except BaseException as error:
-            if isinstance(error, sqlite3.Error) and (alone or not db.in_transaction):
-                # SQLite ends a transaction itself after, say, a full disk.
-                group.failure = error
-            elif alone:
-                db.execute("ROLLBACK")
-            else:
-                db.execute("ROLLBACK TO member")
-                db.execute("RELEASE member")
-            if isinstance(error, sqlite3.Error):
-                raise Unavailable(f"SQLite: {error}") from error
+            _undo(group, alone, error)
+            if isinstance(error, ERRORS):
+                raise Unavailable(reason(error)) from error
             raise
 
     def _leave(self, group: _Group) -> None:
         """Give the turn up and wait for the end of the transaction: now, or by the last of those
         who are in the queue."""
         with self._queue:
-            to_others = self._waiting > 0 and group.failure is None and group.db.in_transaction
+            to_others = self._waiting > 0 and group.is_open
             if to_others:
-                self._turn.release()
+                self._pass_turn_on()
         if to_others:
             group.ended.wait()
         else:
             self._end(group)
-            self._turn.release()
+            self._pass_turn_on()
 
     def _end(self, group: _Group) -> None:
         self._group = None
         try:
-            if group.failure is None and group.db.in_transaction:
+            if group.is_open:
                 group.db.deadline = float("inf")  # it is for all of them
                 group.db.execute("COMMIT")
-        except sqlite3.Error as error:
-            group.failure = error
+        except BaseException as error:
+            group.fail(error)
+            if not isinstance(error, ERRORS):
+                raise
         finally:
             if group.failure is not None:
                 self.close()  # a new connection may be better off
             if self._shared and group.members > 1:
                 self._next_not_before = time.monotonic() + _COURTESY
             group.ended.set()
+
+
+def _undo(group: _Group, alone: bool, error: BaseException) -> None:
+    """Undo what a member did that raised `error`; all, where that is not known to be possible."""
+    db = group.db
+    if not db.in_transaction or (alone and isinstance(error, ERRORS)):
+        # SQLite ends a transaction itself after, say, a full disk.
+        group.fail(error)
+        return
+    try:
+        db.execute("ROLLBACK" if alone else "ROLLBACK TO member")
+        if alone:
+            group.is_open = False
+        else:
+            db.execute("RELEASE member")
+    except ERRORS as worse:
+        group.fail(worse)
 
 
 def _begin(db: Connection, deadline: float) -> None:
