@@ -159,7 +159,10 @@ class ServerConfig:
 
     @property
     def effective_pool_size(self) -> int:
-        return self.pool_size or self.effective_threads
+        """How many use the storage at once in each process: all threads, unless postgres is to
+        have fewer connections, or more."""
+        chosen = self.pool_size if self.storage_type == "postgres" else None
+        return chosen or self.effective_threads
 
     @property
     def effective_workers(self) -> int:
@@ -235,6 +238,9 @@ def misspelt(variables: Iterable[str]) -> list[str]:
 
 def without_password(url: str) -> str:
     """Return where a database URL leads, for a log line."""
+    scheme, _, rest = url.partition("://")
+    if set("/?#") & set(rest.rpartition("@")[0]):
+        return f"{scheme}://…"  # what libpq takes for the password, others take for the end of it
     try:
         parts = urlsplit(url)
         user = f"{parts.username}@" if parts.username else ""
@@ -242,7 +248,7 @@ def without_password(url: str) -> str:
         for host in hosts.split(","):
             _ = urlsplit(f"//{host}").port  # what is none may be a piece of the password
     except ValueError:
-        return f"{url.partition('://')[0]}://…"
+        return f"{scheme}://…"
     return f"{parts.scheme}://{user}{hosts}{parts.path}"
 
 

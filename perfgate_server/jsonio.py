@@ -47,12 +47,12 @@ _CANONICAL = json.JSONEncoder(
 )
 
 
-def loads(body: bytes) -> Any:
+def loads(body: bytes, *, max_depth: int = MAX_DEPTH, max_containers: int = MAX_CONTAINERS) -> Any:
     """Parse UTF-8 JSON (a byte order mark is skipped; of repeated members the last counts).
 
     Integers come back exactly, other numbers as doubles. Raises MalformedJSON for what is not
-    JSON, not UTF-8, nested over MAX_DEPTH levels
-    or holding over MAX_CONTAINERS arrays and objects, NaN or Infinity, a number that overflows a
+    JSON, not UTF-8, nested over `max_depth` levels or holding over
+    `max_containers` arrays and objects, NaN or Infinity, a number that overflows a
     double, a lone surrogate, or U+0000.
     """
     try:
@@ -61,7 +61,7 @@ def loads(body: bytes) -> Any:
         raise MalformedJSON(f"The body is not UTF-8 (byte {error.start}).") from None
     if not text.strip():
         raise MalformedJSON("The body is empty.")
-    _check_text(body)
+    _check_text(body, max_depth, max_containers)
     if orjson is not None and _OVER_64_BITS not in body.translate(_DIGITS):
         try:
             return orjson.loads(text)
@@ -74,7 +74,7 @@ def loads(body: bytes) -> Any:
             f"The body is not JSON: {error.msg}: line {error.lineno} column {error.colno}."
         ) from None
     except RecursionError:
-        raise MalformedJSON(f"The body is nested over {MAX_DEPTH} levels.") from None
+        raise MalformedJSON(f"The body is nested over {max_depth} levels.") from None
     except MalformedJSON:
         raise
     except ValueError:  # int() refuses to convert over 4,300 digits
@@ -99,7 +99,7 @@ _PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def _check_text(text: bytes) -> None:
+def _check_text(text: bytes, max_depth: int, max_containers: int) -> None:
     """Refuse what the parser would let pass, before it makes anything of it.
 
     The text is looked at, not the values: of repeated members only the last is a value, a few
@@ -114,8 +114,8 @@ def _check_text(text: bytes) -> None:
             raise MalformedJSON("A string holds a lone surrogate.")
         text = text.replace(b'\\"', b"")
     # As many opening brackets as levels are needed; most small bodies hold fewer.
-    if len(text) > _LARGE or text.count(b"[") + text.count(b"{") > MAX_DEPTH:
-        _check_brackets(text)
+    if len(text) > _LARGE or text.count(b"[") + text.count(b"{") > max_depth:
+        _check_brackets(text, max_depth, max_containers)
     if (
         _DIGITS_LOOKED_AT in text[::_STRIDE].translate(_DIGITS)
         and _TOO_MANY_DIGITS in text.translate(_DIGITS)
@@ -124,7 +124,7 @@ def _check_text(text: bytes) -> None:
         raise MalformedJSON("A number is too large for a double.")
 
 
-def _check_brackets(text: bytes) -> None:
+def _check_brackets(text: bytes, max_depth: int, max_containers: int) -> None:
     """Refuse text without escapes that holds too many arrays and objects, or nests them too
     deep."""
     # Quotes and brackets are kept, of one kind. A string without brackets is then "", and an
@@ -132,15 +132,15 @@ def _check_brackets(text: bytes) -> None:
     skeleton = text.translate(_ONE_KIND, _NOT_STRUCTURE).replace(b'""', b"")
     if b'"' in skeleton:
         skeleton = _STRING.sub(b"", text).translate(_ONE_KIND, _NOT_STRUCTURE)
-    if len(skeleton) > 2 * MAX_CONTAINERS:
-        raise MalformedJSON(f"The body holds over {MAX_CONTAINERS} arrays and objects.")
-    for _ in range(MAX_DEPTH):
+    if len(skeleton) > 2 * max_containers:
+        raise MalformedJSON(f"The body holds over {max_containers} arrays and objects.")
+    for _ in range(max_depth):
         shorter = skeleton.replace(b"[]", b"")  # takes away the innermost level everywhere
         if len(shorter) == len(skeleton):
             return  # nothing is left, or it is malformed, which the parser says better
         skeleton = shorter
     if b"[" in skeleton:
-        raise MalformedJSON(f"The body is nested over {MAX_DEPTH} levels.")
+        raise MalformedJSON(f"The body is nested over {max_depth} levels.")
 
 
 def _holds_huge_integer(text: bytes) -> bool:

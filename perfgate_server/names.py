@@ -1,5 +1,5 @@
-"""What a project, a benchmark, a version and a metric may be called. One place; knows nothing
-else.
+"""What a project, a benchmark, a version and a metric may be called, and how many tags there may
+be. One place; knows nothing else.
 
 Patterns end with ``\\Z``: ``$`` would let a trailing newline through.
 """
@@ -28,6 +28,9 @@ RULES = {
     "benchmark": (BENCHMARK, BENCHMARK_RULE),
     "version": (VERSION, VERSION_RULE),
 }
+
+#: The most tags that a record has.
+MAX_TAGS = 32
 
 #: The metrics that are counted in whole units of what their name ends with, and all there are, in
 #: the order in which they are shown.

@@ -5,6 +5,7 @@ Knows marshmallow alone; see `schemas`.
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
 from typing import Any
@@ -55,6 +56,14 @@ class Moment(Pattern):
             "Must be a time such as 2026-03-08T12:00:00.123456Z.",
             **options,
         )
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        moment = super()._deserialize(value, *args, **kwargs)
+        try:
+            datetime.datetime.fromisoformat(moment)
+        except ValueError:  # a 30th of February
+            raise ValidationError(self.rule) from None
+        return moment
 
 
 class Counts(Field):

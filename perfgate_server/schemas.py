@@ -25,7 +25,6 @@ VERDICT_SCHEMA = "perfgate.verdict.v1"
 
 U32 = 2**32 - 1
 U64 = 2**64 - 1
-MAX_TAGS = 32
 MAX_METADATA = 64
 # A receipt may be wrong in every sample; a person mends the first few.
 _MAX_ERRORS = 50
@@ -142,8 +141,8 @@ class Tags(Field):
         if errors:
             raise ValidationError(_first(errors))
         tags = list(dict.fromkeys(value))
-        if len(tags) > MAX_TAGS:
-            raise ValidationError(f"Must be at most {MAX_TAGS} tags.")
+        if len(tags) > names.MAX_TAGS:
+            raise ValidationError(f"Must be at most {names.MAX_TAGS} tags.")
         return tags
 
 

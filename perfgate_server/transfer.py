@@ -22,6 +22,8 @@ from perfgate_server.storage.verdicts import VerdictRecord
 _EXPORT_TIMEOUT = 86_400.0
 _RECORD_TIMEOUT = 60.0
 _MAX_LINE = 2**30
+#: A record holds a receipt, which may be as deep and as full as a body, its tags and metadata.
+_MAX_DEPTH, _MAX_CONTAINERS = jsonio.MAX_DEPTH + 1, jsonio.MAX_CONTAINERS + 3
 
 _record_schema = record_schemas.RecordSchema()
 _verdict_schema = record_schemas.VerdictRecordSchema()
@@ -173,7 +175,9 @@ class _Places:
 
 def _parse(line: bytes) -> tuple[Baseline, Receipt] | VerdictRecord:
     try:
-        value = jsonio.loads(line.rstrip(b"\r\n"))
+        value = jsonio.loads(
+            line.rstrip(b"\r\n"), max_depth=_MAX_DEPTH, max_containers=_MAX_CONTAINERS
+        )
         is_verdict = isinstance(value, dict) and value.get("schema") == schemas.VERDICT_SCHEMA
         loaded = (_verdict_schema if is_verdict else _record_schema).load(value)
     except jsonio.MalformedJSON as error:

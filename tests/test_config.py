@@ -158,10 +158,24 @@ def test_a_variable_that_is_nearly_one_of_ours_is_told() -> None:
         ("postgresql://u:hunter2@/d?host=a,b&password=hunter2", "postgresql://u@a,b/d"),
         ("postgresql://u:hunter2@[::1]:5433/d", "postgresql://u@[::1]:5433/d"),
         ("postgresql://u:hunter2/3@h/d", "postgresql://…"),
+        # libpq takes these for a part of the password, and others for the end of the host.
+        ("postgresql://u:1234#secret@h/d", "postgresql://…"),
+        ("postgresql://u:1234?secret@h/d", "postgresql://…"),
+        ("postgresql://u:1234/secret@h/d", "postgresql://…"),
+        ("postgresql://u:1234@secret@h/d", "postgresql://u@h/d"),
     ],
 )
 def test_where_a_database_is_is_shown_without_the_password(url: str, shown: str) -> None:
     assert without_password(url) == shown
+
+
+def test_only_postgres_has_a_pool() -> None:
+    """In SQLite each thread has a connection, and one of them is kept for reads."""
+    threads, pool = {"threads": "3"}, {"pool_size": "16"}
+    postgres = {"storage_type": "postgres", "database_url": "postgresql://h/d"}
+    assert load(threads | pool | postgres).effective_pool_size == 16
+    assert load(threads | postgres).effective_pool_size == 3
+    assert load(threads | pool | {"storage_type": "sqlite"}).effective_pool_size == 3
 
 
 def test_keys_from_all_places_add_up(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support import receipt, soon, stored
 
+from perfgate_server.names import MAX_TAGS
 from perfgate_server.records import new_id, normalize_body, now
 from perfgate_server.storage import Storage, base
 from perfgate_server.storage.base import (
@@ -555,3 +556,10 @@ def test_a_closed_storage_can_be_used_again_unless_it_was_memory(
 def test_ping_answers(storage: Storage) -> None:
     storage.ping(deadline=soon())
     assert storage.backend
+
+
+def test_more_tags_than_a_record_may_have_match_nothing(storage: Storage) -> None:
+    keep(storage, tags=[f"t{number}" for number in range(MAX_TAGS)])
+    for count in (MAX_TAGS, MAX_TAGS + 1, 5000):
+        tags = [f"t{number}" for number in range(count)]
+        assert listed(storage, tags=tags) == (["v1"] if count == MAX_TAGS else [])

@@ -27,7 +27,7 @@ ALLOWED = {
     "queries": {"names", "record_schemas", "schemas"},
     "compare_query": {"names", "queries", "schemas"},
     "config": {"keys"},
-    "storage": {"storage", "migrations"},
+    "storage": {"storage", "migrations", "names"},
     "records": {"jsonio", "schemas", "storage", "summaries"},
     "lean": set(),
     "errors": {"jsonio", "keys", "lean", "schemas", "storage"},

@@ -30,7 +30,7 @@ from support import (
 from test_storage import keep, listed, promotion
 from test_storage_verdicts import add, verdict
 
-from perfgate_server import transfer
+from perfgate_server import jsonio, transfer
 from perfgate_server.record_schemas import STATUSES
 from perfgate_server.records import etag_of, exported_verdict
 from perfgate_server.storage import Storage, open_storage
@@ -185,6 +185,33 @@ def test_merge_puts_what_is_imported_before_what_is_there(storage: Storage) -> N
     assert storage.counts(deadline=soon()).receipts == 0
 
 
+def test_merge_keeps_the_order_of_the_file_where_some_of_it_is_there(storage: Storage) -> None:
+    """What is there is moved behind what comes before it; what comes after it goes behind it."""
+    text = file_of(storage, "v1", "v2", "v3", "v4")
+    restored(storage, b"".join(text.splitlines(keepends=True)[:3]))
+    keep(storage, "b", "own")
+    for version in ("v1", "v3"):
+        storage.delete("p", "b", version, deadline=soon())
+    report, _ = restored(storage, text, merge=True)
+    assert report.outcomes == {Outcome.PRESENT: 1, Outcome.KEPT: 3}
+    assert listed(storage) == ["own", "v4", "v3", "v2", "v1"]
+    assert restored(storage, text)[0].outcomes == {Outcome.PRESENT: 4}
+
+
+def test_the_deepest_receipt_that_is_taken_comes_back(storage: Storage) -> None:
+    """In a record it is one level deeper."""
+    deep = json.loads('{"a":' * 63 + "1" + "}" * 63)
+    body = json.dumps(receipt() | {"deep": deep}).encode()
+    keep(storage, "b", "v1", value=jsonio.loads(body))
+    with pytest.raises(jsonio.MalformedJSON):
+        jsonio.loads(json.dumps({"deeper": json.loads(body)}).encode())
+    text = exported(storage)
+    storage.delete("p", "b", "v1", deadline=soon())
+    report, said = restored(storage, text)
+    assert report.complete and said == []
+    assert exported(storage) == text
+
+
 def test_a_benchmark_that_only_continues_needs_no_merge(storage: Storage) -> None:
     text = file_of(storage, "v1", "v2", "v3")
     restored(storage, b"".join(text.splitlines(keepends=True)[:2]))
@@ -263,6 +290,7 @@ def test_a_verdict_needs_no_baseline_and_no_merge(storage: Storage) -> None:
         ("wall_ms_cv", "0.1"),
         ("flakiness_score", 1.1),
         ("created_at", "yesterday"),
+        ("created_at", "2026-02-30T00:00:00.000000Z"),
         ("created_by", None),
         ("id", ""),
     ],

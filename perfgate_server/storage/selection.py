@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from perfgate_server.names import MAX_TAGS
 from perfgate_server.storage.base import Filters, Page
 from perfgate_server.storage.engine import Engine, Session
 
@@ -30,6 +31,8 @@ class Selection:
 
 def select(db: Session, engine: Engine, project: str, filters: Filters) -> Selection | None:
     """Return the selection for `filters`, or None if it can hold nothing."""
+    if filters.tags and len(filters.tags) > MAX_TAGS:
+        return None
     conditions, values = _conditions(filters)
     visible = only_visible(db, engine, project, "baselines", "b.benchmark", filters.visible)
     if visible is None:
