@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from support import (
     program,
     soon,
     stored,
+    wait_for,
 )
 
 from perfgate_server.storage import migrate
@@ -156,6 +159,29 @@ def test_a_start_does_not_wait_for_a_lock_for_ever(
         other.execute("LOCK TABLE perfgate_migrations IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(CannotOpen, match="lock timeout"):
             opened(url)
+
+
+@contextlib.contextmanager
+def standby_away(own: OwnPostgres) -> Iterator[None]:
+    """Let every commit wait for a standby that never comes."""
+
+    def wait_for_setting(name: str) -> None:
+        own.execute("SELECT pg_reload_conf()")
+        wait_for(lambda: own.execute("SHOW synchronous_standby_names") == [(name,)], "the setting")
+
+    own.execute("ALTER SYSTEM SET synchronous_standby_names = 'away'")
+    wait_for_setting("away")
+    try:
+        yield
+    finally:
+        own.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        wait_for_setting("")
+
+
+def test_a_start_does_not_wait_for_a_standby(own: OwnPostgres) -> None:
+    """It could wait for ever, without a word."""
+    with own.database() as url, ThreadPoolExecutor(1) as pool, standby_away(own):
+        pool.submit(opened, url).result(PATIENCE).close()
 
 
 def test_what_cannot_be_opened_is_one_line_without_the_password(own: OwnPostgres) -> None:

@@ -265,6 +265,9 @@ def _prepare(url: str, create: bool) -> None:
                 # version wrote while this waited for a lock.
                 db.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
                 db.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}s'".encode())
+                # A standby that is away would be waited for for ever. What one lacks that takes
+                # over, the next start makes.
+                db.execute("SET LOCAL synchronous_commit = local")
                 _check_fitness(db, to_write=create)
                 version = _version(db)
                 if version == 0 and not create:
