@@ -22,6 +22,8 @@ from perfgate_server.queries import (
 from perfgate_server.schemas import Text
 
 MAX_SELECTORS = 16
+#: The most options in a body: as many as a query string may have.
+MAX_OPTIONS = 256
 #: The most past records that a prediction is made of; its cost grows with their square.
 MAX_HISTORY = 100
 
@@ -31,6 +33,12 @@ _VALUED = ("version", "tag", "git_sha", "git_ref")
 _SELECTOR_END = re.compile(
     rf",(?=(?:{'|'.join(_PLAIN)})(?:,|\Z)|(?:{'|'.join(_VALUED)}):)", re.ASCII
 )
+# What a selector may look for: only a ref may hold a comma, and none before white space.
+_POSSIBLE = {
+    **dict.fromkeys(_PLAIN, re.compile("")),
+    **dict.fromkeys(_VALUED, re.compile("[^,]+")),
+    "git_ref": re.compile(r"(?:[^,]|,(?!\s))+"),
+}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -46,27 +54,34 @@ class SelectorsParameter(Parameter):
                     "Must be a list of latest, promoted, version:V, tag:T, git_sha:S and git_ref:R,"
                     " separated by commas; V, T, S and R must not be empty."
                 )
+            # Not looked for in vain: nothing to compare with could pass for a pass.
+            if not _POSSIBLE[kind].fullmatch(value):
+                raise ValidationError(
+                    f"No {kind} is {value[:300]!r}; behind the comma of a list there is another"
+                    " selector, and no space."
+                )
             selectors.append((kind, value))
         if len(selectors) > MAX_SELECTORS:
             raise ValidationError(f"Must be at most {MAX_SELECTORS} selectors.")
         return selectors
 
 
-class NumberParameter(Parameter):
-    """A decimal number from 0 to `high`."""
+# Each text in one way only: in several, a long one that does not match would take minutes.
+_NUMBER = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?", re.ASCII)
+_PERCENT = " 0.2 is 20 %."
 
-    def __init__(self, high: float, **options: Any) -> None:
+
+class NumberParameter(Parameter):
+    """A decimal number from 0 to `high`; `hint` is added to the sentence about any other."""
+
+    def __init__(self, high: float, hint: str = "", **options: Any) -> None:
         super().__init__(**options)
-        self.high = high
+        self.high, self.hint = high, hint
 
     def parse(self, text: str) -> float:
-        shaped = re.fullmatch(r"[0-9]*\.?[0-9]*(?:[eE][+-]?[0-9]{1,3})?", text, re.ASCII)
-        try:
-            number = float(text) if shaped else math.nan
-        except ValueError:
-            number = math.nan
+        number = float(text) if _NUMBER.fullmatch(text) else math.nan
         if not 0 <= number <= self.high:
-            raise ValidationError(f"Must be a number from 0 to {self.high:g}.")
+            raise ValidationError(f"Must be a number from 0 to {self.high:g}.{self.hint}")
         return number
 
 
@@ -92,7 +107,7 @@ class CompareQuery(Query):
     """The options; ``threshold.METRIC`` and ``floor.METRIC`` are added below."""
 
     against = SelectorsParameter(load_default=[("latest", "")])
-    threshold = NumberParameter(1e6, load_default=0.20)
+    threshold = NumberParameter(1e6, _PERCENT, load_default=0.20)
     warn_factor = NumberParameter(1, load_default=0.90)
     metrics = MetricsParameter()
     history = IntegerParameter(MAX_HISTORY, load_default=20)
@@ -117,8 +132,8 @@ class CompareQuery(Query):
 
 # marshmallow would make objects of names with dots.
 _PER_METRIC = {
-    f"{kind}_{metric}": NumberParameter(high, data_key=f"{kind}.{metric}")
-    for kind, high in (("threshold", 1e6), ("floor", 1e18))
+    f"{kind}_{metric}": NumberParameter(high, hint, data_key=f"{kind}.{metric}")
+    for kind, high, hint in (("threshold", 1e6, _PERCENT), ("floor", 1e18, ""))
     for metric in METRICS
 }
 COMPARE_QUERY: Any = CompareQuery.from_dict(dict(_PER_METRIC))()
@@ -138,10 +153,14 @@ def pairs_of(options: Any) -> list[tuple[str, str]]:
     """
     if not isinstance(options, dict):
         raise ValidationError({"options": "Must be a JSON object."})
+    if len(options) > MAX_OPTIONS:
+        raise ValidationError({"options": f"Must be at most {MAX_OPTIONS}."})
     pairs, errors = [], {}
     for name, value in options.items():
         if isinstance(value, bool):
             pairs.append((name, "true" if value else "false"))
+        elif isinstance(value, float) and value.is_integer():
+            pairs.append((name, str(int(value))))
         elif isinstance(value, int | float | str):
             pairs.append((name, str(value)))
         elif isinstance(value, list) and all(isinstance(item, str) for item in value):

@@ -59,7 +59,9 @@ _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
 def _size(text: str) -> int:
-    match = re.fullmatch(r"([0-9]{1,12}) ?(?:(|B|[KMG])|([KMG])i?B)", text, re.IGNORECASE)
+    match = re.fullmatch(
+        r"([0-9]{1,12}) ?(?:(|B|[KMG])|([KMG])i?B)", text, re.ASCII | re.IGNORECASE
+    )
     if not match:
         raise ValueError("must be a number of bytes, such as 1048576 or 16MiB")
     return int(match[1]) * _UNITS[(match[2] or match[3] or "").upper()]

@@ -95,6 +95,8 @@ _DIGITS_LOOKED_AT = b"0" * (len(_TOO_MANY_DIGITS) // _STRIDE)
 # orjson reads integers of more than 64 bits as doubles; the least has 19 digits.
 _OVER_64_BITS = b"0" * 19
 _STRING = re.compile(rb'"[^"]*"')
+# Neither a fraction nor an exponent, which may have as many digits.
+_HUGE_INTEGER = re.compile(rb"(?<![0-9.eE+])(?<![eE]-)[0-9]{309,}(?![0-9.eE])")
 _PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -107,7 +109,8 @@ def _check_text(text: bytes, max_depth: int, max_containers: int) -> None:
     arrays would take a hundred times the memory of their text.
     """
     if b"\\" in text:
-        text = text.replace(b"\\\\", b"")  # what is left of a backslash begins an escape
+        # What is left of a backslash begins an escape. What stood beside a pair stays apart.
+        text = text.replace(b"\\\\", b"..")
         if b"\\u0000" in text:
             raise MalformedJSON("A string holds U+0000.")
         if _SURROGATE.search(_PAIR.sub(b"", text)):
@@ -145,7 +148,7 @@ def _check_brackets(text: bytes, max_depth: int, max_containers: int) -> None:
 
 def _holds_huge_integer(text: bytes) -> bool:
     """Tell whether JSON without escapes holds an integer that overflows a double."""
-    for digits in re.findall(rb"(?<![0-9.])[0-9]{309,}(?![0-9.eE])", _STRING.sub(b"", text)):
+    for digits in _HUGE_INTEGER.findall(_STRING.sub(b"", text)):
         if math.isinf(float(digits)):
             return True
     return False

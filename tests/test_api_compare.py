@@ -132,6 +132,28 @@ def test_an_envelope_brings_options_as_json(api: Api) -> None:
     assert envelope(api, {}).json["verdict"]["status"] == "fail"
 
 
+def test_very_many_unknown_options_are_not_all_told_of(quick: Api) -> None:
+    """Each with its own sentence: the answer would be many times the request."""
+    answer = envelope(quick, {f"o{number}": 1 for number in range(256)})
+    fails(answer, 400, *(f"o{number}" for number in range(50)))
+
+
+def test_numbers_in_options_may_be_written_as_doubles(quick: Api) -> None:
+    assert envelope(quick, {"history": 20.0, "threshold": -0.0}).status_code == 200
+
+
+@pytest.mark.parametrize("option", ["gate", "threshold", "threshold.wall_ms"])
+def test_an_option_beside_options_is_no_unknown_member(quick: Api, option: str) -> None:
+    """Nothing would say in Markdown that there is no gate, or another limit."""
+    fails(envelope(quick, {}, **{option: 1}), 400, option)
+
+
+@pytest.mark.parametrize("form", ["markdown", "text"])
+def test_ignored_members_are_told_of_in_words_too(quick: Api, form: str) -> None:
+    answer = envelope(quick, {"format": form}, bench=1)
+    assert answer.text.splitlines()[-1].replace("`", "") == "Ignored members of the body: bench"
+
+
 def test_unknown_members_of_an_envelope_are_named(quick: Api) -> None:
     assert envelope(quick, {}, option={}, bench=1).json["ignored"] == ["option", "bench"]
     assert judged(quick, value={"receipt": run()}).get("ignored") is None
@@ -158,6 +180,11 @@ def test_unknown_members_of_an_envelope_are_named(quick: Api) -> None:
         ("?against=tag:", ["against"]),
         ("?against=latest:1", ["against"]),
         ("?against=latest,", ["against"]),
+        # A slip of the pen would find nothing to compare with, and open the gate.
+        ("?against=tag:nightly,lastest", ["against"]),
+        ("?against=version:v9,promotd", ["against"]),
+        ("?against=git_sha:abc,lates", ["against"]),
+        ("?against=git_ref:main,%20latest", ["against"]),
         ("?against=" + ",".join(["latest"] * 17), ["against"]),
         ("?metrics=wall_ms,speed", ["metrics"]),
         ("?metrics=", ["metrics"]),
@@ -192,6 +219,8 @@ def test_a_bad_option_is_named(quick: Api, query: str, fields: list[str]) -> Non
         ({"threshold": True}, ["threshold"]),
         ({"threshold": -1, "speed": 1}, ["speed"]),
         ({"gate": 2}, ["gate"]),
+        ({f"o{number}": 1 for number in range(257)}, ["options"]),
+        ({"threshold": "0" * 100_000 + "x"}, ["threshold"]),  # at once
     ],
     ids=str,
 )
@@ -516,6 +545,7 @@ def test_keeping_a_verdict_needs_write(api: Api) -> None:
     api.put(json=run(100, "before"))
     before = contents(api)
     fails(compare(api, "?record=true", role="viewer"), 403)
+    fails(compare(api, "?record=1", value={}, role="viewer"), 403)  # before the body is read
     fails(compare(api, value={"receipt": run(), "options": {"record": True}}, role="viewer"), 403)
     assert contents(api) == before
 

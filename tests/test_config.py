@@ -93,6 +93,7 @@ def test_an_empty_variable_is_an_unset_one() -> None:
         ({"workers": "2"}, "one process"),
         ({"threads": "x"}, "--threads"),
         ({"max_body_size": "lots"}, "--max-body-size"),
+        ({"max_body_size": "16\u212aiB"}, "--max-body-size"),  # the sign for Kelvin
         ({"max_body_size": "1"}, "max body size"),
         ({"trusted_proxies": "yes"}, "--trusted-proxies"),
         ({"no_cors": "maybe"}, "true or false"),

@@ -202,6 +202,18 @@ def test_nothing_to_compare_with_is_never_a_pass(on_missing: str, expected: str)
     assert (nothing.status, nothing.reasons) == (expected, ("no_metrics", "wall_ms_skip"))
 
 
+@pytest.mark.parametrize(("on_missing", "expected"), [("skip", "warn"), ("fail", "fail")])
+def test_a_metric_asked_for_is_missed_also_where_it_is_the_only_one(
+    on_missing: str, expected: str
+) -> None:
+    """Or a run that no longer reports it would open the gate."""
+    for current in (run(wall_ms=100), run(wall_ms=100, cpu_ms=5)):
+        verdict = against(
+            run(wall_ms=100, cpu_ms=0), current, metrics=("cpu_ms",), on_missing=on_missing
+        )
+        assert (verdict.status, verdict.reasons) == (expected, ("no_metrics", "cpu_ms_skip"))
+
+
 # -- what speaks against a comparison
 
 

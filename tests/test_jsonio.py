@@ -244,6 +244,8 @@ def test_no_bytes_are_a_surprise(body: bytes) -> None:
         (b'{"a": "\\u0000", "a": 1}', "U+0000"),
         (b'{"a": "\\ud800", "a": 1}', "surrogate"),
         (b'{"a": "\\ud83d\\\\ude80", "a": 1}', "surrogate"),
+        (b'["\\ud83d\\\\\\ude80"]', "surrogate"),  # one, a backslash, and another
+        (b'["\\ud83d\\\\\\\\\\ude80"]', "surrogate"),
         (b'{"a": ' + b"[" * 64 + b"]" * 64 + b', "a": 1}', "64 levels"),
         (b'{"a": 1' + b"0" * 309 + b', "a": 1}', "double"),
         (b'"\\ud800"', "surrogate"),
@@ -269,6 +271,12 @@ def test_what_is_not_the_json_we_take_is_refused_with_a_sentence(body: bytes, sa
     with pytest.raises(MalformedJSON) as error:
         jsonio.loads(body)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("exponent", ["e-", "E-", "e-0", "e+0", "e0"])
+def test_the_digits_of_an_exponent_are_no_integer(exponent: str) -> None:
+    many = ("9" if exponent[-1] == "-" else "0") * 400
+    assert jsonio.loads(f"[1{exponent}{many}]".encode()) in ([0.0], [1.0])
 
 
 @pytest.mark.parametrize("before", range(17))

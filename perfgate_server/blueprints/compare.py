@@ -39,6 +39,8 @@ _WRITTEN = {"markdown": render.markdown, "text": render.text}
 @blueprint.post(f"{BENCHMARK}/compare")
 @requires(Permission.READ)
 def compare(project: str, benchmark: str) -> Response:
+    if _record_asked(requests.pairs()):
+        check_permission(Permission.WRITE)  # before the body is read
     receipt, options, ignored = _asked()
     if options["record"]:
         check_permission(Permission.WRITE)
@@ -51,12 +53,20 @@ def compare(project: str, benchmark: str) -> Response:
     return _answer(project, benchmark, answer, options)
 
 
+def _record_asked(pairs: list[tuple[str, str]]) -> bool:
+    return any(name == "record" and value in ("true", "1") for name, value in pairs)
+
+
 def _asked() -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """Return the receipt, the options, and which members of the body nobody knows. The body is a
     receipt as it is, or an envelope."""
     sent, pairs, ignored = jsonio.loads(requests.body()), requests.pairs(), []
     if isinstance(sent, dict) and "receipt" in sent and "schema" not in sent:
         ignored = [name for name in sent if name not in ("receipt", "options")]
+        # Without a word there would be no gate, or another limit.
+        astray = [name for name in ignored if name in COMPARE_QUERY.parameters]
+        if astray:
+            raise bad_request(dict.fromkeys(astray, "Is an option: it stands in `options`."))
         if sent.get("options") is not None:
             pairs += pairs_of(sent["options"])
         sent = sent["receipt"]

@@ -16,6 +16,7 @@ from perfgate_server.storage import Storage
 from perfgate_server.storage.base import Baseline, Page
 
 _MAX_PARAMETERS = 256
+_MAX_ERRORS = 50
 _CHUNK = 2**20
 
 
@@ -31,7 +32,7 @@ def body() -> bytes:
     limit), 408 when it does not come in time, 400 when it breaks off, 415 for a compressed one.
     """
     limit = _check_length()
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+    if (request.headers.get("Content-Encoding") or "identity").lower() != "identity":
         raise ApiError(415, "The body must be sent plain, without a Content-Encoding.")
     chunks, size = [], 0
     try:
@@ -132,9 +133,10 @@ def add_once(found: dict[str, Any], name: str, value: str, shown: str | None = N
 
 def load(schema: Query, single: dict[str, Any]) -> dict[str, Any]:
     """Return parameters as `schema` has them; raises 400, also for what it does not know."""
-    unknown = {name: schema.unknown_rule() for name in single if name not in schema.parameters}
+    unknown = [name for name in single if name not in schema.parameters]
     if unknown:
-        raise bad_request(unknown)
+        # Each has the same long sentence: there may be many, and an answer is kept in memory.
+        raise bad_request(dict.fromkeys(unknown[:_MAX_ERRORS], schema.unknown_rule()))
     return schema.load(single)
 
 

@@ -53,6 +53,8 @@ def markdown(answer: Mapping[str, Any], project: str, benchmark: str) -> str:
     if table:
         lines += ["", _cells(HEAD), "|---|---:|---:|---:|---|"]
         lines += [_cells(row._replace(metric=code_span(row.metric))) for row in table]
+    if answer.get("ignored"):
+        lines += ["", _ignored(answer, code_span)]
     return "\n".join(lines) + "\n"
 
 
@@ -69,6 +71,8 @@ def text(answer: Mapping[str, Any], project: str, benchmark: str) -> str:
                 f"{cell:>{width}}" for cell, width in zip(row[1:4], widths[1:4], strict=True)
             )
             lines.append("  ".join([f"{row.metric:{widths[0]}}", *numbers, row.verdict]))
+    if answer.get("ignored"):
+        lines.append(_ignored(answer, plain))
     return "\n".join(lines) + "\n"
 
 
@@ -136,6 +140,10 @@ def age(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
+
+
+def _ignored(answer: Mapping[str, Any], quote: Quote) -> str:
+    return f"Ignored members of the body: {', '.join(map(quote, answer['ignored']))}"
 
 
 def _cells(row: Row) -> str:

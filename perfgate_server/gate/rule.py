@@ -142,6 +142,8 @@ def judge(
     status: Status
     if failed or ("host_mismatch" in doubts and options.host_mismatch == "fail"):
         status = "fail"
+    elif missing == "no_metrics" and options.on_missing == "skip" and _in_vain(metrics, options):
+        status = "warn"  # as where others could be judged
     elif missing:
         status = options.on_missing
     elif "host_mismatch" in doubts:
