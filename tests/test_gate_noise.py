@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from perfgate_server.gate.noise import LEAST, interval, qn, since_last_shift, student
+from perfgate_server.gate.noise import LEAST, Interval, interval, qn, since_last_shift, student
 
 values = st.one_of(st.integers(0, 2**64 - 1), st.floats(allow_nan=False, allow_infinity=False))
 
@@ -69,6 +69,18 @@ def test_a_constant_series_of_whole_numbers_expects_a_step_to_either_side() -> N
     found = interval([3] * 8, 1.0)
     assert found is not None
     assert (found.n, found.low, found.center, found.high) == (8, 2.0, 3.0, 4.0)
+
+
+def test_where_many_values_are_the_same_what_was_seen_thrice_is_expected() -> None:
+    """Qn is 0 there, as of small counts, and one run in three of an unchanged process failed."""
+    values = [3, 5, 3, 6, 3, 7, 3, 8, 3, 3, 5, 3, 6, 3, 7, 3, 8, 3, 3, 3]
+    assert qn(values) == 0
+    found = interval(values, 1.0)
+    assert found == Interval(20, 2.0, 3, 7)
+    rare = interval([3] * 18 + [50, 60], 1.0)  # two odd nights
+    assert rare == Interval(20, 2.0, 3.0, 4.0)
+    levels = interval([100, 150] * 10, 1.0)
+    assert levels == Interval(20, 100, 125.0, 150)
 
 
 def test_a_constant_series_of_doubles_expects_itself() -> None:

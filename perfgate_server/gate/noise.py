@@ -74,8 +74,16 @@ def interval(values: Iterable[float], unit: float) -> Interval | None:
     if n < LEAST:
         return None
     center = median(series)
-    half = student(n - 1) * qn(series) * math.sqrt(1 + math.pi / (2 * n)) + unit
-    return Interval(n, center - half, center, center + half)
+    scale = qn(series)
+    half = student(n - 1) * scale * math.sqrt(1 + math.pi / (2 * n)) + unit
+    low, high = center - half, center + half
+    if not scale:
+        # A quarter of all pairs are the same, as small counts often are, and the scale says nothing
+        # of the others: what was seen too often for an odd night may be seen again.
+        ordered = sorted(series)
+        low = min(low, ordered[_LEAST_SINCE - 1])
+        high = max(high, ordered[-_LEAST_SINCE])
+    return Interval(n, low, center, high)
 
 
 def since_last_shift(series: Sequence[float], unit: float) -> Sequence[float]:
