@@ -118,6 +118,11 @@ def restore(
                 record, receipt = parsed
                 name = f"{record.project}: {record.benchmark} {record.version}"
                 place = None if first_place is None else first_place + number - 1
+                last = places.last(record)
+                if place is not None and last is not None and last > place:
+                    # The one before it is behind the places of the file: the rest has new ones.
+                    place = storage.reserve(lines - number + 1, deadline=_soon())
+                    first_place = place - number + 1
                 outcome = _restore_baseline(storage, record, receipt, places, place)
             report.outcomes[outcome] += 1
             if outcome in _COMPLAINTS:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import logging
 import mmap
@@ -64,7 +63,7 @@ _STUCK = 0.25
 _COURTESY = 0.05
 #: Descriptors that a worker keeps for itself, beside four for each thread: the rest is for clients.
 _OWN_FILES = 64
-#: Seconds that a worker takes no connection for, when the system has no descriptor for one.
+#: Seconds for which a worker takes no connection when one could not be taken.
 _RECOVERY = 1.0
 #: Seconds that a worker with more clients than another gives that one to take a new connection, and
 #: between its looks whether it has.
@@ -129,6 +128,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
 
     #: Until when new connections are left to the other workers.
     standing_back_until = 0.0
+    #: Until when no connection is taken, for the last one could not be.
+    recovers_at = 0.0
     #: Until when the one that waits is left to a worker with fewer clients, or 0, and whether the
     #: loop has just done so.
     turn_ends, gave_way = 0.0, False
@@ -142,13 +143,16 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        super().set_accept_enabled(enabled and time.monotonic() >= self.standing_back_until)
+        super().set_accept_enabled(enabled and time.monotonic() >= self._accepts_at())
         if not enabled and not self.alive:
             # Stopping: whoever connects from here on is refused, and can go elsewhere, instead
             # of waiting in the backlog for the reset at the end.
             for listener in self.sockets:
                 listener.close()
             self._leave_place()
+
+    def _accepts_at(self) -> float:
+        return max(self.standing_back_until, self.recovers_at)
 
     def accept(self, listener: socket.socket) -> None:
         """Take a new connection, unless it is better left to another worker.
@@ -175,14 +179,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         try:
             super().accept(listener)
         except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
-                raise
+            # For want of descriptors or memory; whatever it is, those who are here are served.
             logger.error("no connection can be taken: %s", error.strerror)
-            self.standing_back_until = now + _RECOVERY
+            self.recovers_at = now + _RECOVERY
             self.set_accept_enabled(False)
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        left = self.standing_back_until - time.monotonic()
+        left = self._accepts_at() - time.monotonic()
         self.gave_way = False
         super().wait_for_and_dispatch_events(min(timeout, left) if left > 0 else timeout)
         if not self.gave_way:
@@ -224,6 +227,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
             with contextlib.suppress(OSError):  # a sandbox may forbid it; it is only for speed
                 os.sched_setaffinity(0, {self.core})
         self.worker_connections = _possible_clients(self.cfg)
+        self.max_keepalived = max(1, self.worker_connections - self.cfg.threads)
         # To have freed a block that large says so to glibc (mallopt(3), M_MMAP_THRESHOLD). It
         # begins with an eighth: then each body of 150 kB may go back to the kernel, which hands
         # it out again page by page, for a tenth of the time of a request.
@@ -243,7 +247,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         """Let a new connection wait among the idle ones until it says something: gunicorn would
         let it hold a thread for five seconds, and be idle for as long as one that is kept."""
         conn.sock.setblocking(False)
-        conn.timeout = time.monotonic() + self.wsgi.extensions["perfgate"].config.timeout
+        patience = self.wsgi.extensions["perfgate"].config.timeout
+        conn.timeout = time.monotonic() + min(patience, self.cfg.keepalive)
         self.pending_conns.append(conn)
         ready = functools.partial(self.on_pending_socket_readable, conn)
         self.poller.register(conn.sock, selectors.EVENT_READ, ready)

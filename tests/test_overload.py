@@ -179,6 +179,19 @@ def test_clients_beyond_the_open_files_wait_and_end_no_worker(tmp_path: Path) ->
         assert "Traceback" not in server.log
 
 
+def test_clients_that_are_kept_make_room_for_the_next(tmp_path: Path) -> None:
+    """Or as many as there is room for would keep everybody else out until they go."""
+    limited = ["sh", "-c", 'ulimit -n 120 && exec "$@"', "sh", *perfgate_server()]
+    with serving(limited, tmp_path) as server, contextlib.ExitStack() as stack:
+        began = time.monotonic()
+        for _ in range(60):
+            client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+            stack.callback(client.close)
+            client.request("GET", "/health")
+            assert client.getresponse().read()
+        assert time.monotonic() - began < 15
+
+
 def test_a_worker_has_all_the_open_files_it_may(tmp_path: Path) -> None:
     limited = ["sh", "-c", 'ulimit -S -n 120 && exec "$@"', "sh", *perfgate_server()]
     with serving(limited, tmp_path) as server, silent(server, 150):

@@ -252,7 +252,7 @@ def test_the_database_goes_away_and_comes_back_under_load(
 
 
 @pytest.mark.parametrize(
-    ("more", "idle", "unheard"), [("", 30, 5000), ("?keepalives_idle=7&tcp_user_timeout=0", 7, 0)]
+    ("more", "idle", "unheard"), [("", 10, 15000), ("?keepalives_idle=7&tcp_user_timeout=0", 7, 0)]
 )
 def test_a_connection_that_a_firewall_forgot_is_found_out(
     url: str, more: str, idle: int, unheard: int

@@ -13,6 +13,7 @@ import pytest
 from postgres_server import OwnPostgres, Postgres, opened, server_on
 from support import (
     PATIENCE,
+    ROOT,
     environment,
     free_port,
     program,
@@ -159,6 +160,24 @@ def test_a_start_does_not_wait_for_a_lock_for_ever(
         other.execute("LOCK TABLE perfgate_migrations IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(CannotOpen, match="lock timeout"):
             opened(url)
+
+
+def test_an_upgrade_that_waits_for_a_reader_keeps_others_out_only_for_moments(url: str) -> None:
+    """A dump of the database may take an hour; whoever came after a waiting upgrade waited too."""
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as db:
+        db.execute((ROOT / "tests/dumps/postgres-0004.sql").read_bytes())
+        with ThreadPoolExecutor(1) as pool, psycopg.connect(url) as reader:
+            reader.execute("SELECT count(*) FROM baselines")
+            upgrade = pool.submit(opened, url)
+            waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
+            wait_for(lambda: db.execute(waits).fetchall(), "the upgrade")
+            db.execute(f"SET statement_timeout = '{PATIENCE / 2}s'")
+            db.execute("SELECT 1 FROM baselines LIMIT 1")
+            reader.rollback()
+            with contextlib.closing(upgrade.result(PATIENCE)) as storage:
+                assert storage.counts(deadline=soon()).schema_version > 4
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import PATIENCE, soon, wait_for
@@ -180,6 +181,39 @@ def test_without_memory_a_writer_is_refused(desk: Desk) -> None:
         desk.write(1, fail)
     desk.write(2)
     assert desk.rows() == [2]
+
+
+def test_whatever_a_commit_raises_the_next_may_write(desk: Desk) -> None:
+    class Interrupted:
+        def __init__(self, db: Any) -> None:
+            self.db, self.in_transaction = db, True
+
+        def execute(self, sql: str) -> Any:
+            if sql == "COMMIT":
+                raise sqlite3.Warning  # which is no sqlite3.Error
+            return self.db.execute(sql)
+
+    with pytest.raises(sqlite3.Warning):
+        with desk.writer.writing(soon()):
+            group: Any = desk.writer._group
+            group.db = Interrupted(group.db)
+    desk.write(1, seconds=5.0)
+    assert desk.rows() == [1]
+
+
+def test_who_cannot_wait_is_no_longer_waited_for(desk: Desk) -> None:
+    """Or a lone writer would leave his commit to somebody who is not there."""
+
+    class Lock:
+        def acquire(self, **_: Any) -> bool:
+            raise MemoryError
+
+    turn, desk.writer._turn = desk.writer._turn, Lock()  # type: ignore[assignment]
+    with pytest.raises(MemoryError):
+        desk.writer._take_turn(soon(), True)
+    desk.writer._turn = turn
+    desk.write(1, seconds=5.0)
+    assert desk.rows() == [1]
 
 
 def test_the_last_free_thread_waits_its_time_from_when_it_came(desk: Desk) -> None:

@@ -35,6 +35,7 @@ from perfgate_server.record_schemas import STATUSES
 from perfgate_server.records import etag_of, exported_verdict
 from perfgate_server.storage import Storage, open_storage
 from perfgate_server.storage.base import Filters, Outcome, Page
+from perfgate_server.storage.sql import SqlStorage
 from perfgate_server.storage.verdicts import VerdictFilters
 
 
@@ -196,6 +197,34 @@ def test_merge_keeps_the_order_of_the_file_where_some_of_it_is_there(storage: St
     assert report.outcomes == {Outcome.PRESENT: 1, Outcome.KEPT: 3}
     assert listed(storage) == ["own", "v4", "v3", "v2", "v1"]
     assert restored(storage, text)[0].outcomes == {Outcome.PRESENT: 4}
+
+
+def test_merge_asks_for_new_places_once_and_not_for_each_record(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL locks all uploads out for each."""
+    text = file_of(storage, *(f"v{number}" for number in range(9)))
+    restored(storage, text.splitlines(keepends=True)[1])
+    keep(storage, "b", "own")
+    asked: list[int] = []
+
+    def reserve(count: int, *, deadline: float) -> int:
+        asked.append(count)
+        return SqlStorage.reserve(storage, count, deadline=deadline)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(storage, "reserve", reserve)
+    assert restored(storage, text, merge=True)[0].complete
+    assert asked == [9, 7]
+    assert listed(storage) == ["own", *(f"v{number}" for number in range(8, -1, -1))]
+
+
+def test_merge_puts_what_follows_behind_what_differs(storage: Storage) -> None:
+    """What is stored stays, at the place of the file's own."""
+    text = file_of(storage, "v1", "v2", "v3")
+    keep(storage, "b", "v2", value=receipt(wall_ms=77))
+    report, _ = restored(storage, text, merge=True)
+    assert report.outcomes == {Outcome.KEPT: 2, Outcome.DIFFERS: 1}
+    assert listed(storage) == ["v3", "v2", "v1"]
 
 
 def test_the_deepest_receipt_that_is_taken_comes_back(storage: Storage) -> None:

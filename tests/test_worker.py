@@ -98,11 +98,12 @@ def test_it_has_one_turn_however_late_the_other_looks(
     assert passes(worker, listener, 20) == 2
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
-def test_without_a_descriptor_for_a_client_it_stands_back(
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EPERM])
+def test_a_client_that_cannot_be_taken_ends_no_worker(
     worker: Any, listener: socket.socket, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """Of the whole system there may be none, whatever this worker keeps free."""
+    """Of the whole system there may be no descriptor, whatever this worker keeps free; and a
+    finished request is no sign that there is one again."""
 
     def accept(self: Any, listener: socket.socket) -> None:
         raise OSError(number, "none")
@@ -114,6 +115,10 @@ def test_without_a_descriptor_for_a_client_it_stands_back(
     assert not worker._accepting
     worker.set_accept_enabled(True)
     assert not worker._accepting  # for a while
+    monkeypatch.setattr(ThreadWorker, "finish_request", lambda *_: None)
+    worker.finish_request(None, SimpleNamespace(cancelled=lambda: True))
+    worker.set_accept_enabled(True)
+    assert not worker._accepting
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ connection of a pooler in transaction mode.
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -30,8 +31,9 @@ RECONNECT_TIMEOUT = 5.0
 #: Seconds after which who waits for a connection asks for it anew. The pool that has given up to
 #: connect tries again when it is asked, and not for those who asked before.
 _ASK_ANEW = 1.0
-#: Seconds that a start waits for a lock, as while another migrates.
-_LOCK_TIMEOUT = 60
+#: Seconds that a start tries to get its locks, as while another migrates; that it waits for one at
+#: a time, for all who come after it wait behind it, also those who only read; and between the two.
+_LOCK_TIMEOUT, _ONE_LOCK_TIMEOUT, _LOCK_PAUSE = 60, 1, 1.0
 #: The advisory lock under which migrations run: "perfgate" in ASCII.
 _MIGRATION_LOCK = int.from_bytes(b"perfgate", "big")
 
@@ -240,15 +242,18 @@ _OPTIONS = {
 #: comes then without a word: by default Linux looks after two hours whether it is there still, and
 #: sends again for a quarter of an hour.
 _TCP_OPTIONS = {
-    "keepalives_idle": 30,  # seconds
+    "keepalives_idle": 10,  # seconds
     "keepalives_interval": 5,
     "keepalives_count": 3,
-    "tcp_user_timeout": 5_000,  # milliseconds
+    "tcp_user_timeout": 15_000,  # milliseconds: with less, Linux would not send three
 }
 
 
 def _options(url: str) -> dict[str, Any]:
-    return _TCP_OPTIONS | conninfo_to_dict(url) | _OPTIONS
+    given = conninfo_to_dict(url)
+    # A service file has its own, which what is said here would win over.
+    tcp = {} if "service" in given or "PGSERVICE" in os.environ else _TCP_OPTIONS
+    return tcp | given | _OPTIONS
 
 
 def _prepare(url: str, create: bool) -> None:
@@ -258,24 +263,34 @@ def _prepare(url: str, create: bool) -> None:
     except psycopg.Error:
         # Its own words quote the URL, and the password in it.
         raise CannotOpen("the database URL is not one that PostgreSQL understands") from None
-    try:
-        with psycopg.connect(**_options(url)) as db:
-            with db.transaction():
-                # Each statement sees what was committed before it: also what servers of an earlier
-                # version wrote while this waited for a lock.
-                db.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-                db.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}s'".encode())
-                # A standby that is away would be waited for for ever. What one lacks that takes
-                # over, the next start makes.
-                db.execute("SET LOCAL synchronous_commit = local")
-                _check_fitness(db, to_write=create)
-                version = _version(db)
-                if version == 0 and not create:
-                    raise CannotOpen("no perfgate-server has made its tables there")
-                if migrate.missing("postgres", version, upgrade=create):
-                    _apply_migrations(db)
-    except (psycopg.Error, StorageError) as error:
-        raise CannotOpen(f"cannot open the database: {_reason(error)}") from error
+    give_up = time.monotonic() + _LOCK_TIMEOUT
+    while True:
+        try:
+            _upgrade(url, create)
+            return
+        except psycopg.errors.LockNotAvailable as error:
+            if time.monotonic() > give_up:
+                raise CannotOpen(f"cannot open the database: {_reason(error)}") from error
+        except (psycopg.Error, StorageError) as error:
+            raise CannotOpen(f"cannot open the database: {_reason(error)}") from error
+        time.sleep(_LOCK_PAUSE)
+
+
+def _upgrade(url: str, create: bool) -> None:
+    with psycopg.connect(**_options(url)) as db, db.transaction():
+        # Each statement sees what was committed before it: also what servers of an earlier version
+        # wrote while this waited for a lock.
+        db.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        db.execute(f"SET LOCAL lock_timeout = '{_ONE_LOCK_TIMEOUT}s'".encode())
+        # A standby that is away would be waited for for ever. What one lacks that takes over, the
+        # next start makes.
+        db.execute("SET LOCAL synchronous_commit = local")
+        _check_fitness(db, to_write=create)
+        version = _version(db)
+        if version == 0 and not create:
+            raise CannotOpen("no perfgate-server has made its tables there")
+        if migrate.missing("postgres", version, upgrade=create):
+            _apply_migrations(db)
 
 
 def _check_fitness(db: psycopg.Connection[Any], *, to_write: bool) -> None:

@@ -246,7 +246,7 @@ class SqlStorage:
             if stored is not None:
                 if stored.is_copy_of(record):
                     return Restored(Outcome.PRESENT, stored.sequence)
-                return Restored(Outcome.DIFFERS)
+                return Restored(Outcome.DIFFERS, stored.sequence)
             newer = [
                 row[0]
                 for row in db.execute(
@@ -257,8 +257,6 @@ class SqlStorage:
             ]
             if newer and place is None:
                 return Restored(Outcome.REFUSED)
-            if place is not None and after is not None and after > place:
-                place = db.reserve(1)  # the one before it was moved behind the places of the file
             if newer and place is not None and newer[0] < place:
                 move(db, project, newer)
             receipt_id = self._shared_receipt(db, record) or insert_receipt(db, project, receipt)

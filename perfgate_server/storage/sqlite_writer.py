@@ -108,43 +108,42 @@ class Writer:
         """Wait for the turn; return the transaction that was left open, or a new one."""
         if not self._take_turn(deadline, patient):
             raise Unavailable("other threads are writing, or waiting for a lock")
-        self._turn_began = time.monotonic()
+        self._turn_began = now = time.monotonic()
         if self._group is None:
-            if not patient:
-                deadline = min(deadline, self._turn_began + _IMPATIENCE)
-            courtesy = self._next_not_before - self._turn_began
-            if courtesy > 0:
-                time.sleep(courtesy)
             try:
+                if not patient:
+                    deadline = min(deadline, now + _IMPATIENCE)
+                if self._next_not_before > now:
+                    time.sleep(self._next_not_before - now)
                 self._db = self._checked(self._db, deadline)
                 _begin(self._db, deadline)
+                self._group = _Group(self._db)
             except BaseException as error:
                 self.close()
                 self._pass_turn_on()
                 if isinstance(error, ERRORS):
                     raise Unavailable(reason(error)) from error
                 raise
-            self._group = _Group(self._db)
         return self._group
 
     def _take_turn(self, deadline: float, patient: bool) -> bool:
         with self._queue:
             self._waiting += 1
         taken = False
-        while not taken:
-            now = time.monotonic()
-            soon = min(now, self._turn_began) + _IMPATIENCE
-            left = (deadline if patient else min(deadline, soon)) - now
-            taken = self._turn.acquire(timeout=max(0.0, left))
-            if left <= 0:
-                break
-        with self._queue:
-            self._waiting -= 1
-            left_to_me = not taken and self._turn.acquire(blocking=False)
-        if left_to_me:
-            if self._group is not None:
-                self._end(self._group)
-            self._pass_turn_on()
+        try:
+            while not taken:
+                now = time.monotonic()
+                soon = min(now, self._turn_began) + _IMPATIENCE
+                left = (deadline if patient else min(deadline, soon)) - now
+                taken = self._turn.acquire(timeout=max(0.0, left))
+                if left <= 0:
+                    break
+        finally:
+            with self._queue:
+                self._waiting -= 1
+                left_to_me = not taken and self._turn.acquire(blocking=False)
+            if left_to_me:
+                self._end_turn(self._group)
         return taken
 
     def _pass_turn_on(self) -> None:
@@ -178,7 +177,13 @@ class Writer:
         if to_others:
             group.ended.wait()
         else:
-            self._end(group)
+            self._end_turn(group)
+
+    def _end_turn(self, group: _Group | None) -> None:
+        try:
+            if group is not None:
+                self._end(group)
+        finally:
             self._pass_turn_on()
 
     def _end(self, group: _Group) -> None:
