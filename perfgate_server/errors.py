@@ -148,12 +148,17 @@ def _http_error(error: HTTPException) -> ApiError:
 
 
 def _no_route() -> str:
-    if re.fullmatch(r"(/api/v1)?/projects/[^/]*/baselines/.+", request.path, re.DOTALL):
+    path = re.sub("^/api/v1", "", request.path)
+    if re.fullmatch(r"/projects/[^/]*/baselines/.+", path, re.DOTALL):
         return (
             "There is no such route. Of a benchmark there are …/{benchmark}/latest,"
             " …/{benchmark}/versions, …/{benchmark}/versions/{version}, …/{benchmark}/trend"
-            " and …/{benchmark}/compare."
+            " and …/{benchmark}/compare; a version holds no slash."
         )
+    if re.fullmatch(
+        r"/projects/[^/]+/[^/]+/(?:.*/)?(?:baselines|verdicts)(?:/.*)?", path, re.DOTALL
+    ):
+        return "There is no such route: a project holds no slash."
     if "//" in request.path or (request.path.endswith("/") and request.path != "/"):
         return "There is no such route: the path has an empty segment."
     return "There is no such route."

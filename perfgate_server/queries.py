@@ -85,7 +85,7 @@ class CursorParameter(Parameter):
 
 
 _TIMESTAMP = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))",
+    r"(\d{4})-(\d\d)-(\d\d)[Tt+](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))",
     re.ASCII,
 )
 _DAY = 86_400_000_000  # microseconds
@@ -104,7 +104,7 @@ class TimestampParameter(Parameter):
         self.round_up = round_up
 
     def parse(self, text: str) -> str:
-        # A bare + in a query string is a space.
+        # A bare + in a query string is a space; and a T may be one (RFC 3339, 5.6).
         match = _TIMESTAMP.fullmatch(text.replace(" ", "+"))
         try:
             if match is None:

@@ -26,6 +26,11 @@ from perfgate_server.errors import envelope
 
 logger = logging.getLogger(__name__)
 
+#: What is mostly wrong: curl sends what stands in a query as it is.
+_ENCODE = (
+    "In a URL, spaces and letters beyond ASCII are percent-encoded, as curl does it with -G"
+    " --data-urlencode."
+)
 #: What gunicorn refuses before the application sees it -> status and reason.
 _REFUSALS: dict[type[Exception], tuple[int, str]] = {
     http.LimitRequestLine: (414, "The request line is too long."),
@@ -34,8 +39,8 @@ _REFUSALS: dict[type[Exception], tuple[int, str]] = {
     http.UnsupportedTransferCoding: (501, "The transfer coding is not supported."),
     http.ForbiddenProxyRequest: (403, "This proxy is not trusted."),
     http.InvalidRequestMethod: (400, "The method is not one."),
-    http.InvalidHTTPVersion: (400, "The HTTP version is not supported."),
-    http.ParseException: (400, "The request is not well-formed HTTP."),
+    http.InvalidHTTPVersion: (400, f"The HTTP version is not supported. {_ENCODE}"),
+    http.ParseException: (400, f"The request is not well-formed HTTP. {_ENCODE}"),
 }
 
 #: The signals that stop a worker.

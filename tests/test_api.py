@@ -63,6 +63,21 @@ def test_an_unknown_route_is_404_with_or_without_a_key(
     assert ("empty segment" in error["message"]) == (path.endswith("/") and path != "/")
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/projects/org/repo/baselines",
+        "/projects/org/repo/baselines/b/versions/v1",
+        "/api/v1/projects/org%2Frepo/verdicts",
+        "/projects/p/baselines/b/versions/feature/x",
+        "/projects/p/baselines/b/versions/feature%2Fx",
+    ],
+)
+def test_a_slash_in_a_project_or_a_version_is_told_of(api: Api, path: str) -> None:
+    """As of a repository's name, or a branch's."""
+    assert "slash" in fails(api.get(path), 404)["message"]
+
+
 def test_a_script_can_tell_what_is_missing(api: Api) -> None:
     """A wrong path must not look like a benchmark that has no baseline yet."""
     api.upload()

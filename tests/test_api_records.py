@@ -114,6 +114,32 @@ def test_delete_can_be_made_conditional(api: Api) -> None:
     assert api.delete(headers={"If-Match": "*"}).status_code == 200
 
 
+def test_a_promotion_can_be_made_conditional_on_its_target(api: Api) -> None:
+    api.upload()
+    path = "/projects/p/baselines/b/promote"
+    envelope = {"from_version": "v1", "to_version": "prod"}
+
+    def promote(**headers: str) -> Any:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return api("POST", path, json=envelope, headers=named)
+
+    fails(promote(If_Match='"x"'), 412)
+    fails(promote(If_Match="*"), 412)
+    tag = promote(If_None_Match="*").headers["ETag"]
+    fails(promote(If_None_Match="*"), 412)
+    assert promote(If_Match=tag).status_code == 200
+
+
+@pytest.mark.parametrize("query", ["", "?receipt=only"])
+def test_a_read_can_be_made_conditional(api: Api, query: str) -> None:
+    api.upload()
+    tag = api.get(VERSION + query).headers["ETag"]
+    for good in (tag, "*", f'"x", {tag}'):
+        assert api.get(VERSION + query, headers={"If-Match": good}).status_code == 200
+    for bad in ('"x"', f"W/{tag}"):
+        fails(api.get(VERSION + query, headers={"If-Match": bad}), 412)
+
+
 def test_what_was_promoted_outlives_its_source(api: Api) -> None:
     api.upload()
     api.promote("v1", "prod")
@@ -231,6 +257,7 @@ def test_a_filter_that_can_match_nothing_is_an_empty_list(api: Api, query: str) 
     ("bound", "since", "until"),
     [
         ("2026-03-08T12:00:00.123456Z", True, True),
+        ("2026-03-08 12:00:00.123456+00:00", True, True),  # as date --rfc-3339 writes it
         ("2026-03-08t12:00:00.123456z", True, True),
         ("2026-03-08T12:00:00.1234560000Z", True, True),
         ("2026-03-08T14:00:00.123456%2B02:00", True, True),

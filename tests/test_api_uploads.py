@@ -431,3 +431,11 @@ def test_if_none_match_star_makes_an_existing_version_412(api: Api) -> None:
     error = fails(api.put(**star), 412)
     assert error["code"] == "PRECONDITION_FAILED" and "is there already" in error["message"]
     assert api.put().status_code == 200
+
+
+def test_a_whole_record_sent_by_put_is_told_what_to_ask_for(api: Api) -> None:
+    """As it was saved from an answer; POST takes its receipt."""
+    api.upload()
+    record = api.get("/projects/p/baselines/b/latest").json
+    error = fails(api.put(version="v2", json=record), 400, "receipt")
+    assert "?receipt=only" in error["message"]

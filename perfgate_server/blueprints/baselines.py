@@ -15,7 +15,13 @@ from perfgate_server.blueprints import requests, responses
 from perfgate_server.errors import bad_request
 from perfgate_server.keys import Permission
 from perfgate_server.lean import Answer
-from perfgate_server.storage.base import Baseline, Filters, Promotion, Receipt
+from perfgate_server.storage.base import (
+    Baseline,
+    Filters,
+    PreconditionFailed,
+    Promotion,
+    Receipt,
+)
 
 blueprint = Blueprint("baselines", __name__)
 blueprint.before_request(enforce)
@@ -62,6 +68,7 @@ _history_query = queries.HistoryQuery()
 _trend_query = queries.TrendQuery()
 _no_query = queries.NoQuery()
 
+_RECORD_RULE = "Must be the receipt itself, as ?receipt=only answers it; this is a whole record."
 _CACHE_CONTROL = "private, no-cache"
 
 
@@ -102,7 +109,9 @@ def promote(project: str, benchmark: str) -> Response:
         created_at=records.now(),
         created_by=g.key.actor,
     )
-    baseline, created = requests.storage().promote(promotion, deadline=g.deadline)
+    baseline, created = requests.storage().promote(
+        promotion, deadline=g.deadline, precondition=requests.matches
+    )
     answer = records.promotion_answer(baseline)
     ignored = _ignored(sent, _promotion_schema)
     return _stored(baseline, created, records.etag_of(baseline), answer, ignored)
@@ -213,8 +222,11 @@ def _put() -> dict[str, Any]:
     """Return what came by PUT as an envelope."""
     sent = jsonio.loads(requests.body())
     envelope = _put_envelope()
-    if isinstance(sent, dict) and "receipt" in sent and "schema" not in sent:
-        raise bad_request({"receipt": "Must be the receipt itself; an envelope is for POST."})
+    if isinstance(sent, dict) and "receipt" in sent:
+        if sent.get("schema") == schemas.RECORD_SCHEMA:
+            raise bad_request({"receipt": _RECORD_RULE})
+        if "schema" not in sent:
+            raise bad_request({"receipt": "Must be the receipt itself; an envelope is for POST."})
     return envelope | _put_schema.load({"receipt": sent})
 
 
@@ -299,6 +311,8 @@ def _read(find: Callable[[bool], Baseline]) -> Response:
     """Answer a record or its bare receipt; `find` looks it up, with its receipt or without."""
     environ = request.environ
     only = bool(environ["QUERY_STRING"]) and "receipt" in requests.query(_read_query)
+    if "HTTP_IF_MATCH" in environ and not request.if_match.contains(_tag(find(False), only)):
+        raise PreconditionFailed
     if "HTTP_IF_NONE_MATCH" in environ:
         tag = _tag(find(False), only)
         headers = _read_headers(tag)

@@ -281,11 +281,14 @@ class Storage(Protocol):
         PreconditionFailed, and Conflict if the version exists with anything else.
         """
 
-    def promote(self, promotion: Promotion, *, deadline: float) -> tuple[Baseline, bool]:
+    def promote(
+        self, promotion: Promotion, *, deadline: float, precondition: Precondition | None = None
+    ) -> tuple[Baseline, bool]:
         """Make the promotion's record; return it and True.
 
         If the target is this very promotion's result already, return it and False, also when
-        the source is gone since. Raises NotFound without a source, Conflict with another target.
+        the source is gone since. Raises PreconditionFailed unless the precondition holds for the
+        target, NotFound without a source, Conflict with another target.
         """
 
     def get(

@@ -85,7 +85,9 @@ class SqlStorage:
                 raise Conflict(stored, new)
             return insert(db, new, insert_receipt(db, new.project, receipt)), True
 
-    def promote(self, promotion: Promotion, *, deadline: float) -> tuple[Baseline, bool]:
+    def promote(
+        self, promotion: Promotion, *, deadline: float, precondition: Precondition | None = None
+    ) -> tuple[Baseline, bool]:
         project, benchmark = promotion.project, promotion.benchmark
         with self._engine.writing(project, benchmark, deadline) as db:
             source = self._find(
@@ -94,6 +96,8 @@ class SqlStorage:
             target = self._find(
                 db, project, benchmark, promotion.to_version, receipt=source is None
             )
+            if precondition is not None and not precondition(target):
+                raise PreconditionFailed
             if source is None:
                 if target is not None and promotion.may_have_made(target):
                     return target, False
