@@ -33,6 +33,9 @@ _COLORS = {"trace": "2", "debug": "2", "info": "32", "warn": "33", "error": "31"
 #: Headers whose values are somebody's secret.
 _SECRET = re.compile("auth|cookie|key|token|secret|password", re.IGNORECASE)
 
+#: What a line for people shows of a record's own fields.
+_SHOWN = ("request_id", "reason", "client", "headers")
+
 access_logger = logging.getLogger("perfgate_server.access")
 trace_logger = logging.getLogger("perfgate_server.trace")
 
@@ -108,6 +111,9 @@ class PrettyLines(logging.Formatter):
         message = record.getMessage()
         if record.name == access_logger.name:
             message = self._request(record.__dict__["fields"])
+        message += "".join(
+            f" {name}={record.__dict__[name]}" for name in _SHOWN if name in record.__dict__
+        )
         # Nothing that a client sends may end the line, or move the cursor.
         lines = [f"{_time(record)} {tag} {_printable(message)}"]
         if record.exc_info:

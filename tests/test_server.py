@@ -816,6 +816,18 @@ def test_no_secret_and_nothing_raw_stands_in_the_log(
     assert ("request headers" in log) == (level == "trace")
 
 
+def test_a_line_for_people_has_the_request_id_that_the_client_was_told(tmp_path: Path) -> None:
+    arguments = perfgate_server("--log-level", "trace", "--log-format", "pretty")
+    with serving([*arguments, "--storage-type", "sqlite"], tmp_path) as server:
+        assert server.put("b", "v1") == 201
+        (tmp_path / "perfgate.db").write_bytes(b"")
+        server.request("GET", LATEST, headers={"X-Request-ID": "job-7", "X-Test": "a\tb"})
+        wait_for(lambda: "storage unavailable" in server.log, "the line")
+        (said,) = [line for line in server.log.splitlines() if "storage unavailable" in line]
+        assert said.endswith(" request_id=job-7")
+        assert r"'X-Test: a\tb'" in server.log
+
+
 def test_colours_are_for_terminals() -> None:
     import logging
 
