@@ -66,6 +66,9 @@ _STUCK = 0.25
 #: Seconds until a worker without a free thread, which left a new connection to others, looks
 #: whether it is still there.
 _COURTESY = 0.05
+#: Bytes of a body that nobody wanted which gunicorn reads to keep the connection.
+_MOST_DRAINED = 64 * 1024
+
 #: Descriptors that a worker keeps for itself, beside four for each thread: the rest is for clients.
 _OWN_FILES = 64
 #: Seconds for which a worker takes no connection when one could not be taken.
@@ -269,6 +272,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
     def handle_request(self, req: Any, conn: Any) -> Any:
         if self._has_too_many():
             req.force_close()  # with its answer, which says so
+        else:
+            # Asked when the answer's head is written: the application has read what it wants.
+            closes = req.should_close
+            req.should_close = lambda: closes() or _has_much_unread(req)
         return super().handle_request(req, conn)
 
     def _has_too_many(self) -> bool:
@@ -359,6 +366,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
             util.write_nonblock(client, _raw_answer(status, message, request_id, cors))
         except OSError as error:
             logger.debug("the client is gone: %s", error, extra=fields)
+
+
+def _has_much_unread(req: Any) -> bool:
+    """Tell whether more of the body is unread than gunicorn would read to keep the connection: it
+    would wait five seconds for that, with a thread, and then close what it said it kept."""
+    return getattr(req.body.reader, "length", 0) > _MOST_DRAINED
 
 
 def _possible_clients(settings: Any) -> int:

@@ -198,6 +198,33 @@ def test_a_worker_has_all_the_open_files_it_may(tmp_path: Path) -> None:
         wait_for(lambda: established(server) == 150, "all of them")
 
 
+@pytest.mark.parametrize("length", [64 * 1024 + 1, 200_000_000])
+def test_who_is_refused_before_the_body_holds_no_thread_for_it(tmp_path: Path, length: int) -> None:
+    """And is told that the connection is closed."""
+    head = f"PUT /projects/p/baselines/b/versions/v HTTP/1.1\r\nHost: x\r\nContent-Length: {length}"
+    with (
+        serving(perfgate_server("--threads", "1"), tmp_path) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client,
+    ):
+        began = time.monotonic()
+        client.sendall(f"{head}\r\n\r\n".encode())
+        answer = client.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 401 ") and b"\r\nConnection: close\r\n" in answer
+        answers_within(server, 4)
+        assert time.monotonic() - began < 4  # of 5
+
+
+def test_a_connection_is_kept_where_little_was_unread(tmp_path: Path) -> None:
+    with serving(perfgate_server(), tmp_path) as server:
+        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+        with contextlib.closing(client):
+            for size in (0, 64 * 1024):
+                client.request("PUT", "/projects/p/baselines/b/versions/v", b"x" * size)
+                answer = client.getresponse()
+                answer.read()
+                assert (answer.status, answer.getheader("Connection")) == (401, "keep-alive")
+
+
 def test_who_says_nothing_is_closed_in_time(tmp_path: Path) -> None:
     with serving(perfgate_server("--timeout", "1"), tmp_path) as server, silent(server, 3) as all_:
         for one in all_:
