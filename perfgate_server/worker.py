@@ -272,8 +272,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
     def handle_request(self, req: Any, conn: Any) -> Any:
         if self._has_too_many():
             req.force_close()  # with its answer, which says so
-        else:
-            # Asked when the answer's head is written: the application has read what it wants.
+        elif _has_much_unread(req):
+            # Asked again when the answer's head is written: the application has read what it wants.
             closes = req.should_close
             req.should_close = lambda: closes() or _has_much_unread(req)
         return super().handle_request(req, conn)
@@ -284,8 +284,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
 
         One at a time, so that each is counted where it goes before it is looked again.
         """
+        if self.requests < 2 or self.place is None:
+            return False
         now = time.monotonic()
-        if self.place is None or self.requests < 2 or now < self.looks_at:
+        if now < self.looks_at:
             return False
         self.looks_at = now + _PACE
         return self._clients() >= min(load_of[:]) + 2
