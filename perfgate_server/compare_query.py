@@ -33,11 +33,11 @@ _VALUED = ("version", "tag", "git_sha", "git_ref")
 _SELECTOR_END = re.compile(
     rf",(?=(?:{'|'.join(_PLAIN)})(?:,|\Z)|(?:{'|'.join(_VALUED)}):)", re.ASCII
 )
-# What a selector may look for: only a ref may hold a comma, and none before white space.
+# What a selector may look for: only a ref may hold a comma, and none that ends something.
 _POSSIBLE = {
     **dict.fromkeys(_PLAIN, re.compile("")),
     **dict.fromkeys(_VALUED, re.compile("[^,]+")),
-    "git_ref": re.compile(r"(?:[^,]|,(?!\s))+"),
+    "git_ref": re.compile(r"(?:[^,]|,(?![\s,]|\Z))+"),
 }
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -145,6 +145,16 @@ def per_metric(options: dict[str, Any], kind: str) -> dict[str, float]:
     return {metric: number for metric, number in found.items() if number is not None}
 
 
+def _wrong_selectors(items: list[str]) -> dict[str, Any]:
+    """Return what is wrong with an array of selectors: joined, one could seem a part of another."""
+    for item in items:
+        try:
+            COMPARE_QUERY.fields["against"].parse(item)
+        except ValidationError as error:
+            return {"against": error.messages}
+    return {}
+
+
 def pairs_of(options: Any) -> list[tuple[str, str]]:
     """Return a body's ``options`` as the pairs that a query string would have.
 
@@ -155,7 +165,8 @@ def pairs_of(options: Any) -> list[tuple[str, str]]:
         raise ValidationError({"options": "Must be a JSON object."})
     if len(options) > MAX_OPTIONS:
         raise ValidationError({"options": f"Must be at most {MAX_OPTIONS}."})
-    pairs, errors = [], {}
+    pairs: list[tuple[str, str]] = []
+    errors: dict[str, Any] = {}
     for name, value in options.items():
         if isinstance(value, bool):
             pairs.append((name, "true" if value else "false"))
@@ -164,6 +175,8 @@ def pairs_of(options: Any) -> list[tuple[str, str]]:
         elif isinstance(value, int | float | str):
             pairs.append((name, str(value)))
         elif isinstance(value, list) and all(isinstance(item, str) for item in value):
+            if name == "against":
+                errors |= _wrong_selectors(value)
             pairs.append((name, ",".join(value)))
         elif value is not None:
             errors[name] = "Must be text, a number, true, false or an array of strings."

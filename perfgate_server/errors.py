@@ -156,7 +156,9 @@ def _no_route() -> str:
             " and …/{benchmark}/compare; a version holds no slash."
         )
     if re.fullmatch(
-        r"/projects/[^/]+/[^/]+/(?:.*/)?(?:baselines|verdicts)(?:/.*)?", path, re.DOTALL
+        r"/projects/[^/]+/(?!verdicts/)[^/]+/(?:.*/)?(?:baselines|verdicts)(?:/.*)?",
+        path,
+        re.DOTALL,
     ):
         return "There is no such route: a project holds no slash."
     if "//" in request.path or (request.path.endswith("/") and request.path != "/"):

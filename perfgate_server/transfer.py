@@ -133,10 +133,11 @@ def restore(
 def _restore_baseline(
     storage: Storage, record: Baseline, receipt: Receipt, places: _Places, place: int | None
 ) -> Outcome:
-    restored = storage.restore(
-        record, receipt, after=places.last(record), place=place, deadline=_soon()
-    )
-    if restored.sequence is not None:
+    last = places.last(record)
+    restored = storage.restore(record, receipt, after=last, place=place, deadline=_soon())
+    # Without --merge nothing goes before a record that is another than the file's.
+    is_ours = place is not None or restored.outcome is not Outcome.DIFFERS
+    if restored.sequence is not None and is_ours and restored.sequence > (last or -(2**63)):
         places.put(record, restored.sequence)
     return restored.outcome
 

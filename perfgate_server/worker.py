@@ -66,7 +66,7 @@ _STUCK = 0.25
 #: Seconds until a worker without a free thread, which left a new connection to others, looks
 #: whether it is still there.
 _COURTESY = 0.05
-#: Bytes of a body that nobody wanted which gunicorn reads to keep the connection.
+#: Bytes of a body that nobody wanted, of which gunicorn reads less to keep the connection.
 _MOST_DRAINED = 64 * 1024
 
 #: Descriptors that a worker keeps for itself, beside four for each thread: the rest is for clients.
@@ -373,7 +373,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
 def _has_much_unread(req: Any) -> bool:
     """Tell whether more of the body is unread than gunicorn would read to keep the connection: it
     would wait five seconds for that, with a thread, and then close what it said it kept."""
-    return getattr(req.body.reader, "length", 0) > _MOST_DRAINED
+    reader = req.body.reader
+    # Of a chunked body nobody knows how much; gunicorn has a parser as long as there is more.
+    return getattr(reader, "length", 0) >= _MOST_DRAINED or bool(getattr(reader, "parser", None))
 
 
 def _possible_clients(settings: Any) -> int:

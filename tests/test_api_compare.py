@@ -110,7 +110,7 @@ def test_a_receipt_goes_as_it_is_whatever_it_is_called(quick: Api, kind: str | N
 def test_an_envelope_brings_options_as_json(api: Api) -> None:
     api.put(json=run(50, "before"), query="?git_ref=main")
     options = {
-        "against": ["tag:none", "git_ref:main"],
+        "against": ["tag:none", "git_ref:a,b", "git_ref:main"],
         "threshold": 2,
         "threshold.wall_ms": 1.5,
         "floor.wall_ms": None,
@@ -125,7 +125,7 @@ def test_an_envelope_brings_options_as_json(api: Api) -> None:
     assert answer.json["verdict"]["reasons"] == ["wall_ms_warn"]
     assert answer.json["budgets"]["wall_ms"]["threshold"] == 1.5
     assert answer.json["budgets"]["wall_ms"]["warn_threshold"] == 0.75
-    assert answer.json["baseline"]["tried"] == ["tag:none", "git_ref:main"]
+    assert answer.json["baseline"]["tried"] == ["tag:none", "git_ref:a,b", "git_ref:main"]
     assert answer.json["noise"] == {"method": "off"}
     assert "ignored" not in answer.json
     assert envelope(api, None, "?threshold=1").json["budgets"]["wall_ms"]["threshold"] == 1.0
@@ -156,6 +156,7 @@ def test_ignored_members_are_told_of_in_words_too(quick: Api, form: str) -> None
 
 def test_unknown_members_of_an_envelope_are_named(quick: Api) -> None:
     assert envelope(quick, {}, option={}, bench=1).json["ignored"] == ["option", "bench"]
+    assert envelope(quick, {}, git_ref="main").json["ignored"] == ["git_ref"]
     assert judged(quick, value={"receipt": run()}).get("ignored") is None
     # A receipt may hold what it likes.
     assert "ignored" not in judged(quick, value=run(receipt=1, options=2))
@@ -185,6 +186,8 @@ def test_unknown_members_of_an_envelope_are_named(quick: Api) -> None:
         ("?against=version:v9,promotd", ["against"]),
         ("?against=git_sha:abc,lates", ["against"]),
         ("?against=git_ref:main,%20latest", ["against"]),
+        ("?against=git_ref:main,", ["against"]),
+        ("?against=git_ref:main,,latest", ["against"]),
         ("?against=" + ",".join(["latest"] * 17), ["against"]),
         ("?metrics=wall_ms,speed", ["metrics"]),
         ("?metrics=", ["metrics"]),
@@ -219,6 +222,8 @@ def test_a_bad_option_is_named(quick: Api, query: str, fields: list[str]) -> Non
         ({"threshold": True}, ["threshold"]),
         ({"threshold": -1, "speed": 1}, ["speed"]),
         ({"gate": 2}, ["gate"]),
+        ({"against": ["git_ref:main", "lastest"]}, ["options.against"]),
+        ({"against": ["git_ref:main", ""]}, ["options.against"]),
         ({f"o{number}": 1 for number in range(257)}, ["options"]),
         ({"threshold": "0" * 100_000 + "x"}, ["threshold"]),  # at once
     ],

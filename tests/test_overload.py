@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import socket
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 from crowd import Crowd, drip_body, drip_chunks, drip_head, overload
-from support import PATIENCE, Server, perfgate_server, receipt, serving, wait_for
+from support import PATIENCE, Server, bearer, perfgate_server, receipt, serving, wait_for
 from test_server import _key_line
 
 from perfgate_server.worker import _STUCK
@@ -198,10 +199,14 @@ def test_a_worker_has_all_the_open_files_it_may(tmp_path: Path) -> None:
         wait_for(lambda: established(server) == 150, "all of them")
 
 
-@pytest.mark.parametrize("length", [64 * 1024 + 1, 200_000_000])
-def test_who_is_refused_before_the_body_holds_no_thread_for_it(tmp_path: Path, length: int) -> None:
+@pytest.mark.parametrize(
+    "framing", ["Content-Length: 65536", "Content-Length: 200000000", "Transfer-Encoding: chunked"]
+)
+def test_who_is_refused_before_the_body_holds_no_thread_for_it(
+    tmp_path: Path, framing: str
+) -> None:
     """And is told that the connection is closed."""
-    head = f"PUT /projects/p/baselines/b/versions/v HTTP/1.1\r\nHost: x\r\nContent-Length: {length}"
+    head = f"PUT /projects/p/baselines/b/versions/v HTTP/1.1\r\nHost: x\r\n{framing}"
     with (
         serving(perfgate_server("--threads", "1"), tmp_path) as server,
         socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client,
@@ -218,11 +223,17 @@ def test_a_connection_is_kept_where_little_was_unread(tmp_path: Path) -> None:
     with serving(perfgate_server(), tmp_path) as server:
         client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
         with contextlib.closing(client):
-            for size in (0, 64 * 1024):
+            for size in (0, 64 * 1024 - 1, 0):
                 client.request("PUT", "/projects/p/baselines/b/versions/v", b"x" * size)
                 answer = client.getresponse()
                 answer.read()
                 assert (answer.status, answer.getheader("Connection")) == (401, "keep-alive")
+            body = [json.dumps(receipt()).encode()]  # sent chunked, and read to its end
+            path, key = "/projects/p/baselines/b/versions/v", bearer("admin")
+            client.request("PUT", path, iter(body), key, encode_chunked=True)
+            answer = client.getresponse()
+            answer.read()
+            assert (answer.status, answer.getheader("Connection")) == (201, "keep-alive")
 
 
 def test_who_says_nothing_is_closed_in_time(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_a_start_does_not_wait_for_a_lock_for_ever(
     from perfgate_server.storage import postgres as engine
 
     opened(url).close()
-    monkeypatch.setattr(engine, "_LOCK_TIMEOUT", 1)
+    monkeypatch.setattr(engine, "_LOCK_TIMEOUTS", (1, 1))
     with psycopg.connect(url) as other:
         other.execute("LOCK TABLE perfgate_migrations IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(CannotOpen, match="lock timeout"):

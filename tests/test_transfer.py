@@ -227,6 +227,42 @@ def test_merge_puts_what_follows_behind_what_differs(storage: Storage) -> None:
     assert listed(storage) == ["v3", "v2", "v1"]
 
 
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_record_of_the_file_that_lies_behind_its_next_moves_nothing_back(
+    storage: Storage, merge: bool
+) -> None:
+    """As where another server's file was merged in first."""
+    text = file_of(storage, "v1", "v2", "v3")
+    keep(storage, "b", "v2", value=receipt(wall_ms=77))
+    restored(storage, text.splitlines(keepends=True)[0], merge=False)
+    assert listed(storage) == ["v2"]  # it was refused
+    storage.delete("p", "b", "v2", deadline=soon())
+    lines = text.splitlines(keepends=True)
+    restored(storage, lines[1])
+    storage.delete("p", "b", "v2", deadline=soon())
+    keep(storage, "b", "v2", value=receipt(wall_ms=77))
+    restored(storage, lines[0], merge=True)
+    assert listed(storage) == ["v2", "v1"]
+    report, _ = restored(storage, text, merge=merge)
+    assert report.outcomes[Outcome.DIFFERS] == 1
+    if merge:
+        assert listed(storage) == ["v3", "v2", "v1"]
+    else:  # its `latest` would move
+        assert report.outcomes[Outcome.REFUSED] == 1 and listed(storage) == ["v2", "v1"]
+
+
+def test_the_places_of_a_file_never_go_back(storage: Storage) -> None:
+    """Where two of its records are there in another order, what follows goes behind both."""
+    text = file_of(storage, "v1", "v2", "v3")
+    lines = text.splitlines(keepends=True)
+    restored(storage, lines[1])
+    parsed: Any = transfer._parse(lines[0])
+    storage.restore(*parsed, after=2**62, place=None, deadline=soon())
+    assert listed(storage) == ["v1", "v2"]
+    assert restored(storage, text)[0].complete
+    assert listed(storage) == ["v3", "v1", "v2"]
+
+
 def test_the_deepest_receipt_that_is_taken_comes_back(storage: Storage) -> None:
     """In a record it is one level deeper."""
     deep = json.loads('{"a":' * 63 + "1" + "}" * 63)

@@ -31,6 +31,9 @@ _receipt_schema = schemas.PutSchema()
 #: The options of most comparisons: none.
 _defaults: dict[str, Any] = COMPARE_QUERY.load({})
 
+#: The options that stand in no other envelope, and decide something.
+_DECIDING = {*COMPARE_QUERY.parameters} - {"git_ref", "git_sha"}
+
 #: What the answer can be written in -> its media type.
 _FORMATS = {"json": responses.JSON, "markdown": "text/markdown", "text": "text/plain"}
 _WRITTEN = {"markdown": render.markdown, "text": render.text}
@@ -64,7 +67,7 @@ def _asked() -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     if isinstance(sent, dict) and "receipt" in sent and "schema" not in sent:
         ignored = [name for name in sent if name not in ("receipt", "options")]
         # Without a word there would be no gate, or another limit.
-        astray = [name for name in ignored if name in COMPARE_QUERY.parameters]
+        astray = [name for name in ignored if name in _DECIDING]
         if astray:
             raise bad_request(dict.fromkeys(astray, "Is an option: it stands in `options`."))
         if sent.get("options") is not None:

@@ -31,9 +31,9 @@ RECONNECT_TIMEOUT = 5.0
 #: Seconds after which who waits for a connection asks for it anew. The pool that has given up to
 #: connect tries again when it is asked, and not for those who asked before.
 _ASK_ANEW = 1.0
-#: Seconds that a start tries to get its locks, as while another migrates; that it waits for one at
-#: a time, for all who come after it wait behind it, also those who only read; and between the two.
-_LOCK_TIMEOUT, _ONE_LOCK_TIMEOUT, _LOCK_PAUSE = 60, 1, 1.0
+#: Seconds that a start waits for a lock, as while another migrates, time and again: all who come
+#: after it wait behind it, also those who only read. And the pause between.
+_LOCK_TIMEOUTS, _LOCK_PAUSE = (1, 2, 4, 8, 16, 32), 1.0
 #: The advisory lock under which migrations run: "perfgate" in ASCII.
 _MIGRATION_LOCK = int.from_bytes(b"perfgate", "big")
 
@@ -240,12 +240,11 @@ _OPTIONS = {
 }
 #: Unless the URL says otherwise. A firewall may forget a connection that lies idle, and drop what
 #: comes then without a word: by default Linux looks after two hours whether it is there still, and
-#: sends again for a quarter of an hour.
+#: sends again for a quarter of an hour. What is not heard of for so long is given up, and another
+#: taken.
 _TCP_OPTIONS = {
     "keepalives_idle": 10,  # seconds
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 15_000,  # milliseconds: with less, Linux would not send three
+    "tcp_user_timeout": 15_000,  # milliseconds
 }
 
 
@@ -263,25 +262,23 @@ def _prepare(url: str, create: bool) -> None:
     except psycopg.Error:
         # Its own words quote the URL, and the password in it.
         raise CannotOpen("the database URL is not one that PostgreSQL understands") from None
-    give_up = time.monotonic() + _LOCK_TIMEOUT
-    while True:
+    for seconds in _LOCK_TIMEOUTS:
         try:
-            _upgrade(url, create)
+            _upgrade(url, create, seconds)
             return
-        except psycopg.errors.LockNotAvailable as error:
-            if time.monotonic() > give_up:
-                raise CannotOpen(f"cannot open the database: {_reason(error)}") from error
         except (psycopg.Error, StorageError) as error:
-            raise CannotOpen(f"cannot open the database: {_reason(error)}") from error
+            locked = isinstance(error, psycopg.errors.LockNotAvailable)
+            if not locked or seconds == _LOCK_TIMEOUTS[-1]:
+                raise CannotOpen(f"cannot open the database: {_reason(error)}") from error
         time.sleep(_LOCK_PAUSE)
 
 
-def _upgrade(url: str, create: bool) -> None:
+def _upgrade(url: str, create: bool, lock_timeout: int) -> None:
     with psycopg.connect(**_options(url)) as db, db.transaction():
         # Each statement sees what was committed before it: also what servers of an earlier version
         # wrote while this waited for a lock.
         db.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-        db.execute(f"SET LOCAL lock_timeout = '{_ONE_LOCK_TIMEOUT}s'".encode())
+        db.execute(f"SET LOCAL lock_timeout = '{lock_timeout}s'".encode())
         # A standby that is away would be waited for for ever. What one lacks that takes over, the
         # next start makes.
         db.execute("SET LOCAL synchronous_commit = local")
