@@ -27,7 +27,7 @@ U32 = 2**32 - 1
 U64 = 2**64 - 1
 MAX_METADATA = 64
 # A receipt may be wrong in every sample; a person mends the first few.
-_MAX_ERRORS = 50
+MAX_ERRORS = 50
 
 
 class Field(fields.Field[Any]):
@@ -173,7 +173,7 @@ class Metadata(Field):
 
 
 def _first(errors: dict[Any, Any]) -> dict[Any, Any]:
-    return dict(list(errors.items())[:_MAX_ERRORS])
+    return dict(list(errors.items())[:MAX_ERRORS])
 
 
 class Object(Schema):
@@ -283,10 +283,10 @@ class Samples(Field):
             problem = self._check(sample)
             if problem:
                 errors[index] = problem
-                if len(errors) >= _MAX_ERRORS:
+                if len(errors) >= MAX_ERRORS:
                     break
-        if len(errors) >= _MAX_ERRORS:
-            errors["_schema"] = [f"Holds more that is wrong than in these {_MAX_ERRORS} samples."]
+        if len(errors) >= MAX_ERRORS:
+            errors["_schema"] = [f"Holds more that is wrong than in these {MAX_ERRORS} samples."]
         if errors:
             raise ValidationError(errors)
         return samples

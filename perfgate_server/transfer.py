@@ -123,23 +123,19 @@ def restore(
                     # The one before it is behind the places of the file: the rest has new ones.
                     place = storage.reserve(lines - number + 1, deadline=_soon())
                     first_place = place - number + 1
-                outcome = _restore_baseline(storage, record, receipt, places, place)
+                restored = storage.restore(
+                    record, receipt, after=last, place=place, deadline=_soon()
+                )
+                outcome = restored.outcome
+                # Without --merge nothing goes before a record that is another than the file's.
+                is_ours = merge or outcome is not Outcome.DIFFERS
+                at = restored.sequence
+                if at is not None and is_ours and (last is None or at > last):
+                    places.put(record, at)
             report.outcomes[outcome] += 1
             if outcome in _COMPLAINTS:
                 complain(f"line {number}: {name}: {_COMPLAINTS[outcome]}")
     return report
-
-
-def _restore_baseline(
-    storage: Storage, record: Baseline, receipt: Receipt, places: _Places, place: int | None
-) -> Outcome:
-    last = places.last(record)
-    restored = storage.restore(record, receipt, after=last, place=place, deadline=_soon())
-    # Without --merge nothing goes before a record that is another than the file's.
-    is_ours = place is not None or restored.outcome is not Outcome.DIFFERS
-    if restored.sequence is not None and is_ours and restored.sequence > (last or -(2**63)):
-        places.put(record, restored.sequence)
-    return restored.outcome
 
 
 def _soon() -> float:

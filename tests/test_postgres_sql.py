@@ -44,7 +44,7 @@ def storage(url: str) -> Iterator[Any]:
 
 @pytest.fixture
 def db(storage: Any, url: str) -> Iterator[Any]:
-    """A session with 2,000 baselines and verdicts more, of which there are no statistics."""
+    """A connection with 2,000 baselines and verdicts more, of which there are no statistics."""
     with psycopg.connect(url, autocommit=True) as session:
         for table, row in (("baselines", _BASELINES), ("verdicts", _VERDICTS)):
             session.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
@@ -59,7 +59,7 @@ def totals(db: Any) -> dict[str, int]:
 
 
 def changes_of_totals(db: Any) -> int:
-    """Return how many rows of the totals this session has written, as it knows of."""
+    """Return how many rows of the totals were written over this connection, as it knows."""
     row = db.execute(
         """SELECT n_tup_ins + n_tup_upd FROM pg_stat_xact_user_tables WHERE relname = 'totals'"""
     ).fetchone()

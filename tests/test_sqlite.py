@@ -156,8 +156,9 @@ def test_an_sqlite_without_what_is_asked_of_it_is_refused(
 ) -> None:
     """Some distributions' Python has one; uploads would be 503, and /health 200."""
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
-    with pytest.raises(CannotOpen, match="3.35.0 or newer"):
-        open_storage("sqlite", str(tmp_path / "perfgate.db"), timeout=1, pool_size=1)
+    for backend, location in (("sqlite", str(tmp_path / "perfgate.db")), ("memory", None)):
+        with pytest.raises(CannotOpen, match="3.35.0 or newer"):
+            open_storage(backend, location, timeout=1, pool_size=1)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -20,6 +20,7 @@ from perfgate_server.gate.document import document
 from perfgate_server.gate.rule import Candidate, Judgement, Options, is_comparable, judge
 from perfgate_server.keys import Permission
 from perfgate_server.lean import Answer
+from perfgate_server.queries import BooleanParameter
 from perfgate_server.storage.base import Baseline, Comparison, Selector
 from perfgate_server.storage.verdicts import VerdictRecord
 from perfgate_server.summaries import Summary
@@ -42,9 +43,10 @@ _WRITTEN = {"markdown": render.markdown, "text": render.text}
 @blueprint.post(f"{BENCHMARK}/compare")
 @requires(Permission.READ)
 def compare(project: str, benchmark: str) -> Response:
-    if _record_asked(requests.pairs()):
+    pairs = requests.pairs()
+    if any(name == "record" and BooleanParameter.values.get(value) for name, value in pairs):
         check_permission(Permission.WRITE)  # before the body is read
-    receipt, options, ignored = _asked()
+    receipt, options, ignored = _asked(pairs)
     if options["record"]:
         check_permission(Permission.WRITE)
     judgement, tried = _judge(project, benchmark, receipt, options)
@@ -56,14 +58,10 @@ def compare(project: str, benchmark: str) -> Response:
     return _answer(project, benchmark, answer, options)
 
 
-def _record_asked(pairs: list[tuple[str, str]]) -> bool:
-    return any(name == "record" and value in ("true", "1") for name, value in pairs)
-
-
-def _asked() -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """Return the receipt, the options, and which members of the body nobody knows. The body is a
-    receipt as it is, or an envelope."""
-    sent, pairs, ignored = jsonio.loads(requests.body()), requests.pairs(), []
+def _asked(pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Return the receipt, the options (the query string's are `pairs`), and which members of the
+    body nobody knows. The body is a receipt as it is, or an envelope."""
+    sent, ignored = jsonio.loads(requests.body()), []
     if isinstance(sent, dict) and "receipt" in sent and "schema" not in sent:
         ignored = [name for name in sent if name not in ("receipt", "options")]
         # Without a word there would be no gate, or another limit.
@@ -71,7 +69,7 @@ def _asked() -> tuple[dict[str, Any], dict[str, Any], list[str]]:
         if astray:
             raise bad_request(dict.fromkeys(astray, "Is an option: it stands in `options`."))
         if sent.get("options") is not None:
-            pairs += pairs_of(sent["options"])
+            pairs = pairs + pairs_of(sent["options"])
         sent = sent["receipt"]
     receipt = _receipt_schema.load({"receipt": sent})["receipt"]
     return receipt, requests.query(COMPARE_QUERY, pairs) if pairs else _defaults, ignored

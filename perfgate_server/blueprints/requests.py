@@ -12,11 +12,11 @@ from perfgate_server import jsonio, records
 from perfgate_server.auth import check_benchmark, start_clock
 from perfgate_server.errors import ApiError, bad_request
 from perfgate_server.queries import Query
+from perfgate_server.schemas import MAX_ERRORS
 from perfgate_server.storage import Storage
 from perfgate_server.storage.base import Baseline, Page
 
 _MAX_PARAMETERS = 256
-_MAX_ERRORS = 50
 _CHUNK = 2**20
 
 
@@ -136,7 +136,7 @@ def load(schema: Query, single: dict[str, Any]) -> dict[str, Any]:
     unknown = [name for name in single if name not in schema.parameters]
     if unknown:
         # Each has the same long sentence: there may be many, and an answer is kept in memory.
-        raise bad_request(dict.fromkeys(unknown[:_MAX_ERRORS], schema.unknown_rule()))
+        raise bad_request(dict.fromkeys(unknown[:MAX_ERRORS], schema.unknown_rule()))
     return schema.load(single)
 
 

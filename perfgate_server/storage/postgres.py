@@ -258,13 +258,13 @@ def _options(url: str) -> dict[str, Any]:
 def _prepare(url: str, create: bool) -> None:
     """Bring the database to this program's schema, unless it has it; refuse to without `create`."""
     try:
-        conninfo_to_dict(url)
+        options = _options(url)
     except psycopg.Error:
         # Its own words quote the URL, and the password in it.
         raise CannotOpen("the database URL is not one that PostgreSQL understands") from None
     for seconds in _LOCK_TIMEOUTS:
         try:
-            _upgrade(url, create, seconds)
+            _upgrade(options, create, seconds)
             return
         except (psycopg.Error, StorageError) as error:
             locked = isinstance(error, psycopg.errors.LockNotAvailable)
@@ -273,8 +273,8 @@ def _prepare(url: str, create: bool) -> None:
         time.sleep(_LOCK_PAUSE)
 
 
-def _upgrade(url: str, create: bool, lock_timeout: int) -> None:
-    with psycopg.connect(**_options(url)) as db, db.transaction():
+def _upgrade(options: dict[str, Any], create: bool, lock_timeout: int) -> None:
+    with psycopg.connect(**options) as db, db.transaction():
         # Each statement sees what was committed before it: also what servers of an earlier version
         # wrote while this waited for a lock.
         db.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")

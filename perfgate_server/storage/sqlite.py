@@ -36,6 +36,7 @@ class SqliteEngine:
         shared: bool = False,
         create: bool = True,
     ) -> None:
+        sqlite_file.check_library()
         self.backend = "memory" if path is None else "sqlite"
         self._path = path
         self._timeout = timeout

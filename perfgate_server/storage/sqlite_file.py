@@ -101,33 +101,46 @@ def connect(path: Path | None, mode: str, timeout: float) -> Connection:
     )
 
 
+def check_library() -> None:
+    """Raise CannotOpen if Python's SQLite lacks what is asked of it."""
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        raise CannotOpen(
+            f"Python's SQLite is {sqlite3.sqlite_version};"
+            f" {'.'.join(map(str, OLDEST_SQLITE))} or newer is needed"
+        )
+
+
 def prepare(path: Path, create: bool = True) -> None:
     """Create the file if it is not there, and bring it to this program's schema; without `create`
     change nothing, and raise CannotOpen unless it is there and has it."""
     try:
-        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-            raise CannotOpen(
-                f"Python's SQLite is {sqlite3.sqlite_version};"
-                f" {'.'.join(map(str, OLDEST_SQLITE))} or newer is needed"
-            )
         if path.is_dir():
             raise CannotOpen("it is a directory")
         if not path.parent.is_dir():
             raise CannotOpen(f"{path.parent} is no directory")
         _check_leftovers(path)
-        if not create and not path.is_file():
-            raise CannotOpen("there is no such file")
-        with closing(connect(path, "rwc" if create else "rw", OPEN_TIMEOUT)) as db:
-            version = _check_origin(db)  # before anything is changed in a file that is not ours
-            if create:
+        if create:
+            with closing(connect(path, "rwc", OPEN_TIMEOUT)) as db:
+                _check_origin(db)  # before anything is changed in a file that is not ours
                 _enter_wal(db)
                 apply_migrations(db)
-            elif version == 0:
-                raise CannotOpen("it is empty")
-            else:
+        else:
+            with _existing(path) as (_, version):
                 migrate.missing("sqlite", version, upgrade=False)
     except (StorageError, sqlite3.Error, OSError) as error:
         raise CannotOpen(f"cannot open the database {path}: {error}") from error
+
+
+@contextmanager
+def _existing(path: Path) -> Iterator[tuple[Connection, int]]:
+    """Open a database of ours that must be there; yield it, and the version of its schema."""
+    if not path.is_file():
+        raise CannotOpen("there is no such file")
+    with closing(connect(path, "rw", OPEN_TIMEOUT)) as db:
+        version = _check_origin(db)
+        if version == 0:
+            raise CannotOpen("it is empty")
+        yield db, version
 
 
 def _check_leftovers(path: Path) -> None:
@@ -244,11 +257,7 @@ def check(path: Path) -> str | None:
     """Return the first thing that is wrong with a database file of ours, or None. Changes
     nothing. Raises CannotOpen."""
     try:
-        if not path.is_file():
-            raise CannotOpen("there is no such file")
-        with closing(connect(path, "rw", OPEN_TIMEOUT)) as db:
-            if _check_origin(db) == 0:
-                raise CannotOpen("it is empty")
+        with _existing(path) as (db, _):
             return check_integrity(db)
     except (StorageError, sqlite3.Error, OSError) as error:
         raise CannotOpen(f"cannot open the database {path}: {error}") from error
