@@ -180,6 +180,11 @@ def pairs_of(options: Any) -> list[tuple[str, str]]:
             pairs.append((name, ",".join(value)))
         elif value is not None:
             errors[name] = "Must be text, a number, true, false or an array of strings."
+    try:
+        # For the path in its errors only: an option may stand in the query string too.
+        COMPARE_QUERY.load(dict(pairs))
+    except ValidationError as error:
+        errors = {**error.messages_dict, **errors}
     if errors:
         raise ValidationError({"options": errors})
     return pairs

@@ -16,7 +16,15 @@ from marshmallow import ValidationError
 
 from perfgate_server.names import METRICS
 from perfgate_server.record_schemas import STATUSES
-from perfgate_server.schemas import Field, Metadata, Object, Tags, Text, integer_rule
+from perfgate_server.schemas import (
+    MAX_ERRORS,
+    Field,
+    Metadata,
+    Object,
+    Tags,
+    Text,
+    integer_rule,
+)
 
 MAX_LIMIT = 1000
 MAX_OFFSET = 2**63 - 1
@@ -164,6 +172,14 @@ class Query(Object):
     def parameters(self) -> list[str]:
         """The names of the parameters, as a query string has them."""
         return [field.data_key or name for name, field in self.fields.items()]
+
+    def load(self, data: Any) -> dict[str, Any]:  # type: ignore[override]  # as in Object
+        """Return the parameters; raises marshmallow's ValidationError, also for unknown ones."""
+        unknown = [name for name in data if name not in self.parameters]
+        if unknown:
+            # Each has the same long sentence: there may be many, and an answer is kept in memory.
+            raise ValidationError(dict.fromkeys(unknown[:MAX_ERRORS], self.unknown_rule()))
+        return super().load(data)
 
     def unknown_rule(self) -> str:
         return f"Is no parameter of this route; it takes {', '.join(self.parameters) or 'none'}."

@@ -421,4 +421,4 @@ def _flatten(messages: Any, path: tuple[str, ...], flat: dict[str, str]) -> None
             _flatten(inner, path if whole else (*path, str(name)), flat)
     else:
         sentence = " ".join(messages) if isinstance(messages, list) else str(messages)
-        flat[".".join(path) or "body"] = sentence
+        flat[".".join(path) if path else "body"] = sentence

@@ -135,7 +135,7 @@ def test_an_envelope_brings_options_as_json(api: Api) -> None:
 def test_very_many_unknown_options_are_not_all_told_of(quick: Api) -> None:
     """Each with its own sentence: the answer would be many times the request."""
     answer = envelope(quick, {f"o{number}": 1 for number in range(256)})
-    fails(answer, 400, *(f"o{number}" for number in range(50)))
+    fails(answer, 400, *(f"options.o{number}" for number in range(50)))
 
 
 def test_numbers_in_options_may_be_written_as_doubles(quick: Api) -> None:
@@ -218,14 +218,17 @@ def test_a_bad_option_is_named(quick: Api, query: str, fields: list[str]) -> Non
         ("threshold=1", ["options"]),
         ({"threshold": {"wall_ms": 1}}, ["options.threshold"]),
         ({"metrics": ["wall_ms", 1]}, ["options.metrics"]),
-        ({"metrics": []}, ["metrics"]),
-        ({"threshold": True}, ["threshold"]),
-        ({"threshold": -1, "speed": 1}, ["speed"]),
-        ({"gate": 2}, ["gate"]),
+        ({"metrics": []}, ["options.metrics"]),
+        ({"threshold": True}, ["options.threshold"]),
+        ({"threshold": -1, "speed": 1}, ["options.speed"]),
+        ({"threshold": -1, "gate": [1]}, ["options.threshold", "options.gate"]),
+        ({"threshold.wall_ms": "a", "threshold.cpu_ms": 1}, ["options.threshold.wall_ms"]),
+        ({"gate": 2}, ["options.gate"]),
+        ({"": 2}, ["options."]),
         ({"against": ["git_ref:main", "lastest"]}, ["options.against"]),
         ({"against": ["git_ref:main", ""]}, ["options.against"]),
         ({f"o{number}": 1 for number in range(257)}, ["options"]),
-        ({"threshold": "0" * 100_000 + "x"}, ["threshold"]),  # at once
+        ({"threshold": "0" * 100_000 + "x"}, ["options.threshold"]),  # at once
     ],
     ids=str,
 )

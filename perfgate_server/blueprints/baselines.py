@@ -248,7 +248,7 @@ def _put_envelope() -> dict[str, Any]:
         gathered["tag"] = tags
     if metadata:
         gathered["meta"] = metadata
-    return requests.load(_put_query, gathered)
+    return _put_query.load(gathered)
 
 
 def _create(

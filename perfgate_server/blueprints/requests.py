@@ -12,7 +12,6 @@ from perfgate_server import jsonio, records
 from perfgate_server.auth import check_benchmark, start_clock
 from perfgate_server.errors import ApiError, bad_request
 from perfgate_server.queries import Query
-from perfgate_server.schemas import MAX_ERRORS
 from perfgate_server.storage import Storage
 from perfgate_server.storage.base import Baseline, Page
 
@@ -121,7 +120,7 @@ def query(schema: Query, parameters: list[tuple[str, str]] | None = None) -> dic
     single: dict[str, Any] = {}
     for name, value in pairs() if parameters is None else parameters:
         add_once(single, name, value)
-    return load(schema, single)
+    return schema.load(single)
 
 
 def add_once(found: dict[str, Any], name: str, value: str, shown: str | None = None) -> None:
@@ -129,15 +128,6 @@ def add_once(found: dict[str, Any], name: str, value: str, shown: str | None = N
     if name in found:
         raise bad_request({shown or name: "Must be given once."})
     found[name] = value
-
-
-def load(schema: Query, single: dict[str, Any]) -> dict[str, Any]:
-    """Return parameters as `schema` has them; raises 400, also for what it does not know."""
-    unknown = [name for name in single if name not in schema.parameters]
-    if unknown:
-        # Each has the same long sentence: there may be many, and an answer is kept in memory.
-        raise bad_request(dict.fromkeys(unknown[:MAX_ERRORS], schema.unknown_rule()))
-    return schema.load(single)
 
 
 def page(query: dict[str, Any], receipts: bool = False) -> Page:
