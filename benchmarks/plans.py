@@ -151,15 +151,19 @@ def queries(storage: Any, rows: int) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 def comparisons(storage: Any, rows: int) -> Iterator[tuple[str, Callable[[], Any]]]:
-    def compare(selector: Selector, history: int = 0, wanted: bool = True) -> Any:
-        return storage.comparison(
-            "p",
-            "hot",
-            [selector],
-            excluding=[f"hash{rows}"],
-            history=history,
+    soon, newest = time.monotonic() + 3600, [f"hash{rows}"]
+
+    def compare(selector: Selector) -> Any:
+        return storage.comparison("p", "hot", [selector], excluding=newest, deadline=soon)
+
+    def past(git_ref: str | None, wanted: bool = True) -> Any:
+        return storage.past(
+            storage.latest("p", "hot", receipt=False, deadline=soon),
+            git_ref=git_ref,
+            excluding=newest,
+            limit=20,
             read=lambda summary: summary if wanted else None,
-            deadline=time.monotonic() + 60,
+            deadline=soon,
         )
 
     for kind, value in (
@@ -175,8 +179,9 @@ def comparisons(storage: Any, rows: int) -> Iterator[tuple[str, Callable[[], Any
     ):
         selector = Selector(kind, value)
         yield f"compare with {kind} {value}", lambda selector=selector: compare(selector)
-    yield "compare with the latest and 20 of history", lambda: compare(Selector("latest"), 20)
-    yield "a history in which nothing is wanted", lambda: compare(Selector("latest"), 20, False)
+    yield "the 20 runs up to the latest", lambda: past(None)
+    yield "those of one ref", lambda: past("main")
+    yield "runs of which none is wanted", lambda: past(None, wanted=False)
     yield (
         "the 30 most recent, for a trend",
         lambda: storage.recent("p", "hot", 30, deadline=time.monotonic() + 60),

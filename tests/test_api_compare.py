@@ -344,8 +344,6 @@ def test_a_baseline_without_a_summary_is_compared(
 
     def bare(*arguments: Any, **options: Any) -> Any:
         result = found(*arguments, **options)
-        if result.baseline is None:
-            return result
         return replace(result, baseline=result.baseline._replace(summary=None))
 
     monkeypatch.setattr(storage, "comparison", bare)
@@ -464,21 +462,47 @@ def test_runs_of_other_hosts_and_failed_ones_tell_nothing(
 def test_the_history_reaches_behind_what_tells_nothing(api: Api) -> None:
     past(api, *NOISY)
     past(api, *NOISY, 90, 95, prefix="other", host={**HOST, "cpu_count": 4})
-    found = judged(api, "?history=5&against=version:v4", run(150))
+    api.promote("v4", "back")
+    found = judged(api, "?history=5", run(150))
     assert found["verdict"]["reasons"] == ["wall_ms_warn", "within_noise"]
     assert found["noise"]["history"] == {"requested": 5, "comparable": 5, "needed": 5}
 
 
 def test_runs_before_the_last_level_shift_tell_nothing(api: Api) -> None:
-    """Which of two levels is the later one decides, so a run like the runs of late is forgiven
-    against an old baseline that is faster, and one that gives an improvement up is not."""
+    """Which of two levels is the later one decides."""
     slow, fast = (200, 204, 198, 202, 200), (100, 102, 99, 101, 100)
-    past(api, *fast, *slow)
-    found = judged(api, "?against=version:v0", run(203))
-    assert found["verdict"]["reasons"] == ["wall_ms_warn", "within_noise"]
-    assert found["noise"]["metrics"]["wall_ms"]["center"] == 200
-    past(api, *slow, *fast, prefix="w")
+    past(api, *slow, *fast)
     assert verdict(api, "?history=10", run(203)) == ("fail", ["wall_ms_fail"])
+    past(api, *slow, prefix="w")
+    api.put("b", "lucky", json=run(150, "lucky"))
+    found = judged(api, value=run(203))
+    assert found["verdict"]["reasons"] == ["wall_ms_warn", "within_noise"]
+    assert found["noise"]["metrics"]["wall_ms"]["center"] == 199
+
+
+def test_runs_after_the_baseline_tell_nothing(api: Api) -> None:
+    """A slowdown that creeps in is never beyond the noise of those before it."""
+    past(api, *(round(100 * 1.08**n) for n in range(9)))
+    pinned = judged(api, "?against=version:v0", run(200))
+    assert pinned["verdict"]["reasons"] == ["wall_ms_fail"]
+    assert pinned["noise"]["metrics"]["wall_ms"] == {"n": 1, "decided": "too_little_history"}
+
+
+def test_runs_of_other_refs_tell_nothing_about_a_ref(api: Api) -> None:
+    """Of a pull request's own runs, uploaded before they are compared, each is as slow."""
+
+    def put(ref: str, *medians: int) -> None:
+        for median in medians:
+            name = f"{ref}-{median}"
+            api.put("b", name, json=run(median, name), query=f"?git_ref={ref}")
+
+    put("main", 100, 103, 98, 101, 99, 102)
+    put("pr", 150, 153, 149, 151, 148)
+    put("main", 97)
+    found = judged(api, "?against=tag:none,git_ref:main", run(152))
+    assert found["verdict"]["reasons"] == ["wall_ms_fail"]
+    assert found["noise"]["history"]["comparable"] == 7
+    assert verdict(api, value=run(152)) == ("warn", ["wall_ms_warn", "within_noise"])
 
 
 def test_another_host_and_failed_samples_are_reasons(api: Api) -> None:

@@ -390,13 +390,29 @@ def test_a_page_is_found_in_an_index(
 def test_a_selector_seeks_in_an_index_and_sorts_nothing(
     storage: SqlStorage, selector: Selector, seek: str
 ) -> None:
-    """And so does each step of a history."""
     with storage._engine.reading(soon()) as db:
         explaining: Any = Explaining(db)
-        sql_comparison.compare(explaining, storage._engine, "p", "b", [selector], ["h"], 20, bool)
+        sql_comparison.compare(explaining, storage._engine, "p", "b", [selector], ["h"])
     assert all(plan.startswith("SEARCH") for plan in explaining.plans), explaining.plans
-    for step in (seek, "baselines_by_benchmark (project=? AND benchmark=? AND seq<?)"):
-        assert any(step in plan for plan in explaining.plans), explaining.plans
+    assert any(seek in plan for plan in explaining.plans), explaining.plans
+
+
+@pytest.mark.parametrize(
+    ("git_ref", "seek"),
+    [
+        (None, "baselines_by_benchmark (project=? AND benchmark=? AND seq<?)"),
+        ("main", "_git_ref (project=? AND benchmark=? AND git_ref=? AND seq<?)"),
+    ],
+)
+def test_the_past_of_a_baseline_is_a_seek_in_an_index(
+    storage: SqlStorage, git_ref: str | None, seek: str
+) -> None:
+    baseline, _ = storage.create(*stored(), deadline=soon())
+    with storage._engine.reading(soon()) as db:
+        explaining: Any = Explaining(db)
+        sql_comparison.past(explaining, storage._engine, baseline, git_ref, ["h"], 20, bool)
+    assert all(plan.startswith("SEARCH") for plan in explaining.plans), explaining.plans
+    assert any(seek in plan for plan in explaining.plans), explaining.plans
 
 
 def test_a_record_without_a_summary_is_found_all_the_same(storage: SqlStorage, path: Path) -> None:
@@ -407,7 +423,7 @@ def test_a_record_without_a_summary_is_found_all_the_same(storage: SqlStorage, p
     assert (found.version, found.summary) == ("v1", None)
     assert trend_point(found, "wall_ms") is None
     with storage._engine.reading(soon()) as db:
-        args = ([Selector("latest")], ["h"], 0, bool)
+        args = ([Selector("latest")], ["h"])
         assert sql_comparison.compare(db, storage._engine, "p", "b", *args).baseline == found
 
 

@@ -19,15 +19,25 @@ def compare(
     *selectors: Selector,
     benchmark: str = "b",
     excluding: str = "",
-    history: int = 0,
-    read: Callable[[bytes], Any] = lambda summary: wall_ms(summary),
 ) -> Comparison:
-    return storage.comparison(
-        "p",
-        benchmark,
-        selectors,
+    others = [excluding] if excluding else []
+    return storage.comparison("p", benchmark, selectors, excluding=others, deadline=soon())
+
+
+def past(
+    storage: Storage,
+    version: str,
+    limit: int = 9,
+    *,
+    git_ref: str | None = None,
+    excluding: str = "",
+    read: Callable[[bytes], Any] = lambda summary: wall_ms(summary),
+) -> Sequence[Any]:
+    return storage.past(
+        storage.get("p", "b", version, receipt=False, deadline=soon()),
+        git_ref=git_ref,
         excluding=[excluding] if excluding else [],
-        history=history,
+        limit=limit,
         read=read,
         deadline=soon(),
     )
@@ -98,7 +108,7 @@ def test_the_first_selector_that_finds_a_record_decides(shelf: Storage) -> None:
     assert found.baseline and found.baseline.version == "v4"
     assert (found.selector, found.tried) == (some, [nothing, some])
     none = compare(shelf, nothing, Selector("version", "none"))
-    assert (none.baseline, none.selector, none.history) == (None, None, [])
+    assert (none.baseline, none.selector) == (None, None)
     assert none.tried == [nothing, Selector("version", "none")]
 
 
@@ -124,25 +134,39 @@ def test_a_run_is_never_compared_with_itself(
     shelf: Storage, selector: Selector, excluded: str, expected: str | None
 ) -> None:
     """Whatever was uploaded or promoted of the same receipt is passed over."""
-    found = compare(shelf, selector, excluding=hash_of(shelf, excluded), history=9)
+    found = compare(shelf, selector, excluding=hash_of(shelf, excluded))
     assert (found.baseline and found.baseline.version) == expected
-    assert int(excluded[1:]) not in found.history
 
 
-def test_a_history_holds_each_receipt_once_newest_first(shelf: Storage) -> None:
-    assert compare(shelf, history=9).history == [4, 2, 1, 3]
-    assert compare(shelf, history=2).history == [4, 2]
-    assert compare(shelf, history=4).history == [4, 2, 1, 3]
-    assert compare(shelf, history=0, read=lambda _: pytest.fail("not asked")).history == []
-    assert compare(shelf, history=9, excluding=hash_of(shelf, "v2")).history == [4, 1, 3]
+def test_a_past_holds_each_receipt_once_newest_first(shelf: Storage) -> None:
+    assert past(shelf, "v4") == [4, 2, 1, 3]
+    assert past(shelf, "v4", 2) == [4, 2]
+    assert past(shelf, "v4", 4) == [4, 2, 1, 3]
+    assert past(shelf, "v4", 0, read=lambda _: pytest.fail("not asked")) == []
+    assert past(shelf, "v4", excluding=hash_of(shelf, "v2")) == [4, 1, 3]
 
 
-def test_a_history_holds_what_is_made_of_summaries(shelf: Storage) -> None:
+def test_a_past_ends_with_the_baseline(shelf: Storage) -> None:
+    assert past(shelf, "v1") == [1]
+    assert past(shelf, "v3") == [3, 2, 1]
+    assert past(shelf, "prod-1") == [1, 3, 2]
+    assert past(shelf, "v3", excluding=hash_of(shelf, "v3")) == [2, 1]
+
+
+def test_a_past_may_be_that_of_a_ref(shelf: Storage) -> None:
+    assert past(shelf, "prod-1", git_ref="main") == [1, 2]
+    assert past(shelf, "v3", git_ref="main") == [2, 1]
+    assert past(shelf, "v4", git_ref="dev") == [4, 3]
+    assert past(shelf, "v4", git_ref="dev", excluding=hash_of(shelf, "v4")) == [3]
+    assert past(shelf, "v4", git_ref="only-c") == []
+
+
+def test_a_past_holds_what_is_made_of_summaries(shelf: Storage) -> None:
     """None is not wanted, and makes room for what is older."""
     odd = {summaries.summarize(receipt(wall_ms=number)): number for number in (1, 3)}
-    assert compare(shelf, history=9, read=odd.get).history == [1, 3]
-    assert compare(shelf, history=1, read=odd.get).history == [1]
-    assert compare(shelf, history=9, read=lambda _: 0).history == [0] * 4
+    assert past(shelf, "v4", read=odd.get) == [1, 3]
+    assert past(shelf, "v4", 1, read=odd.get) == [1]
+    assert past(shelf, "v4", read=lambda _: 0) == [0] * 4
 
 
 def test_a_baseline_carries_its_summary_and_no_receipt(shelf: Storage) -> None:
@@ -152,27 +176,27 @@ def test_a_baseline_carries_its_summary_and_no_receipt(shelf: Storage) -> None:
 
 
 def test_a_benchmark_without_records_has_nothing_to_compare_with(storage: Storage) -> None:
-    found = compare(storage, Selector("latest"), benchmark="none", history=9)
-    assert found == Comparison(None, None, [Selector("latest")], [])
+    found = compare(storage, Selector("latest"), benchmark="none")
+    assert found == Comparison(None, None, [Selector("latest")])
 
 
-def test_a_history_longer_than_a_step_is_read_to_its_end(storage: Storage) -> None:
+def test_a_past_longer_than_a_step_is_read_to_its_end(storage: Storage) -> None:
     for number in range(120):
         keep(storage, "b", f"v{number}", value=receipt(wall_ms=number))
     numbers = [*reversed(range(120))]
-    assert compare(storage, history=200).history == numbers
-    assert compare(storage, history=60).history == numbers[:60]
+    assert past(storage, "v119", 200) == numbers
+    assert past(storage, "v119", 60) == numbers[:60]
     newest = storage.recent("p", "b", 70, deadline=soon())
     assert versions(newest) == [f"v{number}" for number in numbers[:70]]
 
 
-def test_looking_for_a_history_ends(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_looking_for_a_past_ends(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody wants is not looked for in all of a long history."""
     monkeypatch.setattr(base, "MAX_SCANNED", 53)
     for number in range(60):
         keep(storage, "b", f"v{number}", value=receipt(wall_ms=number))
     seen: list[bytes] = []
-    assert compare(storage, history=1, read=seen.append).history == []
+    assert past(storage, "v59", 1, read=seen.append) == []
     assert [wall_ms(summary) for summary in seen] == [*reversed(range(7, 60))]
 
 
@@ -181,7 +205,7 @@ def test_a_promotion_that_changes_the_receipt_has_a_summary_of_its_own(storage: 
 
     keep(storage)
     storage.promote(promotion(normalize=normalize_body), deadline=soon())
-    found = compare(storage, history=9, read=summaries.parse).history
+    found = past(storage, "v2", read=summaries.parse)
     assert [summary.run_id for summary in found] == ["baseline", "run-1"]
 
 

@@ -162,9 +162,7 @@ def check(storage: Storage) -> None:
     """Assert that every old record has the summary that it would be kept with today."""
     for number, value in enumerate(OLD, 1):
         selectors = [Selector("version", f"v{number}")]
-        found = storage.comparison(
-            "p", "b", selectors, excluding=[], history=0, read=bytes, deadline=soon()
-        ).baseline
+        found = storage.comparison("p", "b", selectors, excluding=[], deadline=soon()).baseline
         assert found and found.summary
         assert summaries.parse(found.summary) == summaries.parse(summaries.summarize(value))
         assert jsonio.canonical(jsonio.loads(found.summary)) == receipt_of(value).summary

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from flask import Blueprint, Response, g, request
@@ -21,7 +20,7 @@ from perfgate_server.gate.rule import Candidate, Judgement, Options, is_comparab
 from perfgate_server.keys import Permission
 from perfgate_server.lean import Answer
 from perfgate_server.queries import BooleanParameter
-from perfgate_server.storage.base import Baseline, Comparison, Selector
+from perfgate_server.storage.base import Baseline, Selector
 from perfgate_server.storage.verdicts import VerdictRecord
 from perfgate_server.summaries import Summary
 
@@ -92,22 +91,30 @@ def _judge(
         past = summaries.parse(summary)
         return past if is_comparable(current, past, options) else None
 
-    def look(selectors: Sequence[Selector], history: int) -> Comparison:
-        return requests.storage().comparison(
-            project,
-            benchmark,
-            selectors,
+    found = requests.storage().comparison(
+        project,
+        benchmark,
+        [Selector(*selector) for selector in asked["against"]],
+        excluding=itself,
+        deadline=g.deadline,
+    )
+
+    def history() -> list[Summary]:
+        # Read only if a metric is beyond its threshold: most runs are not slower. What came after
+        # the baseline is not asked: it may be what is to be found, a slowdown that crept in. Nor
+        # are, of what was looked for by its ref, the runs of others, such as pull requests.
+        assert found.baseline is not None and found.selector is not None
+        ref = found.selector.value if found.selector.kind == "git_ref" else None
+        newest_first = requests.storage().past(
+            found.baseline,
+            git_ref=ref,
             excluding=itself,
-            history=history,
+            limit=options.history,
             read=comparable,
             deadline=g.deadline,
         )
+        return [*newest_first][::-1]
 
-    def history() -> list[Summary]:
-        # Read only if a metric is beyond its threshold: most runs are not slower.
-        return look([], options.history).history[::-1]
-
-    found = look([Selector(*selector) for selector in asked["against"]], 0)
     candidate = None
     if found.baseline is not None and found.selector is not None:
         candidate = Candidate(

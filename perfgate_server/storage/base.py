@@ -174,12 +174,11 @@ class Selector:
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """What a run is compared with: the record that `selector` found, with its summary, None if
-    none did; the selectors that were tried up to that one; and the history, newest first."""
+    none did; and the selectors that were tried up to that one."""
 
     baseline: Baseline | None
     selector: Selector | None
     tried: list[Selector]
-    history: list[Any]
 
 
 class Outcome(enum.Enum):
@@ -321,18 +320,31 @@ class Storage(Protocol):
         selectors: Sequence[Selector],
         *,
         excluding: Sequence[str],
-        history: int,
-        read: Callable[[bytes], Any],
         deadline: float,
     ) -> Comparison:
         """Find what a run of a benchmark is compared with, all as of one moment.
 
         The first selector that finds a record decides. Records whose content hash is in `excluding`
-        are passed over everywhere: a run that was uploaded is not compared with itself. The
-        history holds what `read` makes of the newest records' summaries, up to `history` of them:
-        None is not wanted. Of records that share a receipt it has one, and none from behind the
-        newest MAX_SCANNED. No receipt is read. A benchmark without records has no baseline and
-        no history.
+        are passed over: a run that was uploaded is not compared with itself. No receipt is read. A
+        benchmark without records has no baseline.
+        """
+
+    def past(
+        self,
+        baseline: Baseline,
+        *,
+        git_ref: str | None,
+        excluding: Sequence[str],
+        limit: int,
+        read: Callable[[bytes], Any],
+        deadline: float,
+    ) -> Sequence[Any]:
+        """Return what `read` makes of the summaries of the newest runs up to a stored baseline, of
+        its benchmark, newest first: up to `limit` of them, None is not wanted.
+
+        With `git_ref` only runs of that ref count. Those whose content hash is in `excluding` are
+        passed over; of records that share a receipt there is one, and none from behind the newest
+        MAX_SCANNED. No receipt is read.
         """
 
     def delete(

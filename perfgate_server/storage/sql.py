@@ -206,14 +206,25 @@ class SqlStorage:
         selectors: Sequence[Selector],
         *,
         excluding: Sequence[str],
-        history: int,
-        read: Callable[[bytes], Any],
         deadline: float,
     ) -> Comparison:
         with self._engine.reading(deadline) as db:
             return sql_comparison.compare(
-                db, self._engine, project, benchmark, selectors, excluding, history, read
+                db, self._engine, project, benchmark, selectors, excluding
             )
+
+    def past(
+        self,
+        baseline: Baseline,
+        *,
+        git_ref: str | None,
+        excluding: Sequence[str],
+        limit: int,
+        read: Callable[[bytes], Any],
+        deadline: float,
+    ) -> Sequence[Any]:
+        with self._engine.reading(deadline) as db:
+            return sql_comparison.past(db, self._engine, baseline, git_ref, excluding, limit, read)
 
     def add_verdict(self, new: VerdictRecord, *, deadline: float) -> VerdictRecord:
         with self._engine.writing(new.project, new.benchmark, deadline) as db:

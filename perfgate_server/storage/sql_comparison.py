@@ -14,8 +14,6 @@ from perfgate_server.storage.selection import Selection
 
 #: A history is read in steps of at least so many records; mostly the first holds all of it.
 _STEP = 20
-#: A place behind all there are.
-_END = 2**63 - 1
 
 # In this order: SQLite takes the tables of cross joins as they stand. The benchmark's places and
 # the tag's are compared within two indexes, and whole rows are read only for what is in both.
@@ -44,8 +42,6 @@ def compare(
     benchmark: str,
     selectors: Sequence[Selector],
     excluding: Sequence[str],
-    history: int,
-    read: Callable[[bytes], Any],
 ) -> Comparison:
     """See `base.Storage.comparison`."""
     baseline, tried = None, []
@@ -54,12 +50,7 @@ def compare(
         baseline = _select(db, engine, project, benchmark, selector, excluding)
         if baseline is not None:
             break
-    return Comparison(
-        baseline,
-        tried[-1] if baseline else None,
-        tried,
-        _history(db, engine, project, benchmark, excluding, history, read),
-    )
+    return Comparison(baseline, tried[-1] if baseline else None, tried)
 
 
 def _select(
@@ -124,39 +115,44 @@ def _newest_rows(
 
 def recent(db: Session, engine: Engine, project: str, benchmark: str, limit: int) -> list[Baseline]:
     """Return a benchmark's newest records, newest first."""
-    return _newest(db, engine, _below(engine, project, benchmark, _END), limit)
+    index, _ = _KINDS["latest"]
+    return _newest(db, engine, _of_benchmark(engine, project, benchmark, index, [], []), limit)
 
 
-def _below(engine: Engine, project: str, benchmark: str, place: int) -> Selection:
-    return _of_benchmark(
-        engine, project, benchmark, "baselines_by_benchmark", ["b.seq < ?"], [place]
-    )
-
-
-def _history(
+def past(
     db: Session,
     engine: Engine,
-    project: str,
-    benchmark: str,
+    baseline: Baseline,
+    git_ref: str | None,
     excluding: Sequence[str],
     count: int,
     read: Callable[[bytes], Any],
 ) -> list[Any]:
+    """See `base.Storage.past`."""
     found: dict[str, Any] = {}  # by content hash: a promotion is no run of its own
-    scanned, before = 0, _END
+    scanned, last = 0, baseline.sequence
     while len(found) < count and scanned < base.MAX_SCANNED:
         limit = min(max(_STEP, count - len(found)), base.MAX_SCANNED - scanned)
-        selection = _below(engine, project, benchmark, before)
+        selection = _up_to(engine, baseline, git_ref, last)
         step = _newest_rows(db, engine, selection, limit, "b.seq, b.content_hash")
         for _, content_hash, summary in step:
             if summary is None or content_hash in excluding or content_hash in found:
                 continue
-            past = read(summary)
-            if past is not None:
-                found[content_hash] = past
+            run = read(summary)
+            if run is not None:
+                found[content_hash] = run
                 if len(found) == count:
                     break
         if len(step) < limit:
             break
-        scanned, before = scanned + len(step), step[-1][0]
+        scanned, last = scanned + len(step), step[-1][0] - 1
     return list(found.values())
+
+
+def _up_to(engine: Engine, baseline: Baseline, git_ref: str | None, place: int) -> Selection:
+    index, condition = _KINDS["latest" if git_ref is None else "git_ref"]
+    conditions: list[str] = ["b.seq <= ?"]
+    values: list[Any] = [place]
+    if git_ref is not None:
+        conditions, values = [condition, *conditions], [git_ref, *values]
+    return _of_benchmark(engine, baseline.project, baseline.benchmark, index, conditions, values)
