@@ -4,17 +4,17 @@
 set -eu
 : "${PERFGATE_URL:?}" "${PERFGATE_KEY:?}" "${PROJECT:?}" "${BENCHMARK:?}"
 
-rm -f answer.json
-status=$(printf 'Authorization: Bearer %s\n' "$PERFGATE_KEY" |
-    curl -gsS --retry 5 --retry-connrefused -H @- -o answer.json -w '%{http_code}' \
+answer=$(mktemp)
+trap 'rm -f "$answer"' EXIT
+code=$(printf 'Authorization: Bearer %s\n' "$PERFGATE_KEY" |
+    curl -gsS --retry 5 --retry-connrefused --retry-max-time 60 -H @- -o "$answer" -w '%{http_code}' \
     "${PERFGATE_URL%/}/projects/$PROJECT/baselines/$BENCHMARK/latest?receipt=only") || exit 1
-if [ "$status" = 200 ]; then
-    mv answer.json baseline.json
-elif [ "$status" = 404 ] && grep -q '"missing":"benchmark"' answer.json; then
+if [ "$code" = 200 ]; then
+    cat "$answer" > baseline.json
+elif [ "$code" = 404 ] && grep -q '"missing":"benchmark"' "$answer"; then
     echo "no baseline of $BENCHMARK in $PROJECT yet" >&2
     exit 3
 else
-    echo "HTTP $status from $PERFGATE_URL:" >&2
-    [ ! -f answer.json ] || cat answer.json >&2
+    { echo "HTTP $code from $PERFGATE_URL:"; cat "$answer"; } >&2
     exit 1
 fi

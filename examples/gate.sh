@@ -6,15 +6,17 @@ set -u
 (: "${PERFGATE_URL:?}" "${PERFGATE_KEY:?}" "${PROJECT:?}" "${BENCHMARK:?}") || exit 2
 [ -s run.json ] || { echo "run.json is not there, or empty" >&2; exit 2; }
 
-rm -f verdict.md
+answer=$(mktemp) || exit 2
+trap 'rm -f "$answer"' EXIT
 code=$(printf 'Authorization: Bearer %s\n' "$PERFGATE_KEY" |
-    curl -gsS --retry 5 --retry-connrefused -H @- --data-binary @run.json -o verdict.md -w '%{http_code}' \
+    curl -gsS --retry 5 --retry-connrefused --retry-max-time 60 -H @- --data-binary @run.json -o "$answer" -w '%{http_code}' \
     "${PERFGATE_URL%/}/projects/$PROJECT/baselines/$BENCHMARK/compare?gate=true&format=markdown${1:+&$1}") || exit 2
-[ -f verdict.md ] || : > verdict.md
-read -r verdict < verdict.md || verdict=
+read -r verdict < "$answer" || verdict=
 case "$code $verdict" in
-"200 **pass**"* | "200 **warn**"*) cat verdict.md ;;
-"422 **fail**"* | "422 **warn**"*) cat verdict.md; exit 1 ;;
-"200 **skip**"*) cat verdict.md; exit 3 ;;
-*) echo "HTTP $code from $PERFGATE_URL:" >&2; cat verdict.md >&2; exit 2 ;;
+"200 **pass**"* | "200 **warn**"*) status=0 ;;
+"422 **fail**"* | "422 **warn**"*) status=1 ;;
+"200 **skip**"*) status=3 ;;
+*) { echo "HTTP $code from $PERFGATE_URL:"; cat "$answer"; } >&2; exit 2 ;;
 esac
+cat "$answer" || exit 2
+exit "$status"

@@ -1,12 +1,19 @@
 #!/bin/sh
 # Upload run.json as the baseline of a commit: on main, after the benchmarks.
-# Safe to run again: the same upload is answered 200 with the first answer.
+# Safe to run again: of a commit that is measured twice the first run stays.
 set -eu
 : "${PERFGATE_URL:?}" "${PERFGATE_KEY:?}" "${PROJECT:?}" "${BENCHMARK:?}" "${GIT_SHA:?}" "${GIT_REF:?}"
 
+answer=$(mktemp)
+trap 'rm -f "$answer"' EXIT
 # A branch may be called c++ or fix#12.
 ref=$(printf %s "$GIT_REF" | od -An -v -tx1 | tr -d ' \n' | sed 's/../%&/g')
 # By way of standard input the key is in no process list.
-printf 'Authorization: Bearer %s\n' "$PERFGATE_KEY" |
-    curl --fail-with-body -gsS --retry 5 --retry-connrefused -H @- -T run.json \
-    "${PERFGATE_URL%/}/projects/$PROJECT/baselines/$BENCHMARK/versions/$GIT_SHA?git_sha=$GIT_SHA&git_ref=$ref"
+code=$(printf 'Authorization: Bearer %s\n' "$PERFGATE_KEY" |
+    curl -gsS --retry 5 --retry-connrefused --retry-max-time 60 -H @- -T run.json -o "$answer" -w '%{http_code}' \
+    "${PERFGATE_URL%/}/projects/$PROJECT/baselines/$BENCHMARK/versions/$GIT_SHA?git_sha=$GIT_SHA&git_ref=$ref")
+case $code in
+200 | 201) cat "$answer" ;;
+409) { echo "$GIT_SHA has a baseline, which stays:"; cat "$answer"; } >&2 ;;
+*) { echo "HTTP $code from $PERFGATE_URL:"; cat "$answer"; } >&2; exit 1 ;;
+esac

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import fields
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Create
@@ -137,9 +141,15 @@ def test_the_ci_scripts_work_and_tell_by_their_exit_status(tmp_path: Path) -> No
         odd_record = json.loads(server.request("GET", "/projects/p/baselines/odd/latest")[2])
         assert odd_record["git_ref"] == odd["GIT_REF"]
         (tmp_path / "run.json").write_text(json.dumps(receipt(wall_ms=7)))
-        assert run("upload-baseline.sh") not in (0, 3)
+        # A job that is run again measures again; the newest main is not an old commit.
+        assert run("upload-baseline.sh") == 0
+        with redirecting(server.url) as url:
+            assert run("upload-baseline.sh", PERFGATE_URL=url, GIT_SHA="new") not in (0, 3)
+            assert run("fetch-baseline.sh", PERFGATE_URL=url) not in (0, 3)
+        assert {path.name for path in tmp_path.glob("*.json")} == {"run.json", "baseline.json"}
         record = json.loads(server.request("GET", "/projects/p/baselines/tests/io[gzip]/latest")[2])
         assert record["git_ref"] == "refs/heads/main"
+        assert record["receipt"] == receipt()
         server.stop()
         down = {"PERFGATE_URL": f"http://127.0.0.1:{free_port()}"}
         quick = (ROOT / "examples" / "fetch-baseline.sh").read_text().replace("--retry 5", "")
@@ -203,6 +213,46 @@ def test_the_gate_script_tells_each_outcome_by_its_exit_status(tmp_path: Path) -
             code, output, errors = gate(100, *options, **changed)
             assert (code, output) == (2, "")
             assert said in errors
+        with redirecting(server.url) as url:
+            assert gate(100, PERFGATE_URL=url)[::2] == (2, f"HTTP 301 from {url}:\n")
+        # Another gate may run beside it, and so it writes nothing there.
+        assert not [*tmp_path.glob("*.md"), *tmp_path.glob("answer*")]
+
+
+@contextlib.contextmanager
+def redirecting(url: str) -> Iterator[str]:
+    """Yield the URL of a server that sends everybody elsewhere, as many do from http to https."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(301)
+            self.send_header("Location", url + self.path)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_POST = do_PUT = answer
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_the_gate_in_one_line_takes_no_redirect_for_a_pass(tmp_path: Path) -> None:
+    (line,) = re.findall(r"^\$ (curl --fail-with-body.*); echo", README, re.MULTILINE)
+    (tmp_path / "run.json").write_text("{}")
+    with redirecting("http://127.0.0.1:1") as url:
+        script = f"as() {{ echo x; }}; B={url}; {line}"
+        result = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True)
+    assert result.returncode == 47
 
 
 def test_every_option_and_variable_stands_in_the_readme() -> None:
