@@ -146,6 +146,7 @@ def test_numbers_in_options_may_be_written_as_doubles(quick: Api) -> None:
 def test_an_option_beside_options_is_no_unknown_member(quick: Api, option: str) -> None:
     """Nothing would say in Markdown that there is no gate, or another limit."""
     fails(envelope(quick, {}, **{option: 1}), 400, option)
+    fails(compare(quick, value={"receipt": run(), "option": {option: 1}}), 400, "option")
 
 
 @pytest.mark.parametrize("form", ["markdown", "text"])
@@ -311,6 +312,8 @@ def test_without_a_baseline_it_is_as_asked_and_never_a_pass(api: Api) -> None:
     }
     answer = compare(api, "?on_missing=fail&gate=true")
     assert (answer.status_code, answer.json["verdict"]["reasons"]) == (422, ["no_baseline"])
+    api.put(query="?git_ref=refs/heads/main", json=run(100, "before"))
+    assert judged(api, "?against=git_ref:main")["baseline"]["others"] is True
 
 
 @pytest.mark.parametrize("query", ["", "?normalize=true"])

@@ -88,6 +88,11 @@ def test_without_a_baseline_there_is_no_table() -> None:
         "**skip**: `b` of `p`: no baseline was found (tried `git_sha:1`, `latest`; a record of this"
         " very run does not count)\n"
     )
+    missing["baseline"]["others"] = True
+    assert render.text(missing, "p", "b") == (
+        "SKIP: b of p: no baseline was found (tried git_sha:1, latest; a record of this very run"
+        " does not count; none of the others fits)\n"
+    )
     assert render.text(answer(None, CURRENT, tried=()), "p", "b") == (
         "SKIP: b of p: no baseline was found\n"
     )

@@ -171,6 +171,24 @@ def test_a_metric_asked_for_and_not_there_is_no_pass(name: str) -> None:
     assert verdict.metrics.counts == {"pass": 1, "warn": 0, "fail": 0, "skip": 1}
 
 
+@pytest.mark.parametrize("limit", ["thresholds", "floors"])
+def test_a_metric_with_a_limit_of_its_own_is_asked_for(limit: str) -> None:
+    """It should not leave the gate when a run no longer reports it."""
+    baseline, current = run(wall_ms=100, cpu_ms=5), run(wall_ms=100, energy_uj=5)
+    for name in ("cpu_ms", "energy_uj"):
+        verdict = against(baseline, current, **{limit: {name: 1.0}})
+        assert (verdict.status, verdict.reasons) == ("warn", (f"{name}_skip",))
+        assert verdict.metrics.counts == {"pass": 1, "warn": 0, "fail": 0, "skip": 1}
+        assert against(baseline, current, **{limit: {name: 1.0}}, metrics=("wall_ms",)).status == (
+            "pass"
+        )
+    # One script may serve benchmarks of which some do not have it.
+    neither = against(baseline, current, **{limit: {"binary_bytes": 1.0}})
+    assert (neither.status, neither.reasons) == ("pass", ())
+    grown = against(run(wall_ms=9, cpu_ms=0), run(wall_ms=9, cpu_ms=5), thresholds={"cpu_ms": 1.0})
+    assert (grown.status, grown.reasons) == ("warn", ("cpu_ms_skip",))
+
+
 def test_a_baseline_of_zero_is_said_and_not_divided_by() -> None:
     baseline = run(wall_ms=100, page_faults=0)
     same = against(baseline, run(wall_ms=100, page_faults=0))

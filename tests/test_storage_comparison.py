@@ -110,6 +110,7 @@ def test_the_first_selector_that_finds_a_record_decides(shelf: Storage) -> None:
     none = compare(shelf, nothing, Selector("version", "none"))
     assert (none.baseline, none.selector) == (None, None)
     assert none.tried == [nothing, Selector("version", "none")]
+    assert none.others and not found.others
 
 
 def hash_of(storage: Storage, version: str) -> str:
@@ -136,6 +137,14 @@ def test_a_run_is_never_compared_with_itself(
     """Whatever was uploaded or promoted of the same receipt is passed over."""
     found = compare(shelf, selector, excluding=hash_of(shelf, excluded))
     assert (found.baseline and found.baseline.version) == expected
+    assert found.others == (expected is None)
+
+
+def test_the_run_itself_is_no_other_record(storage: Storage) -> None:
+    keep(storage)
+    assert compare(storage, Selector("latest"), excluding=hash_of(storage, "v1")) == Comparison(
+        None, None, [Selector("latest")], others=False
+    )
 
 
 def test_a_past_holds_each_receipt_once_newest_first(shelf: Storage) -> None:

@@ -20,7 +20,7 @@ from perfgate_server.gate.rule import Candidate, Judgement, Options, is_comparab
 from perfgate_server.keys import Permission
 from perfgate_server.lean import Answer
 from perfgate_server.queries import BooleanParameter
-from perfgate_server.storage.base import Baseline, Selector
+from perfgate_server.storage.base import Baseline, Comparison, Selector
 from perfgate_server.storage.verdicts import VerdictRecord
 from perfgate_server.summaries import Summary
 
@@ -48,10 +48,11 @@ def compare(project: str, benchmark: str) -> Response:
     receipt, options, ignored = _asked(pairs)
     if options["record"]:
         check_permission(Permission.WRITE)
-    judgement, tried = _judge(project, benchmark, receipt, options)
+    judgement, found = _judge(project, benchmark, receipt, options)
     if options["record"]:
         _record(project, benchmark, receipt, judgement, options)
-    answer = document(judgement, receipt["bench"], tried)
+    tried = [_name(selector) for selector in found.tried]
+    answer = document(judgement, receipt["bench"], tried, found.others)
     if ignored:
         answer["ignored"] = ignored
     return _answer(project, benchmark, answer, options)
@@ -64,9 +65,9 @@ def _asked(pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, Any]
     if isinstance(sent, dict) and "receipt" in sent and "schema" not in sent:
         ignored = [name for name in sent if name not in ("receipt", "options")]
         # Without a word there would be no gate, or another limit.
-        astray = [name for name in ignored if name in _DECIDING]
+        astray = [name for name in ignored if name in _DECIDING or _are_options(sent[name])]
         if astray:
-            raise bad_request(dict.fromkeys(astray, "Is an option: it stands in `options`."))
+            raise bad_request(dict.fromkeys(astray, "Options stand in the member `options`."))
         if sent.get("options") is not None:
             pairs = pairs + pairs_of(sent["options"])
         sent = sent["receipt"]
@@ -74,13 +75,17 @@ def _asked(pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, Any]
     return receipt, requests.query(COMPARE_QUERY, pairs) if pairs else _defaults, ignored
 
 
+def _are_options(value: Any) -> bool:
+    return isinstance(value, dict) and not _DECIDING.isdisjoint(value)
+
+
 # -- the verdict
 
 
 def _judge(
     project: str, benchmark: str, receipt: dict[str, Any], asked: dict[str, Any]
-) -> tuple[Judgement, list[str]]:
-    """Return the verdict on a receipt, and which selectors were tried for a baseline."""
+) -> tuple[Judgement, Comparison]:
+    """Return the verdict on a receipt, and what was found to compare it with."""
     options = _rule(asked)
     current = summaries.summary_of(receipt)
     # A job that uploads first and compares then must not compare with itself.
@@ -123,7 +128,7 @@ def _judge(
             _name(found.selector),
             _age(found.baseline),
         )
-    return judge(current, candidate, history, options), [_name(one) for one in found.tried]
+    return judge(current, candidate, history, options), found
 
 
 def _rule(asked: dict[str, Any]) -> Options:

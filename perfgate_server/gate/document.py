@@ -12,13 +12,14 @@ COMPARE_SCHEMA = "perfgate.compare.v1"
 
 
 def document(
-    judgement: rule.Judgement, bench: Mapping[str, Any], tried: Sequence[str]
+    judgement: rule.Judgement, bench: Mapping[str, Any], tried: Sequence[str], others: bool = False
 ) -> dict[str, Any]:
     """Return a verdict ready for JSON.
 
     `bench` is the current receipt's, as it came; `tried` are the selectors that were tried for a
-    baseline, in order. A metric that could not be compared is in `skipped`, not in `deltas`: the
-    numbers of a delta are always there, as perfgate reads them.
+    baseline, in order; `others` tells whether there are records, of which they fitted none. A
+    metric that could not be compared is in `skipped`, not in `deltas`: the numbers of a delta are
+    always there, as perfgate reads them.
     """
     metrics, found = judgement.metrics, judgement.baseline
     return {
@@ -42,6 +43,7 @@ def document(
             "selector": found.selector if found else None,
             "tried": list(tried),
             "age_seconds": found.age if found else None,
+            **({"others": True} if others else {}),
         },
         "host": _host(judgement),
         "noise": _noise(judgement),

@@ -196,7 +196,9 @@ def _reasons(answer: Mapping[str, Any], quote: Quote) -> Iterator[str]:
         name, _, status = reason.rpartition("_")
         if reason == "no_baseline" and answer["baseline"]["tried"]:
             tried = ", ".join(quote(selector) for selector in answer["baseline"]["tried"])
-            yield f"{_WORDS[reason]} (tried {tried}; a record of this very run does not count)"
+            others = "; none of the others fits" if "others" in answer["baseline"] else ""
+            itself = "a record of this very run does not count"
+            yield f"{_WORDS[reason]} (tried {tried}; {itself}{others})"
         elif reason == "host_mismatch":
             yield f"the hosts differ in {', '.join(map(quote, answer['host']['differing']))}"
         elif name in METRICS and status == "skip":

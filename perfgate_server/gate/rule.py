@@ -48,6 +48,12 @@ class Options:
     max_age: float | None = None
     min_samples: int = 1
 
+    @property
+    def named(self) -> frozenset[str]:
+        """The metrics that were asked for by name, of which each should be there: those that count,
+        or else those with a limit of their own."""
+        return frozenset((*self.thresholds, *self.floors) if self.metrics is None else self.metrics)
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -172,7 +178,7 @@ def _doubts(current: Summary, baseline: Candidate, differing: bool, options: Opt
 
 def _in_vain(metrics: Metrics, options: Options) -> bool:
     """Tell whether a metric was asked for by its name and could not be judged."""
-    return options.metrics is not None and any(r.endswith("_skip") for r in metrics.reasons)
+    return any(f"{name}_skip" in metrics.reasons for name in options.named)
 
 
 def _compare(current: Summary, baseline: Summary, history: History, options: Options) -> Metrics:
@@ -182,7 +188,8 @@ def _compare(current: Summary, baseline: Summary, history: History, options: Opt
     for name in METRICS:
         before, now = baseline.stats.get(name), current.stats.get(name)
         if options.metrics is None:
-            judged = before is not None and now is not None
+            there = [stats for stats in (before, now) if stats is not None]
+            judged = len(there) > (0 if name in options.named else 1)
         else:
             judged = name in options.metrics
         status: Status = "skip"

@@ -174,11 +174,13 @@ class Selector:
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """What a run is compared with: the record that `selector` found, with its summary, None if
-    none did; and the selectors that were tried up to that one."""
+    none did; the selectors that were tried up to that one; and whether there are other records of
+    the benchmark, where none of them fitted."""
 
     baseline: Baseline | None
     selector: Selector | None
     tried: list[Selector]
+    others: bool = False
 
 
 class Outcome(enum.Enum):

@@ -50,7 +50,10 @@ def compare(
         baseline = _select(db, engine, project, benchmark, selector, excluding)
         if baseline is not None:
             break
-    return Comparison(baseline, tried[-1] if baseline else None, tried)
+    if baseline is not None:
+        return Comparison(baseline, tried[-1], tried)
+    other = _select(db, engine, project, benchmark, Selector("latest"), excluding)
+    return Comparison(None, None, tried, other is not None)
 
 
 def _select(
