@@ -78,8 +78,10 @@ def _authenticate(asked: Request, known: Mapping[str, ApiKey]) -> ApiKey:
     token = token.strip(" ")
     if scheme.lower() != "bearer" or not keys.is_well_formed(token):
         raise _unauthorized(f"The Authorization header is not 'Bearer' and a key, {keys.KEY_RULE}.")
-    key = known.get(keys.digest(token))
+    digest = keys.digest(token)
+    key = known.get(digest)
     if key is None:
+        g.unknown_key = keys.id_of(digest)  # so that the log tells who still has an old one
         raise _unauthorized("The API key is not known here.")
     return key
 

@@ -29,6 +29,9 @@ _CODES = {
     503: "UNAVAILABLE",
 }
 
+#: The headers that a page of another origin may read, of errors too.
+EXPOSED = "ETag, Link, Location, Perfgate-Baseline, Perfgate-Verdict, Retry-After, X-Request-ID"
+
 #: Seconds after which a client may try again what was answered 503.
 RETRY_AFTER = 1
 
@@ -94,6 +97,7 @@ def init_app(app: Flask) -> None:
 
 
 def _answer(error: ApiError) -> Response:
+    g.error = error.message  # for the request's line in the log
     text = envelope(error.status, error.message, error.details, g.request_id)
     return Answer(text, error.status, error.headers, mimetype="application/json")
 
@@ -130,7 +134,7 @@ def _unavailable(error: storage.Unavailable) -> Response:
     headers = {"Retry-After": str(RETRY_AFTER)}
     # Whether anything was changed nobody knows: a commit may have been lost on its way back. To
     # try again is safe: an upload or a promotion that was done is answered alike.
-    message = "The storage is busy, down or read-only. Try again."
+    message = "The storage is busy, full, down or read-only. Try again."
     return _answer(ApiError(503, message, headers=headers))
 
 

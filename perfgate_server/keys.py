@@ -69,8 +69,8 @@ class ApiKey:
 
     @property
     def id(self) -> str:
-        """The first 8 hex digits of the key's SHA-256: enough to tell keys apart in a log."""
-        return self.digest[:8]
+        """What tells the key from others in a log."""
+        return id_of(self.digest)
 
     @property
     def actor(self) -> str:
@@ -96,6 +96,11 @@ class ApiKey:
 def digest(key: str) -> str:
     """Return the lowercase hex SHA-256 of a key."""
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+def id_of(digest: str) -> str:
+    """Return the first 8 hex digits of a key's digest: enough to tell keys apart in a log."""
+    return digest[:8]
 
 
 def is_well_formed(key: str) -> bool:

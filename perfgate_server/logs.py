@@ -33,6 +33,9 @@ _COLORS = {"trace": "2", "debug": "2", "info": "32", "warn": "33", "error": "31"
 #: Headers whose values are somebody's secret.
 _SECRET = re.compile("auth|cookie|key|token|secret|password", re.IGNORECASE)
 
+#: Characters of an error's message in a line: it may quote what was sent.
+_LONGEST_ERROR = 300
+
 #: What a line for people shows of a record's own fields.
 _SHOWN = ("request_id", "reason", "client", "headers")
 
@@ -123,10 +126,11 @@ class PrettyLines(logging.Formatter):
 
     @staticmethod
     def _request(fields: dict[str, Any]) -> str:
-        key = f"{fields['role']}:{fields['key_id']}" if fields.get("key_id") else "-"
+        key = f"{fields['role'] or 'unknown'}:{fields['key_id']}" if fields["key_id"] else "-"
+        more = "".join(f" {fields[name]}" for name in ("verdict", "error") if name in fields)
         return (
             f"{fields['method']} {fields['path']} {fields['status']} {fields['duration_ms']} ms"
-            f" {fields['bytes']} B {key} {fields['request_id']}"
+            f" {fields['bytes']} B {key} {fields['request_id']}{more}"
         )
 
 
@@ -234,9 +238,13 @@ def finish(response: Response) -> None:
             "status": status,
             "duration_ms": round((time.perf_counter() - known.started) * 1000, 3),
             "bytes": 0 if about.method == "HEAD" else response.content_length or 0,
-            "key_id": key.id if key else None,
+            "key_id": key.id if key else known.get("unknown_key"),
             "role": key.role.value if key else None,
             "project": (about.view_args or {}).get("project"),
             "client": about.remote_addr,
         }
+        if "error" in known:
+            fields["error"] = redact(known.error)[:_LONGEST_ERROR]  # not a half of a key
+        if "verdict" in known:
+            fields["verdict"] = known.verdict
         access_logger.handle(_RequestRecord(level, fields))

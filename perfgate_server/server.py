@@ -44,7 +44,7 @@ def gunicorn_settings(config: ServerConfig) -> dict[str, Any]:
         "timeout": int(config.timeout) + 30,
         "graceful_timeout": int(config.timeout) + 5,
         # A file in memory: a heartbeat must not wait for a disk.
-        "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,
+        "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,
         "pre_fork": _assign,
         "child_exit": _clear_place,
         "post_fork": _die_young,
@@ -82,6 +82,11 @@ class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn is not typed
             return super().spawn_worker()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+
+    def handle_hup(self) -> None:
+        """Replace the workers one after the other, and say what that does not do."""
+        logger.warning("SIGHUP: keys and settings are read at start alone; restart to change them")
+        super().handle_hup()
 
     def handle_int(self) -> None:
         """Stop on Ctrl-C as on SIGTERM: the requests in flight are finished."""

@@ -22,7 +22,7 @@ from gunicorn.http import errors as http
 from gunicorn.workers.gthread import ThreadWorker
 from werkzeug.http import HTTP_STATUS_CODES
 
-from perfgate_server.errors import envelope
+from perfgate_server.errors import EXPOSED, envelope
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ _ENCODE = (
     "In a URL, spaces and letters beyond ASCII are percent-encoded, as curl does it with -G"
     " --data-urlencode."
 )
+#: What is mostly wrong with a header: a key comes from a file with the line ends of Windows.
+_HEADER = "A header is not well-formed: is there a carriage return, or the like, in its value?"
 #: What gunicorn refuses before the application sees it -> status and reason.
 _REFUSALS: dict[type[Exception], tuple[int, str]] = {
     http.LimitRequestLine: (414, "The request line is too long."),
@@ -39,6 +41,9 @@ _REFUSALS: dict[type[Exception], tuple[int, str]] = {
     http.UnsupportedTransferCoding: (501, "The transfer coding is not supported."),
     http.ForbiddenProxyRequest: (403, "This proxy is not trusted."),
     http.InvalidRequestMethod: (400, "The method is not one."),
+    http.InvalidHeader: (400, _HEADER),
+    http.InvalidHeaderName: (400, "The name of a header is not well-formed."),
+    http.ObsoleteFolding: (400, "A header goes on in a second line, which HTTP allows no more."),
     http.InvalidHTTPVersion: (400, f"The HTTP version is not supported. {_ENCODE}"),
     http.ParseException: (400, f"The request is not well-formed HTTP. {_ENCODE}"),
 }
@@ -399,7 +404,8 @@ def _refusal(exc: Exception) -> tuple[int, str]:
 
 
 def _raw_answer(status: int, message: str, request_id: str, cors: bool) -> bytes:
-    body = envelope(status, message, {}, request_id).encode()
+    details = {"request": message} if status == 400 else {}
+    body = envelope(status, message, details, request_id).encode()
     lines = [
         f"HTTP/1.1 {status} {HTTP_STATUS_CODES[status]}",
         "Connection: close",
@@ -410,6 +416,6 @@ def _raw_answer(status: int, message: str, request_id: str, cors: bool) -> bytes
     if cors:
         lines += [
             "Access-Control-Allow-Origin: *",
-            "Access-Control-Expose-Headers: X-Request-ID",
+            f"Access-Control-Expose-Headers: {EXPOSED}",
         ]
     return "\r\n".join([*lines, "", ""]).encode() + body

@@ -122,6 +122,16 @@ def test_it_is_upgraded_with_everything_in_it(aged: Aged) -> None:
             assert db.execute("PRAGMA foreign_key_check").fetchall() == []
 
 
+def test_an_upgrade_is_told_of_once(aged: Aged, caplog: pytest.LogCaptureFixture) -> None:
+    """An earlier program refuses the database from then on."""
+    newest = len(migrate.load(aged.backend))
+    with caplog.at_level("INFO", "perfgate_server"):
+        for _ in range(2):
+            aged.opened().close()
+    said = f"the database was upgraded from schema {aged.version} to {newest}"
+    assert caplog.messages == [said] * (aged.version < newest)
+
+
 def test_who_only_looks_at_it_leaves_it_as_it_is(aged: Aged) -> None:
     """A backup, say, for which the earlier program may be wanted again; or a server runs on it."""
     before = aged.contents()

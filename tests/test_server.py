@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import json
 import os
@@ -36,6 +37,9 @@ from support import (
     serving,
     wait_for,
 )
+
+from perfgate_server import ServerConfig
+from perfgate_server.server import gunicorn_settings
 
 LATEST = "/projects/p/baselines/b/latest"
 
@@ -509,6 +513,13 @@ def test_broken_requests_get_an_envelope(server: Server, sent: bytes, status: in
     # gunicorn's parser in C tells an unknown coding from a bad one only since 0.6.12.
     assert answered == status or (status, answered) == (501, 400)
     assert set(body["error"]) == {"code", "message", "details", "request_id"}
+    assert body["error"]["details"] or answered != 400
+
+
+def test_a_key_with_the_line_end_of_windows_is_explained(server: Server) -> None:
+    sent = b"GET /health HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer x\r\r\n\r\n"
+    status, body = parse(server.raw(sent))
+    assert (status, "a carriage return" in body["error"]["message"]) == (400, True)
 
 
 @pytest.mark.parametrize(
@@ -760,7 +771,44 @@ def test_a_line_for_each_request_says_who_did_what(tmp_path: Path) -> None:
             "role": "admin",
             "project": "p",
             "client": "127.0.0.1",
+            "error": "Benchmark 'b' has no baseline in project 'p'.",
         }
+
+
+def test_a_line_tells_what_was_wrong_and_what_a_comparison_came_to(tmp_path: Path) -> None:
+    """So that who runs the server can help who asks it, and see who still has an old key."""
+    old = "pg_live_" + "O" * 32
+    with serving(perfgate_server(), tmp_path) as server:
+        server.put("b", "v1")
+        server.request("POST", "/projects/p/baselines/b/compare", json.dumps(receipt(200)))
+        server.request("GET", "/projects/p/baselines?limits=1")
+        server.request("GET", f"/projects/p/baselines?{'%C3%A4' * 900}=1")
+        server.request("GET", LATEST, headers={"Authorization": f"Bearer {old}"})
+        server.request("GET", LATEST, headers={"Authorization": "Bearer x"})
+        compared, typo, long, unknown, malformed = server.lines()[-5:]
+        assert (compared["verdict"], "error" in compared) == ("fail", False)
+        assert typo["error"].startswith("limits: Is no parameter of this route; it takes limit, ")
+        assert "verdict" not in typo and len(long["error"]) == 300
+        assert unknown["key_id"] == hashlib.sha256(old.encode()).hexdigest()[:8]
+        assert (unknown["role"], unknown["error"]) == (None, "The API key is not known here.")
+        assert malformed["key_id"] is None
+
+
+def test_a_hangup_replaces_the_workers_and_says_what_it_does_not(tmp_path: Path) -> None:
+    with serving(perfgate_server("--storage-type", "sqlite"), tmp_path) as server:
+        assert server.put("b", "v1") == 201
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "keys and settings are read at start alone" in server.log, "the line")
+        assert server.put("b", "v2") == 201
+        server.stop()
+
+
+def test_a_heartbeat_goes_where_something_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container may have a root that is read-only whole."""
+    config = ServerConfig(api_keys=())
+    assert gunicorn_settings(config)["worker_tmp_dir"] == "/dev/shm"
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert gunicorn_settings(config)["worker_tmp_dir"] is None
 
 
 def test_the_line_of_a_path_with_two_slashes_shows_both(tmp_path: Path) -> None:

@@ -202,6 +202,7 @@ def _answer(
     project: str, benchmark: str, answer: dict[str, Any], options: dict[str, Any]
 ) -> Response:
     status, version = answer["verdict"]["status"], answer["baseline"]["version"]
+    g.verdict = status  # for the request's line in the log
     headers = {"Perfgate-Verdict": status}
     if version is not None:
         headers["Perfgate-Baseline"] = version

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from importlib.resources import files
@@ -9,6 +10,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from perfgate_server.storage.base import CannotOpen
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,12 @@ def missing(dialect: str, version: int, *, upgrade: bool = True) -> list[Migrati
             f" {newest}); a server that starts on it upgrades it"
         )
     return migrations[version:]
+
+
+def tell(version: int, applied: list[Migration]) -> None:
+    """Log that a database of that version was upgraded, for an earlier program refuses it now."""
+    if version and applied:
+        logger.info("the database was upgraded from schema %d to %d", version, applied[-1].version)
 
 
 def _folder(dialect: str) -> Traversable:

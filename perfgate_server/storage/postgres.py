@@ -286,8 +286,10 @@ def _upgrade(options: dict[str, Any], create: bool, lock_timeout: int) -> None:
         version = _version(db)
         if version == 0 and not create:
             raise CannotOpen("no perfgate-server has made its tables there")
+        applied: list[migrate.Migration] = []
         if migrate.missing("postgres", version, upgrade=create):
-            _apply_migrations(db)
+            version, applied = _apply_migrations(db)
+    migrate.tell(version, applied)
 
 
 def _check_fitness(db: psycopg.Connection[Any], *, to_write: bool) -> None:
@@ -318,16 +320,19 @@ def _version(db: psycopg.Connection[Any]) -> int:
     return int(row[0]) if row else 0
 
 
-def _apply_migrations(db: psycopg.Connection[Any]) -> None:
-    """Apply what is missing, and record it, under a lock."""
+def _apply_migrations(db: psycopg.Connection[Any]) -> tuple[int, list[migrate.Migration]]:
+    """Apply what is missing, and record it, under a lock; return to which version, and what."""
     db.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
     db.execute(
         """CREATE TABLE IF NOT EXISTS perfgate_migrations (
             version integer PRIMARY KEY, name text NOT NULL, applied_at text NOT NULL)"""
     )
-    for migration in migrate.missing("postgres", _version(db)):
+    version = _version(db)
+    applied = migrate.missing("postgres", version)
+    for migration in applied:
         db.execute(migration.sql.encode())
         db.execute(
             "INSERT INTO perfgate_migrations (version, name, applied_at) VALUES (%s, %s, %s)",
             (migration.version, migration.name, datetime.now(UTC).isoformat()),
         )
+    return version, applied

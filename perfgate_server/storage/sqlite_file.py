@@ -199,13 +199,15 @@ def apply_migrations(db: sqlite3.Connection) -> None:
         else:
             # A write, for SQLite opens without a word what may only be read.
             db.execute("UPDATE perfgate_migrations SET name = name WHERE version = 1")
-        for migration in migrate.missing("sqlite", version):
+        applied = migrate.missing("sqlite", version)
+        for migration in applied:
             for statement in statements(migration.sql):
                 db.execute(statement)
             db.execute(
                 "INSERT INTO perfgate_migrations (version, name, applied_at) VALUES (?, ?, ?)",
                 (migration.version, migration.name, datetime.now(UTC).isoformat()),
             )
+    migrate.tell(version, applied)
 
 
 def statements(sql: str) -> Iterator[str]:
