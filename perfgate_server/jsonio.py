@@ -29,14 +29,21 @@ class MalformedJSON(ValueError):
     """A body that is not the JSON we take. Its text is one sentence for the client."""
 
 
+class _NoNumber(ValueError):
+    """A number that the parser would let pass."""
+
+
+_TOO_LARGE = "A number is too large for a double"
+
+
 def _refuse_constant(name: str) -> NoReturn:
-    raise MalformedJSON(f"{name} is not a JSON number.")
+    raise _NoNumber(f"{name} is not a JSON number")
 
 
 def _parse_float(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise MalformedJSON("A number is too large for a double.")
+        raise _NoNumber(_TOO_LARGE)
     return value
 
 
@@ -55,8 +62,9 @@ def loads(body: bytes, *, max_depth: int = MAX_DEPTH, max_containers: int = MAX_
     `max_containers` arrays and objects, NaN or Infinity, a number that overflows a
     double, a lone surrogate, or U+0000.
     """
+    body = body.removeprefix(b"\xef\xbb\xbf")
     try:
-        text = body.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+        text = body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise MalformedJSON(f"The body is not UTF-8 (byte {error.start}).") from None
     if not text.strip():
@@ -75,10 +83,10 @@ def loads(body: bytes, *, max_depth: int = MAX_DEPTH, max_containers: int = MAX_
         ) from None
     except RecursionError:
         raise MalformedJSON(f"The body is nested over {max_depth} levels.") from None
-    except MalformedJSON:
-        raise
+    except _NoNumber as error:
+        raise _refusal(str(error), body, _is_no_number) from None
     except ValueError:  # int() refuses to convert over 4,300 digits
-        raise MalformedJSON("A number is too large for a double.") from None
+        raise _refusal(_TOO_LARGE, body, _is_too_large) from None
 
 
 #: Text of which it is not worth the time to count brackets: there will be many.
@@ -99,6 +107,10 @@ _STRING = re.compile(rb'"[^"]*"')
 _HUGE_INTEGER = re.compile(rb"(?<![0-9.eE+])(?<![eE]-)[0-9]{309,}(?![0-9.eE])")
 _PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+# A string, also one without an end, or what else stands between white space and punctuation.
+# Nothing is looked at twice, for such a body may be long.
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[^\s",:\[\]{}"]++', re.DOTALL)
+_NUMBER = re.compile(rb"-?[0-9]++(?:\.[0-9]++)?+(?:[eE][-+]?[0-9]++)?+")
 
 
 def _check_text(text: bytes, max_depth: int, max_containers: int) -> None:
@@ -108,14 +120,13 @@ def _check_text(text: bytes, max_depth: int, max_containers: int) -> None:
     passes of C over the text cost less than a walk over the values, and millions of empty
     arrays would take a hundred times the memory of their text.
     """
+    whole = text
     if b"\\" in text:
-        # What is left of a backslash begins an escape. What stood beside a pair stays apart.
-        text = text.replace(b"\\\\", b"..")
-        if b"\\u0000" in text:
-            raise MalformedJSON("A string holds U+0000.")
-        if _SURROGATE.search(_PAIR.sub(b"", text)):
-            raise MalformedJSON("A string holds a lone surrogate.")
-        text = text.replace(b'\\"', b"")
+        if _holds_zero(text):
+            raise _refusal("A string holds U+0000", whole, _holds_zero)
+        if _holds_lone_surrogate(text):
+            raise _refusal("A string holds a lone surrogate", whole, _holds_lone_surrogate)
+        text = _escapes(text).replace(b'\\"', b"")
     # As many opening brackets as levels are needed; most small bodies hold fewer.
     if len(text) > _LARGE or text.count(b"[") + text.count(b"{") > max_depth:
         _check_brackets(text, max_depth, max_containers)
@@ -124,7 +135,39 @@ def _check_text(text: bytes, max_depth: int, max_containers: int) -> None:
         and _TOO_MANY_DIGITS in text.translate(_DIGITS)
         and _holds_huge_integer(text)
     ):
-        raise MalformedJSON("A number is too large for a double.")
+        raise _refusal(_TOO_LARGE, whole, _is_too_large)
+
+
+def _escapes(text: bytes) -> bytes:
+    """Return text in which a backslash begins an escape, and what stood beside one stays apart."""
+    return text.replace(b"\\\\", b"..")
+
+
+def _holds_zero(text: bytes) -> bool:
+    return b"\\u0000" in _escapes(text)
+
+
+def _holds_lone_surrogate(text: bytes) -> bool:
+    return bool(_SURROGATE.search(_PAIR.sub(b"", _escapes(text))))
+
+
+def _is_too_large(token: bytes) -> bool:
+    return bool(_NUMBER.fullmatch(token)) and math.isinf(float(token))
+
+
+def _is_no_number(token: bytes) -> bool:
+    return token in (b"NaN", b"Infinity", b"-Infinity") or _is_too_large(token)
+
+
+def _refusal(what: str, body: bytes, is_wrong: Callable[[bytes], bool]) -> MalformedJSON:
+    """Return what to raise; it names the place of the first string or number that is wrong."""
+    for token in _TOKEN.finditer(body):
+        if is_wrong(token[0]):
+            before = body[: token.start()]
+            line = before.count(b"\n") + 1
+            column = len(before.rpartition(b"\n")[2].decode()) + 1
+            return MalformedJSON(f"{what}: line {line} column {column}.")
+    return MalformedJSON(f"{what}.")
 
 
 def _check_brackets(text: bytes, max_depth: int, max_containers: int) -> None:

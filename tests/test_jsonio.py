@@ -7,6 +7,7 @@ import json
 import math
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -318,3 +319,39 @@ def test_what_is_unusual_and_yet_json_is_taken(body: bytes, value: object) -> No
         assert loaded == value and type(loaded) is type(value)
         if isinstance(value, float):
             assert math.copysign(1, loaded) == math.copysign(1, value)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"a":\n [1, NaN]}', "NaN is not a JSON number: line 2 column 6."),
+        (
+            b'{"NaN": "Infinity", "\xc3\xa4": -Infinity}',
+            "-Infinity is not a JSON number: line 1 column 26.",
+        ),
+        (b"\xef\xbb\xbf[1, 1e999, NaN]", "A number is too large for a double: line 1 column 5."),
+        (b'["9", 9, %s]' % (b"9" * 400), "A number is too large for a double: line 1 column 10."),
+        (b"[1,\n%s]" % (b"9" * 9000), "A number is too large for a double: line 2 column 1."),
+        (b'["\\\\u0000", "a\\"\\u0000"]', "A string holds U+0000: line 1 column 13."),
+        (
+            b'["\\ud83d\\ude00",\n"\\ud83d\\\\\\ude00"]',
+            "A string holds a lone surrogate: line 2 column 1.",
+        ),
+        (b'["\\u0000', "A string holds U+0000: line 1 column 2."),
+    ],
+)
+def test_what_is_refused_is_found(body: bytes, said: str) -> None:
+    """In a receipt of 150 kB nobody would."""
+    with pytest.raises(MalformedJSON) as error:
+        jsonio.loads(body)
+    assert str(error.value) == said
+
+
+@pytest.mark.parametrize("part", [b'\\"', b"\\", b'"', b"\\\\\\u0000", b"1e", b"9", b"N", b'"\\"'])
+def test_looking_for_it_takes_no_longer_than_reading(part: bytes) -> None:
+    body = b'["\\u0000' + part * (4_000_000 // len(part))
+    began = time.perf_counter()
+    for sent in (body, body[::-1], b'["' + body):
+        with pytest.raises(MalformedJSON):
+            jsonio.loads(sent)
+    assert time.perf_counter() - began < 20  # by squares it would be hours
