@@ -46,7 +46,7 @@ def enforce() -> None:
     view = cast(Any, app.view_functions[asked.endpoint or ""])
     check_permission(view.permission)
     if not key.reaches(path["project"]):
-        raise ApiError(403, "The key does not reach this project.")
+        raise _forbidden("project", "The key does not reach this project.")
     if "benchmark" in path:
         check_benchmark(path["benchmark"])
     _check_names(path)
@@ -61,13 +61,13 @@ def check_permission(permission: Permission) -> None:
     """Raise 403 if the role of the request's key does not grant `permission`."""
     role = g.key.role
     if permission not in role.permissions:
-        raise ApiError(403, f"The key's role, {role.value}, may not {permission.value}.")
+        raise _forbidden("role", f"The key's role, {role.value}, may not {permission.value}.")
 
 
 def check_benchmark(benchmark: str) -> None:
     """Raise 403 if the request's key does not reach `benchmark`."""
     if not g.key.sees(benchmark):
-        raise ApiError(403, "The key does not reach this benchmark.")
+        raise _forbidden("benchmark", "The key does not reach this benchmark.")
 
 
 def _authenticate(asked: Request, known: Mapping[str, ApiKey]) -> ApiKey:
@@ -84,6 +84,10 @@ def _authenticate(asked: Request, known: Mapping[str, ApiKey]) -> ApiKey:
         g.unknown_key = keys.id_of(digest)  # so that the log tells who still has an old one
         raise _unauthorized("The API key is not known here.")
     return key
+
+
+def _forbidden(denied: str, message: str) -> ApiError:
+    return ApiError(403, message, {"denied": denied})
 
 
 def _unauthorized(message: str) -> ApiError:

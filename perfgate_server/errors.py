@@ -88,9 +88,7 @@ def init_app(app: Flask) -> None:
         storage.NotFound, lambda e: _answer(ApiError(404, str(e), {"missing": e.missing}))
     )
     app.register_error_handler(storage.Conflict, lambda e: _answer(_conflict(e)))
-    app.register_error_handler(
-        storage.PreconditionFailed, lambda _: _answer(ApiError(412, _precondition()))
-    )
+    app.register_error_handler(storage.PreconditionFailed, lambda _: _answer(_precondition()))
     app.register_error_handler(storage.Unavailable, _unavailable)
     app.register_error_handler(HTTPException, lambda e: _answer(_http_error(e)))
     app.register_error_handler(Exception, _unexpected)
@@ -120,13 +118,19 @@ def _conflict(error: storage.Conflict) -> ApiError:
     )
 
 
-def _precondition() -> str:
+def _precondition() -> ApiError:
     if "If-Match" in request.headers:
-        return (
+        return ApiError(
+            412,
             "What is stored has another ETag than If-Match names, or is not there. An ETag has its"
-            " double quotes with it, and no W/ before them."
+            " double quotes with it, and no W/ before them.",
+            {"header": "If-Match"},
         )
-    return "What is stored is there already, or has the ETag that If-None-Match names."
+    return ApiError(
+        412,
+        "What is stored is there already, or has the ETag that If-None-Match names.",
+        {"header": "If-None-Match"},
+    )
 
 
 def _unavailable(error: storage.Unavailable) -> Response:
@@ -152,6 +156,8 @@ def _http_error(error: HTTPException) -> ApiError:
 
 
 def _no_route() -> str:
+    if "//" in request.path or (request.path.endswith("/") and request.path != "/"):
+        return "There is no such route: the path has an empty segment."
     path = re.sub("^/api/v1", "", request.path)
     if re.fullmatch(r"/projects/[^/]*/baselines/.+", path, re.DOTALL):
         return (
@@ -165,8 +171,6 @@ def _no_route() -> str:
         re.DOTALL,
     ):
         return "There is no such route: a project holds no slash."
-    if "//" in request.path or (request.path.endswith("/") and request.path != "/"):
-        return "There is no such route: the path has an empty segment."
     return "There is no such route."
 
 

@@ -51,8 +51,9 @@ ENTRY_RULE = (
 )
 
 _KEY = re.compile(r"pg_(?:live|test)_[A-Za-z0-9]{32,}\Z")
-# With underscores, so that of two keys without a space between them nothing is left.
-_KEY_WITHIN = re.compile(r"(pg_(?:live|test)_)[A-Za-z0-9_]{16,}")
+# Also the first half of one; and of two without a space between them nothing is left. It is no name
+# such as pg_test_connection_pool.
+_KEY_WITHIN = re.compile(r"(pg_(?:live|test)_)[A-Za-z0-9]{16,}(?:_(?:live|test)_[A-Za-z0-9]*)*")
 _ROLES = {role.value: role for role in Role}
 # A benchmark pattern may hold commas, so only a comma before `role:` ends an entry.
 _ENTRY_END = re.compile(rf"\s*,\s*(?=(?:{'|'.join(_ROLES)}):)")

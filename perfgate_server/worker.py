@@ -107,15 +107,21 @@ class _Client(socket.socket):
 
     def start_clock(self) -> None:
         """Give the client its time anew: a request begins."""
+        self.is_late = False
         self._until = time.monotonic() + self._patience
         self._owed = _QUOTA
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         left = self._until - time.monotonic()
-        if left <= 0:
+        self.is_late = left <= 0
+        if self.is_late:
             raise TimeoutError("the request did not come in time")
         self._let_wait(socket.SO_RCVTIMEO, left)
-        received = super().recv(size, flags)
+        try:
+            received = super().recv(size, flags)
+        except BlockingIOError:
+            self.is_late = True
+            raise
         self._owed -= len(received)
         if self._owed <= 0:
             self.start_clock()
@@ -277,10 +283,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
     def handle_request(self, req: Any, conn: Any) -> Any:
         if self._has_too_many():
             req.force_close()  # with its answer, which says so
-        elif _has_much_unread(req):
+        elif _is_unread(req):
             # Asked again when the answer's head is written: the application has read what it wants.
             closes = req.should_close
-            req.should_close = lambda: closes() or _has_much_unread(req)
+            req.should_close = lambda: closes() or _is_unwanted(req, conn.sock)
         return super().handle_request(req, conn)
 
     def _has_too_many(self) -> bool:
@@ -375,12 +381,18 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
             logger.debug("the client is gone: %s", error, extra=fields)
 
 
-def _has_much_unread(req: Any) -> bool:
-    """Tell whether more of the body is unread than gunicorn would read to keep the connection: it
-    would wait five seconds for that, with a thread, and then close what it said it kept."""
+def _is_unread(req: Any, least: int = 1) -> bool:
+    """Tell whether so many bytes of the body have not been read."""
     reader = req.body.reader
-    # Of a chunked body nobody knows how much; gunicorn has a parser as long as there is more.
-    return getattr(reader, "length", 0) >= _MOST_DRAINED or bool(getattr(reader, "parser", None))
+    # Of a chunked body nobody knows how many; gunicorn has a parser as long as there is more.
+    return getattr(reader, "length", 0) >= least or bool(getattr(reader, "parser", None))
+
+
+def _is_unwanted(req: Any, sock: Any) -> bool:
+    """Tell whether a body's rest does not come, or is more than gunicorn would read to keep the
+    connection: it would wait five seconds for that, with a thread, and then close what it said it
+    kept."""
+    return getattr(sock, "is_late", False) or _is_unread(req, _MOST_DRAINED)
 
 
 def _possible_clients(settings: Any) -> int:

@@ -86,9 +86,16 @@ def test_a_script_can_tell_what_is_missing(api: Api) -> None:
         ("other/latest", "benchmark"),
         ("other/versions", "benchmark"),
         ("b/versions/v2", "version"),
+        ("other/versions/v1", "benchmark"),
     ):
         error = fails(api.get(f"/projects/p/baselines/{path}"), 404)
         assert error["details"] == {"missing": missing}, path
+    for benchmark, missing in (("b", "version"), ("other", "benchmark")):
+        for answer in (
+            api.delete("v2", benchmark),
+            api.promote("v2", "v3", benchmark),
+        ):
+            assert fails(answer, 404)["details"] == {"missing": missing}
 
 
 def test_a_benchmark_alone_is_told_what_there_is(api: Api) -> None:
@@ -254,7 +261,8 @@ def test_roles_and_routes(
         answer = api(method, path, role=role, json=BODIES[body])
         assert (answer.status_code == 403) == refused, answer.text
         if refused:
-            assert fails(answer, 403)["code"] == "FORBIDDEN"
+            error = fails(answer, 403)
+            assert (error["code"], error["details"]) == ("FORBIDDEN", {"denied": "role"})
 
 
 def test_every_route_under_projects_asks_for_a_permission(
@@ -508,7 +516,13 @@ def test_forwarded_headers_are_believed_only_for_as_many_hops_as_told(
     behind = Api(create(replace(config, trusted_proxies=1)).test_client())
     location = behind.put("b", "v2", headers=forwarded).headers["Location"]
     assert location == "/perf/projects/p/baselines/b/versions/v2"
-    for prefix, encoded in (("/a b", "/a%20b"), ("/prüf", "/pr%C3%BCf")):
+    for prefix, encoded in (
+        ("/a b", "/a%20b"),
+        ("/prüf", "/pr%C3%BCf"),
+        ("perf", "/perf"),
+        ("//evil.example", "/evil.example"),
+        ("https://evil.example", "/https://evil.example"),
+    ):
         sent = {"X-Forwarded-Prefix": prefix.encode().decode("latin-1")}
         location = behind.put("b", "v2", headers=sent).headers["Location"]
         assert location == f"{encoded}/projects/p/baselines/b/versions/v2"

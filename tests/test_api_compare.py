@@ -250,6 +250,7 @@ def test_an_option_is_given_once(quick: Api) -> None:
         (b'{"receipt": "\\u0000"}', "body"),
         (b"[]", "receipt"),
         (b'{"receipt": null}', "receipt"),
+        (b'{"options": {"gate": true}}', "receipt"),
         (b'{"receipt": [], "options": {}}', "receipt"),
     ],
 )

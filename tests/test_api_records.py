@@ -106,7 +106,8 @@ def test_a_bare_receipt_can_be_put_back(api: Api) -> None:
 def test_delete_can_be_made_conditional(api: Api) -> None:
     tag = api.upload().headers["ETag"]
     for other in ('"x"', f"W/{tag}", '"sha256:0", "y"'):
-        assert "If-Match" in fails(api.delete(headers={"If-Match": other}), 412)["message"]
+        error = fails(api.delete(headers={"If-Match": other}), 412)
+        assert error["details"] == {"header": "If-Match"}
     assert api.get(VERSION).status_code == 200
     assert api.delete(headers={"If-Match": f'"x", {tag}'}).status_code == 200
     fails(api.delete(headers={"If-Match": "*"}), 404)
@@ -179,6 +180,23 @@ def test_receipts_stand_in_a_list_only_when_asked_for(api: Api) -> None:
     for no in ("", "?include_receipt=false", "?include_receipt=0"):
         (entry,) = api.list(no).json["baselines"]
         assert "receipt" not in entry
+
+
+def test_a_walk_by_offset_sees_all_of_pages_that_end_early(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The perfgate client does not follow links."""
+    monkeypatch.setattr("perfgate_server.storage.base.MAX_PAGE_BYTES", 1000)
+    versions = [f"v{number}" for number in range(7)]
+    for version in versions:
+        api.put("b", version)
+    seen, offset, more = [], 0, True
+    while more:
+        page = api.list(f"?limit=5&include_receipt=true&offset={offset}").json
+        seen += [entry["version"] for entry in page["baselines"]]
+        offset += page["pagination"]["limit"]
+        more = page["pagination"]["has_more"]
+    assert seen == versions[::-1]
 
 
 def test_an_empty_project_is_an_empty_list(api: Api) -> None:

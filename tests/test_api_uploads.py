@@ -26,6 +26,7 @@ def test_an_envelope_wants_to_be_called_json(api: Api, kind: str | None) -> None
     body = json.dumps(BODIES["upload"])
     for path in ("/projects/p/baselines", "/projects/p/baselines/b/promote"):
         error = fails(api("POST", path, data=body, content_type=kind), 415)
+        assert error["details"] == {"header": "Content-Type"}
         assert "-H 'Content-Type: application/json'" in error["message"]
 
 
@@ -56,6 +57,7 @@ def test_a_body_over_the_limit_is_413(api: Api) -> None:
     body = json.dumps(receipt(padding="x" * 2**20))
     error = fails(api("PUT", VERSION, data=body), 413)
     assert error["code"] == "PAYLOAD_TOO_LARGE" and "1048576" in error["message"]
+    assert error["details"] == {"limit": 2**20}
 
 
 def test_an_upload_waits_for_the_storage_without_what_it_was_parsed_to(
@@ -81,7 +83,9 @@ def test_an_upload_waits_for_the_storage_without_what_it_was_parsed_to(
 @pytest.mark.parametrize("encoding", ["gzip", "br"])
 def test_a_compressed_body_is_refused(api: Api, encoding: str) -> None:
     error = fails(api.put(headers={"Content-Encoding": encoding}), 415)
-    assert "Content-Encoding" in error["message"]
+    assert error["details"] == {"header": "Content-Encoding"}
+    error = fails(api.put(headers={"Transfer-Encoding": f"{encoding}, chunked"}), 415)
+    assert error["details"] == {"header": "Transfer-Encoding"}
     assert api.put(headers={"Content-Encoding": "identity"}).status_code == 201
     assert api.put(headers={"Content-Encoding": ""}).status_code == 200
 
@@ -98,6 +102,15 @@ def test_a_receipt_and_an_envelope_in_each_others_place_are_told_apart(api: Api)
     assert "PUT" in error["message"]
     error = fails(api("PUT", VERSION, json=BODIES["upload"]), 400, "receipt")
     assert "POST" in error["message"]
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST"])
+def test_a_record_is_no_receipt(api: Api, method: str) -> None:
+    """What `latest` answers is near at hand; also for a comparison."""
+    api.upload()
+    record = api.get("/projects/p/baselines/b/latest").json
+    path = VERSION if method == "PUT" else "/projects/p/baselines/b/compare"
+    assert "?receipt=only" in fails(api(method, path, json=record), 400, "receipt")["message"]
 
 
 def test_no_message_echoes_a_key(api: Api) -> None:
@@ -429,6 +442,7 @@ def test_if_none_match_star_makes_an_existing_version_412(api: Api) -> None:
     star = {"headers": {"If-None-Match": "*"}}
     assert api.put(**star).status_code == 201
     error = fails(api.put(**star), 412)
+    assert error["details"] == {"header": "If-None-Match"}
     assert error["code"] == "PRECONDITION_FAILED" and "is there already" in error["message"]
     assert api.put().status_code == 200
 

@@ -124,4 +124,11 @@ def test_generated_keys_are_well_formed_and_differ() -> None:
 
 def test_nothing_is_left_of_two_keys_without_a_space_between_them() -> None:
     key = "pg_live_" + "K" * 32
-    assert "K" not in keys.redact(f"/{key}{key}/")
+    for text in (key, key + key, key * 3, key[:24], f"{key}_{key}", f"{key}pg_live_", f"x{key}"):
+        assert "K" not in keys.redact(f"/{text}/")
+
+
+def test_a_name_that_begins_like_a_key_stays_whole() -> None:
+    name = "pg_test_connection_pool_exhaustion/of_pg_live_15"
+    assert keys.redact(name) == name
+    assert keys.parse(f"viewer:{KEY}:web:{name}").sees(name)

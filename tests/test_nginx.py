@@ -11,6 +11,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from postgres_server import Postgres
@@ -113,6 +114,18 @@ def test_slow_clients_are_nginxs_to_buffer(behind: Server) -> None:
             stack.enter_context(slow).sendall(head + b"{")
         for turn in range(10):
             assert behind.put("honest", f"v{turn}") == 201
+
+
+def test_a_long_filter_comes_back_in_the_link(behind: Server) -> None:
+    tags = ["ü" * 60 + str(number) for number in range(10, 30)]
+    query = "&".join(f"tag={quote(tag)}" for tag in tags)
+    for version in ("v1", "v2"):
+        path = f"/projects/p/baselines/t/versions/{version}?{query}"
+        assert behind.request("PUT", path, json.dumps(receipt()))[0] == 201
+    path = f"/projects/p/baselines?limit=1&tags={quote(','.join(tags))}"
+    status, headers, _ = behind.request("GET", path)
+    assert len(path) > 7000
+    assert (status, len(headers["link"]) > 7000) == (200, True)
 
 
 def test_of_two_servers_on_one_database_one_may_die(postgres: Postgres, tmp_path: Path) -> None:

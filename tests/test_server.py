@@ -655,6 +655,7 @@ def test_clients_that_stop_in_the_middle_hold_their_threads_only_so_long(tmp_pat
         assert time.monotonic() - began < 10
         answers = [connection.recv(65536) for connection in stalled]
         assert [answer[:13] for answer in answers] == [b"", b"HTTP/1.1 408 "] * 2
+        assert b"\r\nConnection: close\r\n" in answers[1]
         assert "Traceback" not in server.log
         for connection in stalled:
             connection.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from flask import Blueprint, Response, g, request, url_for
@@ -168,6 +169,9 @@ def list_baselines(project: str) -> Response:
     listing = requests.storage().list(project, filters, page, deadline=g.deadline)
     if page.receipts:
         entries: Iterable[bytes] = _with_receipts(listing.baselines)
+        if listing.has_more:
+            # It may have been cut: who goes on by offset adds what the answer calls the limit.
+            page = replace(page, limit=len(listing.baselines))
     else:
         entries = responses.entries(map(records.summary, listing.baselines))
     return responses.listed("baselines", entries, listing, page, parameters)
@@ -222,12 +226,16 @@ def _put() -> dict[str, Any]:
     """Return what came by PUT as an envelope."""
     sent = jsonio.loads(requests.body())
     envelope = _put_envelope()
-    if isinstance(sent, dict) and "receipt" in sent:
-        if sent.get("schema") == schemas.RECORD_SCHEMA:
-            raise bad_request({"receipt": _RECORD_RULE})
-        if "schema" not in sent:
-            raise bad_request({"receipt": "Must be the receipt itself; an envelope is for POST."})
+    check_receipt(sent)
+    if isinstance(sent, dict) and "receipt" in sent and "schema" not in sent:
+        raise bad_request({"receipt": "Must be the receipt itself; an envelope is for POST."})
     return envelope | _put_schema.load({"receipt": sent})
+
+
+def check_receipt(sent: Any) -> None:
+    """Raise 400 for a record where a receipt should be, as it comes back from a `latest`."""
+    if isinstance(sent, dict) and sent.get("schema") == schemas.RECORD_SCHEMA:
+        raise bad_request({"receipt": _RECORD_RULE})
 
 
 def _put_envelope() -> dict[str, Any]:
@@ -302,8 +310,8 @@ def _stored(
         benchmark=baseline.benchmark,
         version=baseline.version,
     )
-    # Under a proxy's prefix, which may hold what a header must not.
-    headers = {"ETag": f'"{tag}"', "Location": iri_to_uri(location)}
+    # Under a proxy's prefix, which may hold what a header must not, or lead elsewhere.
+    headers = {"ETag": f'"{tag}"', "Location": f"/{iri_to_uri(location).lstrip('/')}"}
     return responses.json(answer, 201 if created else 200, headers)
 
 

@@ -11,7 +11,7 @@ from flask import Blueprint, Response, g, request
 from perfgate_server import jsonio, record_schemas, records, schemas, summaries
 from perfgate_server.auth import check_permission, enforce, requires
 from perfgate_server.blueprints import requests, responses
-from perfgate_server.blueprints.baselines import BENCHMARK
+from perfgate_server.blueprints.baselines import BENCHMARK, check_receipt
 from perfgate_server.compare_query import COMPARE_QUERY, pairs_of, per_metric
 from perfgate_server.errors import bad_request
 from perfgate_server.gate import render
@@ -71,6 +71,9 @@ def _asked(pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, Any]
         if sent.get("options") is not None:
             pairs = pairs + pairs_of(sent["options"])
         sent = sent["receipt"]
+    elif isinstance(sent, dict) and "options" in sent and "schema" not in sent:
+        raise bad_request({"receipt": "Must be given, beside `options`."})
+    check_receipt(sent)
     receipt = _receipt_schema.load({"receipt": sent})["receipt"]
     return receipt, requests.query(COMPARE_QUERY, pairs) if pairs else _defaults, ignored
 

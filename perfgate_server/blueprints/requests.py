@@ -31,8 +31,10 @@ def body() -> bytes:
     limit), 408 when it does not come in time, 400 when it breaks off, 415 for a compressed one.
     """
     limit = _check_length()
-    if (request.headers.get("Content-Encoding") or "identity").lower() != "identity":
-        raise ApiError(415, "The body must be sent plain, without a Content-Encoding.")
+    for header, plain in (("Content-Encoding", "identity"), ("Transfer-Encoding", "chunked")):
+        if (request.headers.get(header) or plain).lower() != plain:
+            message = f"The body must be sent plain: not with this {header}."
+            raise ApiError(415, message, {"header": header})
     chunks, size = [], 0
     try:
         stream = get_input_stream(request.environ)
@@ -64,6 +66,7 @@ def json_body() -> Any:
             415,
             f"The body must be sent as JSON, not as {kind or 'nothing'}:"
             " -H 'Content-Type: application/json'.",
+            {"header": "Content-Type"},
         )
     return jsonio.loads(body())
 
@@ -86,7 +89,8 @@ def _check_length() -> int:
 
 
 def _too_large(limit: int) -> ApiError:
-    return ApiError(413, f"The body is over {limit} bytes, the limit of this server.")
+    message = f"The body is over {limit} bytes, the limit of this server."
+    return ApiError(413, message, {"limit": limit})
 
 
 def _broken() -> ApiError:

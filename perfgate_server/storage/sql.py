@@ -19,6 +19,7 @@ from perfgate_server.storage.base import (
     Counts,
     Filters,
     Listing,
+    NotFound,
     Outcome,
     Page,
     Precondition,
@@ -101,7 +102,7 @@ class SqlStorage:
             if source is None:
                 if target is not None and promotion.may_have_made(target):
                     return target, False
-                raise no_version(project, benchmark, promotion.from_version)
+                raise self._missing(db, project, benchmark, promotion.from_version)
             normal = promotion.normalize(source.receipt or b"") if promotion.normalize else None
             new = promotion.result(source, normal.content_hash if normal else source.content_hash)
             if target is not None:
@@ -119,8 +120,8 @@ class SqlStorage:
     ) -> Baseline:
         with self._engine.single(deadline) as db:
             found = self._find(db, project, benchmark, version, receipt=receipt)
-        if found is None:
-            raise no_version(project, benchmark, version)
+            if found is None:
+                raise self._missing(db, project, benchmark, version)
         return found
 
     def latest(self, project: str, benchmark: str, *, receipt: bool, deadline: float) -> Baseline:
@@ -147,7 +148,7 @@ class SqlStorage:
         with self._engine.writing(project, benchmark, deadline) as db:
             stored = self._find(db, project, benchmark, version)
             if stored is None:
-                raise no_version(project, benchmark, version)
+                raise self._missing(db, project, benchmark, version)
             if precondition is not None and not precondition(stored):
                 raise PreconditionFailed
             receipt_id = receipt_id_of(db, stored)
@@ -177,16 +178,12 @@ class SqlStorage:
 
     def history(self, project: str, benchmark: str, page: Page, *, deadline: float) -> Listing:
         with self._engine.reading(deadline) as db:
-            row = db.execute(
-                """SELECT seq FROM baselines WHERE project = ? AND benchmark = ?
-                   ORDER BY seq DESC LIMIT 1""",
-                (project, benchmark),
-            ).fetchone()
-            if row is None:
+            newest = self._newest(db, project, benchmark)
+            if newest is None:
                 raise no_benchmark(project, benchmark)
             selection = select(db, self._engine, project, Filters(benchmark=benchmark))
             assert selection is not None  # only what is visible can make it so
-            return replace(self._page(db, project, selection, page), current=row[0])
+            return replace(self._page(db, project, selection, page), current=newest)
 
     # -- comparing
 
@@ -329,6 +326,21 @@ class SqlStorage:
     ) -> Baseline | None:
         where = "WHERE b.project = ? AND b.benchmark = ? AND b.version = ?"
         return self._one(db, where, (project, benchmark, version), receipt)
+
+    def _newest(self, db: Session, project: str, benchmark: str) -> int | None:
+        """Return the sequence of a benchmark's newest record."""
+        row = db.execute(
+            """SELECT seq FROM baselines WHERE project = ? AND benchmark = ?
+               ORDER BY seq DESC LIMIT 1""",
+            (project, benchmark),
+        ).fetchone()
+        return None if row is None else int(row[0])
+
+    def _missing(self, db: Session, project: str, benchmark: str, version: str) -> NotFound:
+        """Return what to raise for a version that is not there: perhaps there is no benchmark."""
+        if self._newest(db, project, benchmark) is None:
+            return no_benchmark(project, benchmark)
+        return no_version(project, benchmark, version)
 
     # -- pages
 
