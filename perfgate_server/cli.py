@@ -20,6 +20,7 @@ from perfgate_server.config import (
     option_of,
     without_password,
 )
+from perfgate_server.files import whole
 from perfgate_server.storage.base import CannotOpen, StorageError
 from perfgate_server.version import VERSION
 
@@ -150,19 +151,20 @@ def export_command(context: click.Context, /, file: str | None, **options: str |
     """Write every baseline and verdict as NDJSON to FILE or (without it, or for -) to standard
     output.
 
-    The server may run meanwhile: what is written is the state of one moment.
+    The server may run meanwhile: what is written is the state of one moment. FILE must not exist;
+    it gets its name once it is complete.
     """
     from perfgate_server import transfer
 
     with contextlib.ExitStack() as stack:
         config = _storage_config(context, options)
         storage = stack.enter_context(_opened(config, create=False))
-        try:
-            out: BinaryIO = (
-                sys.stdout.buffer if file in (None, "-") else stack.enter_context(open(file, "xb"))
-            )
-        except OSError as error:
-            raise ConfigError(f"cannot write {file}: {error.strerror}") from None
+        out: BinaryIO = sys.stdout.buffer
+        if file is not None and file != "-":
+            try:
+                out = stack.enter_context(stack.enter_context(whole(Path(file))).open("xb"))
+            except OSError as error:
+                raise ConfigError(f"cannot write {file}: {error.strerror}") from None
         counts = storage.counts(deadline=_soon())
         total = counts.baselines + counts.verdicts
         progress = stack.enter_context(_progress("exporting", total))

@@ -32,6 +32,9 @@ _CODES = {
 #: The headers that a page of another origin may read, of errors too.
 EXPOSED = "ETag, Link, Location, Perfgate-Baseline, Perfgate-Verdict, Retry-After, X-Request-ID"
 
+#: What a client is told of a fault of ours.
+FAILED = "The server failed; its log knows why, under this request id."
+
 #: Seconds after which a client may try again what was answered 503.
 RETRY_AFTER = 1
 
@@ -176,5 +179,4 @@ def _no_route() -> str:
 
 def _unexpected(error: Exception) -> Response:
     logger.error("unexpected error", exc_info=error, extra={"request_id": g.request_id})
-    message = "The server failed; its log knows why, under this request id."
-    return _answer(ApiError(500, message))
+    return _answer(ApiError(500, FAILED))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import random
@@ -84,9 +85,23 @@ class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn is not typed
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
     def handle_hup(self) -> None:
-        """Replace the workers one after the other, and say what that does not do."""
+        """Replace the workers, but for the one that is all there is of storage `memory`."""
         logger.warning("SIGHUP: keys and settings are read at start alone; restart to change them")
-        super().handle_hup()
+        if not self._keeps_memory():
+            super().handle_hup()
+
+    def handle_ttin(self) -> None:
+        if self._keeps_memory():
+            logger.warning("SIGTTIN: there is one worker; storage memory lives in one process")
+        else:
+            super().handle_ttin()
+
+    def handle_usr2(self) -> None:
+        """Start no second server beside this one: it could not bind the same address."""
+        logger.warning("SIGUSR2: there is no second server beside this one; restart it")
+
+    def _keeps_memory(self) -> bool:
+        return bool(self.app.app.extensions["perfgate"].config.storage_type == "memory")
 
     def handle_int(self) -> None:
         """Stop on Ctrl-C as on SIGTERM: the requests in flight are finished."""
@@ -101,8 +116,10 @@ def run_server(config: ServerConfig) -> None:
     """
     config, key = config.with_some_key()
     configure_logs(config)
-    app = create_app(config)
+    # In this order: who cannot serve changes no database, and nobody waits for a migration.
     listener = _bind(config.bind, config.port)
+    app = create_app(config)
+    _listen(listener, config)
     url = _url(listener)
     if key is not None:
         announce_key(key, url)
@@ -112,11 +129,21 @@ def run_server(config: ServerConfig) -> None:
         "on_exit": _log_stop,
     }
     parent = os.getpid()
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         _Arbiter(_Application(app, settings)).run()
     except SystemExit as stop:
         if stop.code or os.getpid() != parent:  # a failure, or the end of a forked worker
             raise
+    finally:
+        if os.getpid() == parent:
+            # gunicorn's own would swallow each signal from here on.
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
+#: The signals that gunicorn handles.
+_SIGNALS = [*Arbiter.SIGNALS, signal.SIGCHLD]
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -129,13 +156,23 @@ def _bind(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(2048)
     except (OSError, UnicodeError) as error:
         if listener is not None:
             listener.close()
-        reason = error.strerror if isinstance(error, OSError) else "it is no host name"
-        raise ConfigError(f"cannot listen on {host} port {port}: {reason}") from None
+        raise _cannot_listen(host, port, error) from None
     return listener
+
+
+def _listen(listener: socket.socket, config: ServerConfig) -> None:
+    try:
+        listener.listen(2048)
+    except OSError as error:  # another that was bound here too was the first to listen
+        raise _cannot_listen(config.bind, config.port, error) from None
+
+
+def _cannot_listen(host: str, port: int, error: Exception) -> ConfigError:
+    reason = error.strerror if isinstance(error, OSError) else "it is no host name"
+    return ConfigError(f"cannot listen on {host} port {port}: {reason}")
 
 
 def _url(listener: socket.socket) -> str:
@@ -226,8 +263,10 @@ def create_wsgi_app() -> Flask:
         sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
 
+@functools.cache
 def wsgi_settings() -> dict[str, Any]:
-    """Return gunicorn's settings for gunicorn.conf.py.
+    """Return gunicorn's settings for gunicorn.conf.py, which it reads again at a SIGHUP: what is
+    wrong then would end it, and what is new could not be had, for the application stays.
 
     What would keep the application from starting ends the process here, with one line and exit
     status 2: later, gunicorn would answer it with a traceback, or start workers for ever.

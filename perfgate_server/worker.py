@@ -22,7 +22,7 @@ from gunicorn.http import errors as http
 from gunicorn.workers.gthread import ThreadWorker
 from werkzeug.http import HTTP_STATUS_CODES
 
-from perfgate_server.errors import EXPOSED, envelope
+from perfgate_server.errors import EXPOSED, FAILED, envelope
 
 logger = logging.getLogger(__name__)
 
@@ -160,6 +160,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         # Ctrl-C reaches the whole process group; the master tells the workers how to stop.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+
+    def is_parent_alive(self) -> bool:
+        """Tell whether the main process is there: without it this one stops, as when told to."""
+        is_alive = bool(super().is_parent_alive())
+        if not is_alive:  # else it may be false by now, of a signal
+            self.alive = False
+        return is_alive
 
     def set_accept_enabled(self, enabled: bool) -> None:
         super().set_accept_enabled(enabled and time.monotonic() >= self._accepts_at())
@@ -412,7 +419,7 @@ def _refusal(exc: Exception) -> tuple[int, str]:
     for kind, refusal in _REFUSALS.items():
         if isinstance(exc, kind):
             return refusal
-    return 500, "The server failed; its log knows why, under this request id."
+    return 500, FAILED
 
 
 def _raw_answer(status: int, message: str, request_id: str, cors: bool) -> bytes:

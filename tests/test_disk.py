@@ -20,7 +20,18 @@ from typing import Any
 
 import pytest
 from postgres_server import own_postgres
-from support import Server, perfgate_server, program, receipt, serving, soon, stored, wait_for
+from support import (
+    ROOT,
+    Server,
+    environment,
+    perfgate_server,
+    program,
+    receipt,
+    serving,
+    soon,
+    stored,
+    wait_for,
+)
 
 from perfgate_server.storage import open_storage, sqlite_file
 from perfgate_server.storage.base import CannotOpen, Unavailable
@@ -114,6 +125,37 @@ def test_postgres_on_a_full_disk(small_disk: Path) -> None:
                 ballast.write_bytes(b"x" * 2**20)
                 fill_and_free(server, ballast.unlink)
         postgres.execute("DROP TABLESPACE small")
+
+
+#: A mount namespace in which no file can be made in any folder for temporary ones.
+READ_ONLY = """for folder in /tmp /var/tmp; do
+    mount --bind $folder $folder && mount -o remount,ro,bind $folder || exit 77
+done
+cd /tmp && exec "$@"
+"""
+UPLOADS = """import sys
+from support import soon, stored
+from perfgate_server.storage import open_storage
+storage = open_storage("sqlite", sys.argv[1], timeout=20, pool_size=1)
+for number in range(1500):
+    storage.create(*stored(f"b{number % 30}", f"v{number}"), deadline=soon())
+"""
+
+
+def test_uploads_need_no_room_for_temporary_files() -> None:
+    """A container may have none, and SQLite writes there what a statement may have to undo."""
+    variables = environment(PYTHONPATH=str(ROOT / "tests"), SQLITE_TMPDIR="/tmp", TMPDIR="/tmp")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        uploads = [program("python"), "-c", UPLOADS, f"{folder}/perfgate.db"]
+        result = subprocess.run(
+            ["unshare", "-m", "sh", "-c", READ_ONLY, "sh", *uploads],
+            capture_output=True,
+            text=True,
+            env=variables,
+        )
+    if result.returncode in (1, 77) and "Traceback" not in result.stderr:
+        pytest.skip("needs the right to mount")
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_a_full_disk_at_start_is_said(small_disk: Path) -> None:

@@ -125,11 +125,13 @@ def test_as_a_library(tmp_path: Path) -> None:
         f" database_url='perfgate.db').api_key('{KEYS['admin']}', Role.ADMIN)"
         f".api_key('{KEYS['contributor']}', Role.CONTRIBUTOR)\n"
         "run_server(config)\n"
-        "print('after', file=__import__('sys').stderr)"
+        "import signal, sys\n"
+        "print('after', file=sys.stderr)\n"
+        "signal.raise_signal(signal.SIGTERM)"
     )
     with serving([program("python"), "-c", code], tmp_path) as server:
         drive(server)
-        assert server.stop() == 0
+        assert server.stop() == -signal.SIGTERM  # by now it is the caller's again
         assert server.log.endswith("after\n")
     assert (tmp_path / "perfgate.db").is_file()
 
@@ -218,8 +220,12 @@ def test_what_is_wrong_is_one_line_and_status_2(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_port_in_use_is_one_line_and_status_2(server: Server) -> None:
-    result = run("--bind", "127.0.0.1", "--port", str(server.port))
+def test_a_port_in_use_is_one_line_and_status_2(server: Server, tmp_path: Path) -> None:
+    """And the database of whoever listens there is not upgraded behind its back."""
+    database = str(tmp_path / "perfgate.db")
+    storage = ("--storage-type", "sqlite", "--database-url", database)
+    result = run("--bind", "127.0.0.1", "--port", str(server.port), *storage)
+    assert not (tmp_path / "perfgate.db").exists()
     assert result.returncode == 2
     assert result.stderr == (
         f"Error: cannot listen on 127.0.0.1 port {server.port}: Address already in use\n"
@@ -802,6 +808,50 @@ def test_a_hangup_replaces_the_workers_and_says_what_it_does_not(tmp_path: Path)
         wait_for(lambda: "keys and settings are read at start alone" in server.log, "the line")
         assert server.put("b", "v2") == 201
         server.stop()
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGTTIN", "SIGUSR2"])
+def test_no_signal_loses_what_is_in_memory(tmp_path: Path, name: str) -> None:
+    """Another process would have a memory of its own."""
+    with serving(perfgate_server(), tmp_path) as server:
+        assert server.put("b", "v1") == 201
+        before = server.workers()
+        server.process.send_signal(signal.Signals[name])
+        wait_for(lambda: f"{name}: " in server.log, "the line")
+        server.process.send_signal(signal.SIGUSR1)  # the main process has done with the other
+        assert [server.request("GET", LATEST)[0] for _ in range(20)] == [200] * 20
+        assert server.workers() == before
+        assert server.stop() == 0
+
+
+def test_gunicorn_survives_a_hangup_whatever_its_keys_are_by_then(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(EVERY_KEY.replace(",", "\n"))
+    port = free_port()
+    variables = {"PERFGATE_API_KEYS_FILE": str(keys), "PERFGATE_PORT": str(port)}
+    variables |= {"PERFGATE_DATABASE_URL": str(tmp_path / "p.db"), "PERFGATE_BIND": "127.0.0.1"}
+    command = [program("gunicorn"), "wsgi:app"]
+    with serving(command, tmp_path, port=port, cwd=ROOT, **variables) as server:
+        before = set(server.workers())
+        keys.write_text("nonsense")
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: server.workers() and not before & set(server.workers()), "new workers")
+        wait_for(lambda: _accepts(server), "one that listens")
+        assert server.put("b", "v1") == 201
+        assert server.stop() == 0
+
+
+def test_workers_whose_main_process_was_killed_stop_at_once(tmp_path: Path) -> None:
+    """The port is free for another server, and nobody waits in a queue that nobody serves."""
+    with sqlite_server(tmp_path, "--workers", "2") as server:
+        kept = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+        kept.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert kept.recv(65536).startswith(b"HTTP/1.1 200 ")
+        server.process.kill()
+        began = time.monotonic()
+        wait_for(lambda: not _accepts(server), "the end of listening")
+        assert time.monotonic() - began < 10
+        kept.close()
 
 
 def test_a_heartbeat_goes_where_something_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:

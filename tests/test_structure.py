@@ -17,6 +17,7 @@ PACKAGE = ROOT / "perfgate_server"
 ALLOWED = {
     "names": set(),
     "version": set(),
+    "files": set(),
     "columns": set(),
     "jsonio": {"columns"},
     "gate": {"gate", "names", "summaries", "version"},
@@ -27,7 +28,7 @@ ALLOWED = {
     "queries": {"names", "record_schemas", "schemas"},
     "compare_query": {"names", "queries", "schemas"},
     "config": {"keys"},
-    "storage": {"storage", "migrations", "names"},
+    "storage": {"files", "storage", "migrations", "names"},
     "records": {"jsonio", "schemas", "storage", "summaries"},
     "lean": set(),
     "errors": {"jsonio", "keys", "lean", "schemas", "storage"},
@@ -54,7 +55,7 @@ ALLOWED = {
     "worker": {"errors"},
     "server": {"app", "config", "logs", "storage", "worker"},
     "transfer": {"jsonio", "record_schemas", "records", "schemas", "storage"},
-    "cli": {"config", "server", "storage", "transfer", "version"},
+    "cli": {"config", "files", "server", "storage", "transfer", "version"},
     "__main__": {"cli"},
     "__init__": {"app", "config", "keys", "server", "storage"},
 }

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from conftest import BACKENDS
 from postgres_server import Postgres
@@ -31,6 +32,7 @@ from test_storage import keep, listed, promotion
 from test_storage_verdicts import add, verdict
 
 from perfgate_server import jsonio, transfer
+from perfgate_server.files import whole
 from perfgate_server.record_schemas import STATUSES
 from perfgate_server.records import etag_of, exported_verdict
 from perfgate_server.storage import Storage, open_storage
@@ -454,6 +456,45 @@ def test_an_export_never_takes_the_place_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("mine")
     assert run("export", "precious", folder=tmp_path).returncode == 2
     assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_an_export_that_is_interrupted_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would end at a line, and look like all there is."""
+    from perfgate_server.cli import command
+
+    sqlite_file(tmp_path).close()
+    arguments = ["export", "--database-url", str(tmp_path / "perfgate.db")]
+
+    def interrupted(_: Storage, out: Any, __: Any) -> Any:
+        out.write(b"{}\n")
+        out.flush()
+        assert not (tmp_path / "all.ndjson").exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(transfer, "export", interrupted)
+    with pytest.raises(click.Abort):
+        command.main([*arguments, str(tmp_path / "all.ndjson")], standalone_mode=False)
+    assert not [*tmp_path.glob("all.ndjson*")]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_gets_its_name_once_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    target = tmp_path / "file"
+    with whole(target) as partial:
+        partial.write_text("all of it")
+        assert not target.exists()
+    assert (target.read_text(), list(tmp_path.iterdir())) == ("all of it", [target])
+    with pytest.raises(FileExistsError), whole(target):
+        pytest.fail("it has a name already")
 
 
 def test_a_dash_is_standard_output_as_it_is_standard_input(tmp_path: Path) -> None:

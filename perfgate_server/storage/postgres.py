@@ -31,6 +31,8 @@ RECONNECT_TIMEOUT = 5.0
 #: Seconds after which who waits for a connection asks for it anew. The pool that has given up to
 #: connect tries again when it is asked, and not for those who asked before.
 _ASK_ANEW = 1.0
+#: Seconds between two attempts to begin, when a new connection was lost at once too.
+_PAUSE = 0.25
 #: Seconds that a start waits for a lock, as while another migrates, time and again: all who come
 #: after it wait behind it, also those who only read. And the pause between.
 _LOCK_TIMEOUTS, _LOCK_PAUSE = (1, 2, 4, 8, 16, 32), 1.0
@@ -180,6 +182,7 @@ class PostgresEngine:
         That is also the check of a connection that has lain in the pool: one that the server
         has closed since is replaced, as often as there is time.
         """
+        pause = 0.0
         while True:
             left = deadline - time.monotonic()
             try:
@@ -199,6 +202,9 @@ class PostgresEngine:
                 _give_back(pool, connection)
                 if not connection.closed or time.monotonic() > deadline:
                     raise Unavailable(f"PostgreSQL: {_reason(error)}") from error
+                # A new one is lost as fast where a PgBouncer stands before no database.
+                time.sleep(pause)
+                pause = _PAUSE
             else:
                 return connection
 
@@ -279,6 +285,7 @@ def _upgrade(options: dict[str, Any], create: bool, lock_timeout: int) -> None:
         # wrote while this waited for a lock.
         db.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
         db.execute(f"SET LOCAL lock_timeout = '{lock_timeout}s'".encode())
+        db.execute("SET LOCAL statement_timeout = 0")  # a large table takes its time
         # A standby that is away would be waited for for ever. What one lacks that takes over, the
         # next start makes.
         db.execute("SET LOCAL synchronous_commit = local")

@@ -49,6 +49,7 @@ class SqliteEngine:
         # Of a file a connection that nothing is done with: as long as there is one, the log that
         # belongs to the file is not another.
         self._anchor: sqlite_file.Connection | None = None
+        self._log: tuple[int, ...] | None = None
         self._opening = threading.Lock()
         if path is not None:
             sqlite_file.prepare(path, create)
@@ -126,7 +127,8 @@ class SqliteEngine:
         with self._opening:
             if self._anchor is None:
                 self._anchor = self._open(deadline)
-        if sqlite_file.log_identity(self._path) != self._anchor.log:
+                self._log = sqlite_file.log_identity(self._path)
+        if sqlite_file.log_identity(self._path) != self._log:
             raise Unavailable(
                 f"the log of {self._path} (-wal, -shm) is gone; stop the server to keep it"
             )
@@ -143,6 +145,7 @@ class SqliteEngine:
         return checked
 
     def _open(self, deadline: float) -> sqlite_file.Connection:
+        # For the opening: in the write-ahead log nothing waits for a lock but to write.
         left = min(self._timeout, max(0.0, deadline - time.monotonic()))
         connection = sqlite_file.connect(self._path, "rw", left)
         try:
@@ -155,7 +158,6 @@ class SqliteEngine:
                 # After a burst, give the room of the log back.
                 connection.execute(f"PRAGMA journal_size_limit = {64 * 2**20}")
                 connection.execute("SELECT 1 FROM sqlite_schema").fetchone()  # opens the log
-                connection.log = sqlite_file.log_identity(self._path)
             connection.set_progress_handler(connection.is_late, _PROGRESS_STEPS)
         except BaseException:
             connection.close()

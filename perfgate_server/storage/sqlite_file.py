@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from perfgate_server import files
 from perfgate_server.storage import migrate
 from perfgate_server.storage.base import CannotOpen, StorageError
 
@@ -29,8 +30,6 @@ class Connection(sqlite3.Connection):
     """A connection that gives up a statement once its deadline has passed."""
 
     deadline = float("inf")
-    #: The log that it writes to, as of `log_identity`.
-    log: tuple[int, ...] | None = None
 
     def is_late(self) -> bool:
         return time.monotonic() > self.deadline
@@ -90,8 +89,10 @@ def reason(error: BaseException) -> str:
 def connect(path: Path | None, mode: str, timeout: float) -> Connection:
     # Anything but the migrator opens without creating: a database that was removed must not
     # come back as an empty one.
-    target = ":memory:" if path is None else f"file:{quote(os.fsencode(path))}?mode={mode}"
-    return sqlite3.connect(
+    target = ":memory:"
+    if path is not None:
+        target = f"file://{quote(os.fsencode(path.absolute()))}?mode={mode}"
+    db = sqlite3.connect(
         target,
         uri=path is not None,
         timeout=timeout,
@@ -99,6 +100,10 @@ def connect(path: Path | None, mode: str, timeout: float) -> Connection:
         check_same_thread=False,  # a connection is lent to one thread at a time
         factory=Connection,
     )
+    # What a large statement may have to undo would go to a file in a folder for such: where there
+    # is none that can be written to, or it is full, nothing could be uploaded any more.
+    db.execute("PRAGMA temp_store = MEMORY")
+    return db
 
 
 def check_library() -> None:
@@ -225,28 +230,21 @@ def statements(sql: str) -> Iterator[str]:
 def backup(path: Path, target: Path) -> None:
     """Copy a database that may be in use to a new file, which gets its name only once it is
     complete and was found intact. Raises CannotOpen."""
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
         if not path.is_file():
             raise CannotOpen("there is no such file")
-        if os.path.lexists(target):
-            raise CannotOpen("that exists already; choose another name")
-        with closing(connect(path, "rw", OPEN_TIMEOUT)) as source:
+        with files.whole(target) as partial, closing(connect(path, "rw", OPEN_TIMEOUT)) as source:
             _check_origin(source)
             with closing(sqlite3.connect(partial)) as copy:
                 # In one step: page by page, it begins anew whenever somebody writes.
                 source.backup(copy, pages=-1)
                 copy.execute("PRAGMA journal_mode = DELETE")  # one file, not three
                 problem = check_integrity(copy)
-        if problem:
-            raise CannotOpen(f"the copy is not intact: {problem}")
-        _flush(partial)
-        os.link(partial, target)  # unlike a rename, never in the place of another file
-        _flush(target.parent)
+            if problem:
+                raise CannotOpen(f"the copy is not intact: {problem}")
     except (StorageError, sqlite3.Error, OSError) as error:
-        raise CannotOpen(f"cannot back up {path} to {target}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        why = error.strerror if isinstance(error, OSError) else error
+        raise CannotOpen(f"cannot back up {path} to {target}: {why}") from error
 
 
 def check_integrity(db: sqlite3.Connection) -> str | None:
@@ -263,11 +261,3 @@ def check(path: Path) -> str | None:
             return check_integrity(db)
     except (StorageError, sqlite3.Error, OSError) as error:
         raise CannotOpen(f"cannot open the database {path}: {error}") from error
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

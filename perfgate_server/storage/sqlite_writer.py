@@ -36,8 +36,9 @@ class _Group:
         self.db = db
         self.members = 0
         self.ended = threading.Event()
-        #: Whether it is to be committed, and if it could not be, why.
+        #: Whether it is to be committed.
         self.is_open = True
+        #: Why nothing of it is kept.
         self.failure: BaseException | None = None
 
     def fail(self, error: BaseException) -> None:
@@ -92,6 +93,8 @@ class Writer:
                     yield group.db
             finally:
                 self._leave(group)
+                # Also in the place of what the block raised, as that something is there already:
+                # what was seen may be a part of what is not kept.
                 if group.failure is not None:
                     raise Unavailable(reason(group.failure)) from group.failure
         finally:

@@ -1,0 +1,41 @@
+"""Files that have their names only once they are whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole(target: Path) -> Iterator[Path]:
+    """Yield the path of a file to make, which gets the name `target` when the block has ended and
+    the disk has it; if the block raises, nothing is left of it.
+
+    Raises OSError, whose `strerror` is for a person, also if the name is taken.
+    """
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, "that exists already; choose another name")
+    try:
+        yield partial
+        _flush(partial)
+        try:
+            os.link(partial, target)  # unlike a rename, never in the place of another file
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            os.rename(partial, target)
+        _flush(target.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
