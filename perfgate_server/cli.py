@@ -24,6 +24,9 @@ from perfgate_server.files import whole
 from perfgate_server.storage.base import CannotOpen, StorageError
 from perfgate_server.version import VERSION
 
+#: Seconds that a question about the whole of a database may take.
+_PATIENCE = 600
+
 # name of the field, metavar, help, default: the text goes to ServerConfig.load, which also reads
 # the variable, so both have one parser and one set of errors.
 _DATABASE_OPTION = (
@@ -165,7 +168,7 @@ def export_command(context: click.Context, /, file: str | None, **options: str |
                 out = stack.enter_context(stack.enter_context(whole(Path(file))).open("xb"))
             except OSError as error:
                 raise ConfigError(f"cannot write {file}: {error.strerror}") from None
-        counts = storage.counts(deadline=_soon())
+        counts = storage.counts(deadline=_deadline())
         total = counts.baselines + counts.verdicts
         progress = stack.enter_context(_progress("exporting", total))
         baselines, verdicts = transfer.export(storage, out, progress)
@@ -253,7 +256,7 @@ def check_command(context: click.Context, /, **options: str | None) -> int:
         print(f"integrity: {problem}")
         return 1
     with _opened(config, create=False) as storage:
-        counts = storage.counts(deadline=_soon())
+        counts = storage.counts(deadline=_deadline())
     if config.storage_type == "sqlite":
         print("integrity: ok")
     print(f"schema version: {counts.schema_version}")
@@ -267,8 +270,8 @@ def check_command(context: click.Context, /, **options: str | None) -> int:
     return 0
 
 
-def _soon() -> float:
-    return time.monotonic() + 600
+def _deadline() -> float:
+    return time.monotonic() + _PATIENCE
 
 
 def main() -> None:

@@ -48,7 +48,6 @@ def gunicorn_settings(config: ServerConfig) -> dict[str, Any]:
         "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,
         "pre_fork": _assign,
         "child_exit": _clear_place,
-        "post_fork": _die_young,
         "worker_exit": _close_storage,
         "control_socket_disable": True,
         # The longest that gunicorn takes: names and metadata in a query string need room.
@@ -209,12 +208,6 @@ def _clear_place(_: Any, worker: Any) -> None:
         load_of[worker.place] = NOBODY
 
 
-def _die_young(_: Any, __: Any) -> None:
-    # Until a worker has its own handlers it would run the master's, which swallow the signal,
-    # and the master would wait for it in vain.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
 def _close_storage(_: Any, worker: Any) -> None:
     if worker.booted:
         worker.wsgi.extensions["perfgate"].storage.close()
@@ -283,4 +276,11 @@ def wsgi_settings() -> dict[str, Any]:
         "bind": f"{f'[{config.bind}]' if ':' in config.bind else config.bind}:{config.port}",
         "when_ready": lambda server: logger.info(_started(config, str(server.LISTENERS[0]))),
         "on_exit": _log_stop,
+        "post_fork": _die_young,
     }
+
+
+def _die_young(_: Any, __: Any) -> None:
+    # gunicorn's own main process does not see to it as `_Arbiter` does: until a worker has its own
+    # handlers it would run those of the main process, which would wait for it in vain.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -93,11 +93,10 @@ def restore(
     `complain` is given a sentence for each line that was not kept. Raises Unavailable.
     """
     report = Report()
-    first_place = None
+    reserved = None
     if merge:
-        lines = sum(1 for _ in _lines(source))
+        reserved = _Reserved(storage, sum(1 for _ in _lines(source)))
         source.seek(0)
-        first_place = storage.reserve(max(lines, 1), deadline=_soon())
     with closing(_Places()) as places:
         for number, line in enumerate(_lines(source), 1):
             progress(len(line))
@@ -113,18 +112,14 @@ def restore(
                 continue
             if isinstance(parsed, VerdictRecord):
                 name = f"{parsed.project}: {parsed.benchmark} verdict {parsed.id}"
-                outcome = storage.restore_verdict(parsed, deadline=_soon())
+                outcome = storage.restore_verdict(parsed, deadline=_deadline())
             else:
                 record, receipt = parsed
                 name = f"{record.project}: {record.benchmark} {record.version}"
-                place = None if first_place is None else first_place + number - 1
                 last = places.last(record)
-                if place is not None and last is not None and last > place:
-                    # The one before it is behind the places of the file: the rest has new ones.
-                    place = storage.reserve(lines - number + 1, deadline=_soon())
-                    first_place = place - number + 1
+                place = reserved.place(number, last) if reserved else None
                 restored = storage.restore(
-                    record, receipt, after=last, place=place, deadline=_soon()
+                    record, receipt, after=last, place=place, deadline=_deadline()
                 )
                 outcome = restored.outcome
                 # Without --merge nothing goes before a record that is another than the file's.
@@ -138,13 +133,30 @@ def restore(
     return report
 
 
-def _soon() -> float:
+def _deadline() -> float:
     return time.monotonic() + _RECORD_TIMEOUT
 
 
 def _lines(source: BinaryIO) -> Iterator[bytes]:
     while line := source.readline(_MAX_LINE):
         yield line
+
+
+class _Reserved:
+    """The places in the order of records that a file's get with `merge`, one for each line."""
+
+    def __init__(self, storage: Storage, lines: int) -> None:
+        self._storage, self._lines = storage, lines
+        self._before = storage.reserve(max(lines, 1), deadline=_deadline()) - 1
+
+    def place(self, number: int, last: int | None) -> int:
+        """Return the place for the record of a line; the one of its benchmark before it is at
+        `last`."""
+        if last is not None and last > self._before + number:
+            # That is behind the places of the file: the rest has new ones.
+            rest = self._lines - number + 1
+            self._before = self._storage.reserve(rest, deadline=_deadline()) - number
+        return self._before + number
 
 
 class _Places:

@@ -181,34 +181,42 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         return max(self.standing_back_until, self.recovers_at)
 
     def accept(self, listener: socket.socket) -> None:
-        """Take a new connection, unless it is better left to another worker.
-
-        While all threads are busy, it is left to one that has a free thread; to any, if this one
-        is stuck. If all are busy and get on, it waits here: then a thread that becomes free has
-        its next request at once. While a thread is free, another worker with a free thread and
-        fewer clients has a moment to take it: clients keep their connections, and a worker serves
-        its own with one core.
-        """
-        now, least = time.monotonic(), min(load_of[:])
-        if self._is_busy():
-            if now - self.finished_at > _STUCK or least < _BUSY:
-                self.standing_back_until = now + _COURTESY
-                self.set_accept_enabled(False)
-                return
-        elif self.place is not None and least < load_of[self.place]:
-            self.turn_ends = self.turn_ends or now + _TURN
-            if now < self.turn_ends:
-                self.gave_way = True
-                # The loop comes back at once, with whatever else there is to do.
-                time.sleep(_GLANCE)
-                return
+        """Take a new connection, unless it is left to another worker."""
+        if self._stands_back() or self._gives_way():
+            return
         try:
             super().accept(listener)
         except OSError as error:
             # For want of descriptors or memory; whatever it is, those who are here are served.
             logger.error("no connection can be taken: %s", error.strerror)
-            self.recovers_at = now + _RECOVERY
+            self.recovers_at = time.monotonic() + _RECOVERY
             self.set_accept_enabled(False)
+
+    def _stands_back(self) -> bool:
+        """While all threads are busy, leave a connection to a worker that has a free thread; to
+        any, if this one is stuck. If all are busy and get on, it waits here: then a thread that
+        becomes free has its next request at once."""
+        now = time.monotonic()
+        is_stuck = now - self.finished_at > _STUCK
+        if not self._is_busy() or not (is_stuck or min(load_of[:]) < _BUSY):
+            return False
+        self.standing_back_until = now + _COURTESY
+        self.set_accept_enabled(False)
+        return True
+
+    def _gives_way(self) -> bool:
+        """While a thread is free, let another worker with a free thread and fewer clients have a
+        moment to take a connection: clients keep theirs, and a worker serves its own with one
+        core."""
+        if self._is_busy() or self.place is None or min(load_of[:]) >= load_of[self.place]:
+            return False
+        now = time.monotonic()
+        self.turn_ends = self.turn_ends or now + _TURN
+        self.gave_way = now < self.turn_ends
+        if self.gave_way:
+            # The loop comes back at once, with whatever else there is to do.
+            time.sleep(_GLANCE)
+        return self.gave_way
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         left = self._accepts_at() - time.monotonic()

@@ -8,7 +8,6 @@ as DeWitt et al. described it (Implementation Techniques for Main Memory Databas
 
 from __future__ import annotations
 
-import math
 import sqlite3
 import threading
 import time
@@ -64,8 +63,8 @@ class Writer:
         self._shared = shared
         self._db: Connection | None = None
         self._turn = threading.Lock()
-        #: Since when somebody has it; not known yet if it is infinite.
-        self._turn_began = math.inf
+        #: Since when somebody has it, if that is known yet.
+        self._turn_began: float | None = None
         # When the lock is not to be had, all threads but one may wait for it until their
         # deadlines. The last one soon gives up, so that reads and health are answered.
         self._patient = threading.Semaphore(max(1, threads - 1))
@@ -136,7 +135,8 @@ class Writer:
         try:
             while not taken:
                 now = time.monotonic()
-                soon = min(now, self._turn_began) + _IMPATIENCE
+                began = now if self._turn_began is None else self._turn_began
+                soon = began + _IMPATIENCE
                 left = (deadline if patient else min(deadline, soon)) - now
                 taken = self._turn.acquire(timeout=max(0.0, left))
                 if left <= 0:
@@ -150,7 +150,7 @@ class Writer:
         return taken
 
     def _pass_turn_on(self) -> None:
-        self._turn_began = math.inf
+        self._turn_began = None
         self._turn.release()
 
     @contextmanager
