@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,8 @@ from support import KEYS, receipt
 from test_api import fails
 
 from perfgate_server import Role, ServerConfig
+from perfgate_server.compare_query import COMPARE_QUERY
+from perfgate_server.gate.rule import Options
 
 COMPARE = "/projects/p/baselines/b/compare"
 VERDICTS = "/projects/p/verdicts"
@@ -633,3 +636,106 @@ def test_compare_is_a_name_like_others(api: Api, benchmark: str) -> None:
 def test_a_wrong_path_is_told_that_one_can_compare(quick: Api) -> None:
     message = fails(quick("POST", "/projects/p/baselines/b/comparison", json=run()), 404)["message"]
     assert "…/{benchmark}/compare" in message
+
+
+# -- options, to the end
+
+
+@pytest.mark.parametrize("sent", ["query", "options"])
+def test_a_change_below_its_floor_is_none(api: Api, sent: str) -> None:
+    api.put(json=run(100, "before"))
+    for floor, status in ((1000, "pass"), (100, "fail")):
+        if sent == "query":
+            found = judged(api, f"?floor.wall_ms={floor}", run(200))
+        else:
+            options = {"floor.wall_ms": floor}
+            found = compare(api, value={"receipt": run(200), "options": options}).json
+        assert found["verdict"]["status"] == status
+
+
+def test_the_defaults_are_the_rules_own(api: Api) -> None:
+    """They stand where the rule is, and where it is asked."""
+    loaded, rule = COMPARE_QUERY.load({}), Options()
+    for name in Options.__slots__:
+        if name in loaded:
+            assert loaded[name] == getattr(rule, name) or (name, loaded[name]) == ("noise", "on")
+    api.put(json=run(100, "before"))
+    budget = judged(api)["budgets"]["wall_ms"]
+    assert (budget["threshold"], budget["warn_threshold"]) == (0.2, 0.2 * 0.9)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("45m", 2700), ("12h", 43_200), ("30d", 2_592_000), ("2w", 1_209_600)],
+)
+def test_an_age_has_a_unit(text: str, seconds: float) -> None:
+    assert COMPARE_QUERY.load({"max_age": text})["max_age"] == seconds
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "max_age=30days",
+        "max_age=12h30m",
+        "warn_factor=1.01",
+        "threshold=1000001",
+        "threshold=0.2x",
+        "floor.wall_ms=2e18",
+    ],
+)
+def test_what_is_nearly_an_option_is_refused(quick: Api, query: str) -> None:
+    fails(compare(quick, f"?{query}"), 400, query.partition("=")[0])
+
+
+def test_the_bounds_of_options_are_taken(api: Api) -> None:
+    api.put(json=run(100, "before"))
+    for query in (
+        "warn_factor=1",
+        "threshold=1e6",
+        "floor.wall_ms=1e18",
+        "history=100",
+        "min_samples=1000000",
+        "host_mismatch=warn",
+        "against=" + ",".join(["latest"] * 16),
+    ):
+        assert compare(api, f"?{query}").status_code == 200, query
+    assert verdict(api, "?threshold=0", run(101)) == ("fail", ["wall_ms_fail"])
+
+
+def test_options_in_a_body_mean_what_they_say(api: Api) -> None:
+    api.put(json=run(100, "before"))
+    slow = {"receipt": run(200)}
+    answer = compare(api, value=slow | {"options": {"threshold": 2.0, "gate": True}})
+    assert (answer.status_code, answer.json["budgets"]["wall_ms"]["threshold"]) == (200, 2.0)
+    assert compare(api, value=slow | {"options": {"gate": True}}).status_code == 422
+    assert compare(api, value=slow | {"options": {"gate": False}}).status_code == 200
+    failed = run(100, samples=[{"wall_ms": 100, "exit_code": 1}])
+    for allow, status in ((False, "fail"), (True, "pass")):
+        body = {"receipt": failed, "options": {"allow_failed": allow}}
+        assert compare(api, value=body).json["verdict"]["status"] == status
+
+
+def test_a_viewer_may_say_that_nothing_is_to_be_recorded(api: Api) -> None:
+    for value in ("false", "0"):
+        assert compare(api, f"?record={value}", role="viewer").status_code == 200
+    fails(compare(api, "?record=x", role="viewer"), 400, "record")
+
+
+def test_a_run_id_of_one_character_is_recorded(api: Api) -> None:
+    for run_id, status in (("r", 200), ("r" * 256, 200), ("", 400), ("r" * 257, 400)):
+        value = run(100)
+        value["run"]["id"] = run_id
+        assert compare(api, "?record=1", value).status_code == status, run_id
+
+
+def test_runs_kept_without_a_summary_tell_nothing(api: Api) -> None:
+    """As a server of an earlier version keeps them that runs beside this one."""
+    past(api, *NOISY, 110)
+    engine = api.client.application.extensions["perfgate"].storage._engine
+    with engine.writing("p", "b", time.monotonic() + 20) as db:
+        db.execute(
+            """DELETE FROM receipt_summaries WHERE receipt_id IN
+               (SELECT receipt_id FROM baselines WHERE version = ?)""",
+            ("v1",),
+        )
+    assert judged(api, value=run(150))["noise"]["history"]["comparable"] == 5

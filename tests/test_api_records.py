@@ -287,6 +287,10 @@ def test_a_filter_that_can_match_nothing_is_an_empty_list(api: Api, query: str) 
         ("2026-03-08T12:00:00.1234559999Z", True, False),
         ("2026-03-08T12:00:00Z", True, False),
         ("2026-03-08T11:59:60.5Z", False, True),
+        ("2026-03-08T17:47:00.123456%2B05:47", True, True),
+        ("2026-03-08T17:47:00.123457%2B05:47", False, True),
+        ("2026-03-08T08:43:00.123456-03:17", True, True),
+        ("2026-03-08T08:43:00.123455-03:17", True, False),
         ("0001-01-01T00:00:00%2B14:00", True, False),
         ("9999-12-31T23:59:59-14:00", False, True),
     ],
@@ -410,3 +414,59 @@ def test_a_promotion_can_normalize(api: Api) -> None:
     assert record["receipt"] == normalized(receipt())
     api.delete("v1")
     assert api.promote("v1", "prod", normalize=True).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        "2026-03-08T24:00:00Z",
+        "2026-03-08T12:60:00Z",
+        "2026-03-08T12:00:61Z",
+        "2026-03-08T12:00:00%2B24:00",
+        "2026-03-08T12:00:00%2B05:60",
+        "2026-03-08T12:00:00Zjunk",
+        "2026-02-30T12:00:00Z",
+        "2026-03-08T12:00:00",
+    ],
+)
+@pytest.mark.parametrize("name", ["since", "until"])
+def test_what_is_no_time_is_refused(api: Api, name: str, time: str) -> None:
+    fails(api.list(f"?{name}={time}"), 400, name)
+
+
+def test_a_page_with_receipts_ends_at_its_limit(api: Api) -> None:
+    for version in ("v1", "v2", "v3"):
+        api.put("b", version)
+    page = api.list("?limit=2&include_receipt=true")
+    assert [entry["version"] for entry in page.json["baselines"]] == ["v3", "v2"]
+    assert page.json["pagination"]["has_more"] is True
+    walked = follow(api, "/projects/p/baselines?limit=2&include_receipt=true", "baselines")
+    assert [entry["version"] for entry in walked] == ["v3", "v2", "v1"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/projects/p/baselines"),
+        ("POST", "/projects/p/baselines/b/promote"),
+        ("DELETE", VERSION),
+    ],
+)
+def test_a_route_without_parameters_refuses_them(api: Api, method: str, path: str) -> None:
+    api.upload()
+    body = {"benchmark": "b", "receipt": receipt(), "from_version": "v1", "to_version": "v2"}
+    fails(api(method, f"{path}?x=1", json=body), 400, "x")
+
+
+def test_an_equal_record_promoted_to_the_same_version_differs_in_where_it_is_from(
+    api: Api,
+) -> None:
+    for version in ("v1", "v2"):
+        api.put("b", version)
+    api.promote("v1", "prod")
+    error = fails(api.promote("v2", "prod"), 409)
+    assert error["details"]["differs"] == ["promoted_from"]
+
+
+def test_health_is_asked_anew_each_time(api: Api) -> None:
+    assert api.get("/health").headers["Cache-Control"] == "no-store"

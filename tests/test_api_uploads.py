@@ -453,3 +453,19 @@ def test_a_whole_record_sent_by_put_is_told_what_to_ask_for(api: Api) -> None:
     record = api.get("/projects/p/baselines/b/latest").json
     error = fails(api.put(version="v2", json=record), 400, "receipt")
     assert "?receipt=only" in error["message"]
+
+
+def test_a_receipt_may_have_a_member_named_receipt(api: Api) -> None:
+    assert api.put(json=receipt(receipt={"any": 1})).status_code == 201
+
+
+def test_one_wrong_field_is_told_alone(api: Api) -> None:
+    error = fails(api.upload(tags="t"), 400, "tags")
+    assert error["message"] == f"tags: {error['details']['tags']}"
+    error = fails(api.upload(tags="t", git_ref=""), 400, "tags", "git_ref")
+    assert error["message"].endswith(" (1 more in details)")
+
+
+def test_a_malformed_key_is_told_what_one_looks_like(api: Api) -> None:
+    sent = {"headers": {"Authorization": "Bearer pg_live_short"}, "role": None}
+    assert "32 or more" in fails(api.get(VERSION, **sent), 401)["message"]

@@ -95,6 +95,11 @@ def test_an_empty_variable_is_an_unset_one() -> None:
         ({"max_body_size": "lots"}, "--max-body-size"),
         ({"max_body_size": "16\u212aiB"}, "--max-body-size"),  # the sign for Kelvin
         ({"max_body_size": "1"}, "max body size"),
+        ({"threads": "0"}, "threads"),
+        (
+            {"storage_type": "postgres", "database_url": "postgresql://h/d", "pool_size": "0"},
+            "pool",
+        ),
         ({"trusted_proxies": "yes"}, "--trusted-proxies"),
         ({"no_cors": "maybe"}, "true or false"),
         ({"bind": ""}, "bind"),
@@ -242,3 +247,38 @@ def test_memory_gets_one_worker_and_sqlite_a_few(tmp_path: Path) -> None:
     assert ServerConfig().effective_workers == 1
     assert ServerConfig(storage_type="sqlite").effective_workers >= 1
     assert ServerConfig(storage_type="sqlite", workers=3).effective_workers == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("65536", 65536),
+        ("65536B", 65536),
+        ("64k", 2**16),
+        ("64KiB", 2**16),
+        ("2MB", 2**21),
+        ("2 MiB", 2**21),
+        ("1G", 2**30),
+        ("1GiB", 2**30),
+    ],
+)
+def test_a_size_has_a_unit(text: str, size: int) -> None:
+    assert load(PERFGATE_MAX_BODY_SIZE=text).max_body_size == size
+
+
+@pytest.mark.parametrize(
+    ("yes", "no"), [("true", "false"), ("1", "0"), ("yes", "no"), ("on", "off"), ("TRUE", "False")]
+)
+def test_a_switch_is_on_or_off(yes: str, no: str) -> None:
+    assert load(PERFGATE_NO_CORS=yes).no_cors is True
+    assert load(PERFGATE_NO_CORS=no).no_cors is False
+
+
+def test_a_configuration_does_not_show_its_secrets() -> None:
+    config = ServerConfig(storage_type="postgres", database_url="postgresql://u:hunter2@h/d")
+    assert "hunter2" not in repr(config)
+
+
+def test_a_large_machine_gets_eight_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perfgate_server.config._cores", lambda: 64)
+    assert ServerConfig(storage_type="sqlite").effective_workers == 8

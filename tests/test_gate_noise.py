@@ -77,6 +77,8 @@ def test_where_many_values_are_the_same_what_was_seen_thrice_is_expected() -> No
     assert qn(values) == 0
     found = interval(values, 1.0)
     assert found == Interval(20, 2.0, 3, 7)
+    turned = interval([10 - value for value in values], 1.0)
+    assert turned == Interval(20, 3, 7, 8.0)
     rare = interval([3] * 18 + [50, 60], 1.0)  # two odd nights
     assert rare == Interval(20, 2.0, 3.0, 4.0)
     levels = interval([100, 150] * 10, 1.0)
@@ -87,6 +89,13 @@ def test_a_constant_series_of_doubles_expects_itself() -> None:
     found = interval([0.1] * 8, 0.0)
     assert found is not None
     assert found.low == found.center == found.high == 0.1
+
+
+def test_three_odd_nights_among_scattered_ones_are_not_expected() -> None:
+    """What was seen thrice is, only where nothing else tells how far values lie apart."""
+    series = normal(15)
+    found = interval([*series[:5], 200.0, *series[5:10], 300.0, *series[10:], 400.0], 0.0)
+    assert found is not None and found.high < 150
 
 
 def test_an_outlier_does_not_widen_the_interval_much() -> None:
@@ -104,6 +113,7 @@ def test_after_a_level_shift_the_new_level_counts(factor: float, since: int) -> 
     assert found is not None
     assert found.center == pytest.approx(100 * factor, rel=0.1)
     assert not found.low <= 100 <= found.high
+    assert found.n == max(since, LEAST)
 
 
 def test_of_several_shifts_the_last_counts() -> None:

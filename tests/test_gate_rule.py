@@ -204,6 +204,19 @@ def test_a_baseline_of_zero_is_said_and_not_divided_by() -> None:
     assert against(baseline, run(wall_ms=100, page_faults=7), **named, **floor).status == "pass"
 
 
+def test_a_metric_that_is_missed_forgives_no_other() -> None:
+    baseline, slower = run(wall_ms=100), run(wall_ms=200)
+    verdict = against(baseline, slower, metrics=("wall_ms", "cpu_ms"))
+    assert (verdict.status, verdict.reasons) == ("fail", ("wall_ms_fail", "cpu_ms_skip"))
+
+
+def test_the_least_values_are_judged() -> None:
+    assert against(run(wall_ms=1), run(wall_ms=3)).status == "fail"
+    slow, fast = run(wall_ms=1, throughput_per_s=0.1), run(wall_ms=1, throughput_per_s=0.5)
+    assert against(fast, slow).status == "fail"
+    assert against(slow, fast).status == "pass"
+
+
 def test_a_throughput_that_rises_from_zero_is_no_regression() -> None:
     for rate in (0.0, -1.0):
         baseline = run(wall_ms=9, throughput_per_s=rate)
@@ -270,6 +283,7 @@ def test_another_machine_neither_passes_nor_fails(wall: int) -> None:
     assert "host_mismatch" in verdict.reasons
     assert verdict.differing == ("cpu_count",)
     assert against(run(wall_ms=100), current, host_mismatch="fail").status == "fail"
+    assert against(run(wall_ms=100), run(wall_ms=100), host_mismatch="fail").status == "pass"
     ignored = against(run(wall_ms=100), current, host_mismatch="ignore")
     assert ignored.status == ("fail" if wall == 200 else "pass")
     assert ignored.differing == ("cpu_count",)
@@ -295,6 +309,7 @@ def test_hosts_differ_only_in_what_both_know(
     other: dict[str, Any], expected: tuple[str, ...]
 ) -> None:
     assert hosts.differences(HOST | {"memory_bytes": 1100}, other) == expected
+    assert hosts.differences({}, other) == hosts.differences(other, {}) == ()
 
 
 # -- noise
@@ -535,3 +550,31 @@ def test_without_a_baseline_the_answer_says_what_was_tried() -> None:
     assert answer["baseline"]["version"] is None
     assert answer["deltas"] == answer["budgets"] == {}
     assert answer["noise"] == {"method": "off"}
+
+
+def test_the_history_is_asked_once_and_for_what_is_judged() -> None:
+    noisy = [run(wall_ms=n, cpu_ms=n) for n in (100, 160, 80, 140, 110, 170, 90)]
+    asked: list[int] = []
+
+    def history() -> list[Summary]:
+        asked.append(1)
+        return noisy
+
+    baseline = Candidate(run(wall_ms=100, cpu_ms=100), "v1", "latest", 0.0)
+    verdict = judge(run(wall_ms=150, cpu_ms=150), baseline, history, Options())
+    assert (verdict.reasons, len(asked)) == (("wall_ms_warn", "cpu_ms_warn", "within_noise"), 1)
+    only = Options(metrics=("wall_ms",))
+    verdict = judge(run(wall_ms=100, cpu_ms=150), baseline, history, only)
+    assert (verdict.status, verdict.reasons) == ("pass", ())
+    assert (verdict.metrics.records, verdict.metrics.noise, len(asked)) == (None, {}, 1)
+
+
+def test_the_ends_of_the_interval_are_within_it() -> None:
+    """Also of that of a throughput, whose lower end counts."""
+    records = [run(throughput_per_s=4.0 + n % 2) for n in range(10)]
+    for rate, decided in ((4.0, "within_noise"), (3.99, "fails")):
+        current = run(throughput_per_s=rate)
+        verdict = against(run(throughput_per_s=5.0), current, records, threshold=0.1)
+        found = verdict.metrics.noise["throughput_per_s"]
+        assert found.interval is not None and found.interval.low == 4.0
+        assert found.decided == decided

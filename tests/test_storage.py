@@ -333,8 +333,12 @@ def shelf(storage: Storage) -> Storage:
         ({"visible": lambda name: name == "cpu", "tags": ["y"]}, "65"),
         ({"visible": lambda name: False}, ""),
         ({"visible": lambda name: name == "iot", "benchmark": "cpu"}, ""),
+        ({"git_sha": "aa", "tags": ["x"]}, "1"),
+        ({"git_sha": "aa", "tags": ["x", "y"]}, "1"),
+        ({"git_sha": "aa", "tags": ["z"]}, ""),
+        ({"git_sha": "aa", "git_ref": "main", "source": "upload"}, "41"),
     ],
-    ids=str,
+    ids=range(32),
 )
 def test_filters_combine_and_count(shelf: Storage, filters: Any, expected: str) -> None:
     """A page, its total and a page without a limit agree on every filter."""
@@ -563,3 +567,39 @@ def test_more_tags_than_a_record_may_have_match_nothing(storage: Storage) -> Non
     for count in (MAX_TAGS, MAX_TAGS + 1, 5000):
         tags = [f"t{number}" for number in range(count)]
         assert listed(storage, tags=tags) == (["v1"] if count == MAX_TAGS else [])
+
+
+# -- what belongs to whom
+
+
+def test_a_deleted_record_takes_nobody_elses_tags(storage: Storage) -> None:
+    for version in ("1", "2"):
+        keep(storage, "b", version, tags=["x"])
+        keep(storage, "b", version, "q", tags=["x"])
+    delete(storage, "1")
+    assert listed(storage, tags=["x"]) == ["2"]
+    found = storage.list("q", Filters(tags=["x"]), Page(limit=9), deadline=soon())
+    assert [record.version for record in found.baselines] == ["2", "1"]
+
+
+def test_a_promotion_of_an_equal_record_is_another_promotion(storage: Storage) -> None:
+    keep(storage, "b", "v1")
+    keep(storage, "b", "v2")
+    storage.promote(promotion("v1", "prod"), deadline=soon())
+    with pytest.raises(Conflict):
+        storage.promote(promotion("v2", "prod"), deadline=soon())
+
+
+@pytest.mark.parametrize("other", [{"git_ref": "x"}, {"git_sha": "x"}, {"tags": ["x"]}], ids=str)
+def test_a_promotion_is_repeated_when_its_source_is_gone(
+    storage: Storage, other: dict[str, Any]
+) -> None:
+    """What it did not say came from the source, and nobody knows any more what that was."""
+    keep(storage, "b", "v1", git_ref="r", git_sha="s", tags=["t"])
+    _, created = storage.promote(promotion("v1", "prod"), deadline=soon())
+    assert created
+    delete(storage, "v1")
+    _, created = storage.promote(promotion("v1", "prod"), deadline=soon())
+    assert not created
+    with pytest.raises(NotFound):
+        storage.promote(promotion("v1", "prod", **other), deadline=soon())

@@ -34,7 +34,7 @@ from test_storage_verdicts import add, verdict
 from perfgate_server import jsonio, transfer
 from perfgate_server.files import whole
 from perfgate_server.record_schemas import STATUSES
-from perfgate_server.records import etag_of, exported_verdict
+from perfgate_server.records import etag_of, exported_verdict, normalize_body
 from perfgate_server.storage import Storage, open_storage
 from perfgate_server.storage.base import Filters, Outcome, Page
 from perfgate_server.storage.sql import SqlStorage
@@ -602,3 +602,49 @@ def test_check_tells_what_is_there_and_what_is_damaged(tmp_path: Path) -> None:
     garbage = tmp_path / "garbage"
     garbage.write_text("not a database" * 1000)
     assert run("check", "--database-url", "garbage", folder=tmp_path).returncode == 2
+
+
+def test_only_a_record_of_its_own_benchmark_puts_a_line_in_its_place(storage: Storage) -> None:
+    text = file_of(storage, "v1")
+    before = [json.loads(text) | {"benchmark": "a", "id": "1"}, json.loads(text)]
+    before.insert(0, json.loads(text) | {"project": "q", "id": "2"})
+    keep(storage, "b", "newer")
+    report, said = restored(storage, b"".join(json.dumps(one).encode() + b"\n" for one in before))
+    assert report.outcomes == {Outcome.KEPT: 2, Outcome.REFUSED: 1} and not report.complete
+    assert said[0].startswith("line 3: p: b v1: ")
+    assert listed(storage, benchmark="b") == ["newer"]
+
+
+def test_promotions_come_back_with_their_own_receipts(storage: Storage) -> None:
+    """A plain one shares its source's, and a normalized one has another."""
+    keep(storage, "b", "v1")
+    for target, normalize in (("plain", None), ("normal", normalize_body)):
+        storage.promote(promotion("v1", target, normalize=normalize), deadline=soon())
+    text = exported(storage)
+    for version in ("v1", "plain", "normal"):
+        storage.delete("p", "b", version, deadline=soon())
+    assert restored(storage, text)[0].complete
+    assert storage.counts(deadline=soon()).receipts == 2
+    assert exported(storage) == text
+
+
+@pytest.mark.parametrize(
+    "member", ["schema", "id", "project", "benchmark", "version", "created_at", "receipt"]
+)
+def test_a_record_that_lacks_a_member_is_named(storage: Storage, member: str) -> None:
+    record = json.loads(file_of(storage, "v1"))
+    del record[member]
+    report, (sentence,) = restored(storage, json.dumps(record).encode())
+    assert report.invalid == 1
+    assert sentence.startswith(f"line 1: {member}: Must be given.") or member == "schema"
+
+
+def test_a_record_that_holds_as_much_as_is_taken_comes_back(storage: Storage) -> None:
+    """The record around a receipt holds some more."""
+    body = json.dumps(receipt())
+    most = jsonio.MAX_CONTAINERS - body.count("[") - body.count("{") - 1
+    value = jsonio.loads(json.dumps(receipt(many=[[]] * most)).encode())
+    keep(storage, "b", "v1", value=value)
+    text = exported(storage)
+    storage.delete("p", "b", "v1", deadline=soon())
+    assert restored(storage, text)[0].complete

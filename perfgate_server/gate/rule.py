@@ -184,17 +184,18 @@ def _in_vain(metrics: Metrics, options: Options) -> bool:
 def _compare(current: Summary, baseline: Summary, history: History, options: Options) -> Metrics:
     """Judge each metric by itself."""
     records: list[Summary] = []
-    metrics = Metrics()
+    metrics, named = Metrics(), options.named
     for name in METRICS:
         before, now = baseline.stats.get(name), current.stats.get(name)
-        if options.metrics is None:
-            there = [stats for stats in (before, now) if stats is not None]
-            judged = len(there) > (0 if name in options.named else 1)
+        runs = (before is not None) + (now is not None)
+        if options.metrics is not None:
+            judged = name in named
         else:
-            judged = name in options.metrics
+            # One script may serve benchmarks of which some lack what it names.
+            judged = runs == 2 or (runs == 1 and name in named)
         status: Status = "skip"
         if before is None or now is None:
-            if judged or before or now:
+            if judged or runs:
                 metrics.skipped[name] = "missing_baseline" if now else "missing_current"
             quiet = False
         elif before.median <= 0:
