@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import io
 import itertools
 import json
 import re
@@ -58,6 +59,17 @@ def test_a_body_over_the_limit_is_413(api: Api) -> None:
     error = fails(api("PUT", VERSION, data=body), 413)
     assert error["code"] == "PAYLOAD_TOO_LARGE" and "1048576" in error["message"]
     assert error["details"] == {"limit": 2**20}
+    rest = 2**20 - len(json.dumps(receipt(padding="")))
+    for more, status in ((0, 201), (1, 413)):
+        body = json.dumps(receipt(padding="x" * (rest + more)))
+        chunked: Any = {"wsgi.input": io.BytesIO(body.encode()), "wsgi.input_terminated": True}
+        chunked["HTTP_TRANSFER_ENCODING"] = "chunked"
+        for version, sent in (
+            ("sized", {"data": body}),
+            ("chunked", {"environ_overrides": chunked}),
+        ):
+            path = f"/projects/p/baselines/b/versions/{version}"
+            assert api("PUT", path, **sent).status_code == status, (version, more)
 
 
 def test_an_upload_waits_for_the_storage_without_what_it_was_parsed_to(
