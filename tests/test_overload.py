@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -151,12 +152,20 @@ def test_a_slow_upload_that_comes_on_is_taken(tmp_path: Path) -> None:
     storage has its time for it all the same."""
     body = json.dumps(receipt(pad="x" * 1_500_000)).encode()
     head = b"PUT /projects/p/baselines/b/versions/v HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-    with serving(perfgate_server("--timeout", "1"), tmp_path) as server:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as slow:
+    arguments = perfgate_server("--timeout", "1", "--storage-type", "sqlite")
+    with serving(arguments, tmp_path) as server:
+        with (
+            socket.create_connection(("127.0.0.1", server.port), timeout=20) as slow,
+            contextlib.closing(
+                sqlite3.connect(tmp_path / "perfgate.db", isolation_level=None)
+            ) as db,
+        ):
+            db.execute("BEGIN IMMEDIATE")
             slow.sendall(head + f"{_key_line()}Content-Length: {len(body)}\r\n\r\n".encode())
             for start in range(0, len(body), 150_000):
                 slow.sendall(body[start : start + 150_000])
                 time.sleep(0.2)
+            db.execute("ROLLBACK")
             assert slow.recv(65536).startswith(b"HTTP/1.1 201 ")
 
 
