@@ -32,7 +32,7 @@ _VERDICTS = """
     CASE WHEN i % 100 = 0 THEN 'hot' ELSE 'team' || (i % 10) || '/bench' || (i % 999) END,
     'run' || i, CASE WHEN i % 50 = 0 THEN 'fail' ELSE 'pass' END,
     '{"pass": 1, "warn": 0, "fail": 0, "skip": 0}', '[]',
-    CASE WHEN i % 2 = 0 THEN 'main' ELSE 'dev' END, %s, 'admin:00000000'"""
+    CASE WHEN i % 2 = 0 THEN 'main' ELSE 'dev' END, 'sha' || (i / 1000), %s, 'admin:00000000'"""
 _SUMMARY = (
     '{"failed":0,"host":{"arch":"x86_64","os":"linux"},"run_id":"r","samples":5,'
     '"stats":{"wall_ms":{"max":3,"median":2,"min":1}}}'
@@ -74,7 +74,7 @@ def fill(storage: Any, rows: int) -> None:
         )
         db.execute(
             f"""INSERT INTO verdicts (id, project, benchmark, run_id, status, counts, reasons,
-                git_ref, created_at, created_by)
+                git_ref, git_sha, created_at, created_by)
                 SELECT {_VERDICTS.replace("%s", moment)} FROM n ORDER BY i"""
         )
         db.execute(analyze)
@@ -199,6 +199,7 @@ def verdicts(storage: Any, half: str) -> Iterator[tuple[str, Callable[[], Any]]]
     yield "verdicts of a benchmark, with the total", lambda: listing(True, benchmark="hot")
     yield "verdicts that failed, with the total", lambda: listing(True, status="fail")
     yield "verdicts by git_ref, half match", lambda: listing(git_ref="main")
+    yield "verdicts of a commit, with the total", lambda: listing(True, git_sha="sha7")
     yield "verdicts since, half match, with the total", lambda: listing(True, since=half)
     yield (
         "verdicts of a tenth of the benchmarks",

@@ -221,6 +221,7 @@ class VerdictsQuery(PageQuery):
     benchmark = Parameter()
     status = ChoiceParameter(*STATUSES)
     git_ref = Parameter()
+    git_sha = Parameter()
     since = TimestampParameter(round_up=True)
     until = TimestampParameter(round_up=False)
 

@@ -140,12 +140,16 @@ def test_lists_filter_and_their_links_lead_on(api: Api, monkeypatch: pytest.Monk
     for number in range(1, 6):
         moment = f"2026-03-0{number}T12:00:00.000000Z"
         monkeypatch.setattr("perfgate_server.records.now", lambda moment=moment: moment)
-        status, ref = ("fail", "main") if number % 2 else ("pass", "dev")
-        submit(api, str(number), "io/b" if number < 4 else "cpu", status=status, git_ref=ref)
+        members = {"status": "fail", "git_ref": "main"} if number % 2 else {"status": "pass"}
+        members = {"git_ref": "dev", "git_sha": f"sha{number // 3}", **members}
+        submit(api, str(number), "io/b" if number < 4 else "cpu", **members)
     assert runs(api) == "54321"
     assert runs(api, "?benchmark=io/b") == "321"
     assert runs(api, "?status=fail&benchmark=io/b") == "31"
     assert runs(api, "?git_ref=dev") == "42"
+    assert runs(api, "?git_sha=sha1") == "543"
+    assert runs(api, "?git_sha=sha1&benchmark=cpu&status=pass") == "4"
+    assert runs(api, "?git_sha=sha") == ""
     assert runs(api, "?since=2026-03-02T12:00:00Z&until=2026-03-04T13:00:00%2B01:00") == "432"
     assert runs(api, "?limit=2&offset=1") == "43"
     assert runs(api, "?benchmark=..") == ""
@@ -170,7 +174,8 @@ def test_lists_filter_and_their_links_lead_on(api: Api, monkeypatch: pytest.Monk
         ("?git_ref=", "git_ref"),
         ("?since=now", "since"),
         ("?status=pass&status=fail", "status"),
-        ("?git_sha=x", "git_sha"),
+        ("?git_sha=", "git_sha"),
+        ("?run_id=x", "run_id"),
     ],
 )
 def test_a_parameter_that_cannot_be_parsed_is_named(api: Api, query: str, field: str) -> None:

@@ -434,6 +434,8 @@ def test_a_record_without_a_summary_is_found_all_the_same(storage: SqlStorage, p
         (VerdictFilters(benchmark="b"), "COVERING INDEX verdicts_by_benchmark", False),
         (VerdictFilters(benchmark="b", status="fail"), "verdicts_by_benchmark", False),
         (VerdictFilters(git_ref="r"), "COVERING INDEX verdicts_by_git_ref", False),
+        (VerdictFilters(git_sha="s"), "COVERING INDEX verdicts_by_git_sha", False),
+        (VerdictFilters(git_sha="s", benchmark="b"), "verdicts_by_git_sha", False),
         (VerdictFilters(status="fail"), "COVERING INDEX verdicts_by_status", False),
         (VerdictFilters(since="2"), "COVERING INDEX verdicts_by_created_at", True),
     ],

@@ -100,12 +100,13 @@ def test_flakiness(variations: list[float], score: float | None) -> None:
 def court(storage: Storage) -> Storage:
     """Verdicts that every filter divides differently."""
     days = [f"2026-03-{day:02}T12:00:00.000000Z" for day in range(1, 6)]
-    add(storage, "1", "io/read", status="pass", git_ref="main", created_at=days[0])
+    add(storage, "1", "io/read", status="pass", git_ref="main", git_sha="aa", created_at=days[0])
     add(storage, "2", "io/read", status="fail", git_ref="dev", created_at=days[1])
-    add(storage, "3", "io/write", status="warn", git_ref="main", created_at=days[2])
+    add(storage, "3", "io/write", status="warn", git_ref="main", git_sha="aa", created_at=days[2])
     add(storage, "4", "cpu", status="fail", created_at=days[3])
     add(storage, "5", "io/read", status="skip", git_ref="main", created_at=days[4])
-    add(storage, "x", "io/read", project="elsewhere", status="fail", git_ref="main")
+    elsewhere = {"project": "elsewhere", "status": "fail", "git_ref": "main", "git_sha": "aa"}
+    add(storage, "x", "io/read", **elsewhere)
     return storage
 
 
@@ -119,6 +120,9 @@ def court(storage: Storage) -> Storage:
         ({"status": "pass"}, "1"),
         ({"git_ref": "main"}, "531"),
         ({"git_ref": "none"}, ""),
+        ({"git_sha": "aa"}, "31"),
+        ({"git_sha": "aa", "benchmark": "io/read"}, "1"),
+        ({"git_sha": "AA"}, ""),
         ({"since": "2026-03-04T12:00:00.000000Z"}, "54"),
         ({"until": "2026-03-02T11:59:59.999999Z"}, "1"),
         ({"since": "2026-03-02T12:00:00.000000Z", "until": "2026-03-04T12:00:00.000000Z"}, "432"),

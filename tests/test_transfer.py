@@ -582,7 +582,7 @@ def test_check_tells_what_is_there_and_what_is_damaged(tmp_path: Path) -> None:
     storage.close()
     result = run("check", folder=tmp_path)
     assert result.returncode == 0
-    assert b"integrity: ok\nschema version: 5\nprojects: 2\nbaselines: 204\n" in result.stdout
+    assert b"integrity: ok\nschema version: 6\nprojects: 2\nbaselines: 204\n" in result.stdout
     assert result.stdout.endswith(b"\nverdicts: 3\n")
     path = tmp_path / "perfgate.db"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:

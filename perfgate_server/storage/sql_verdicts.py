@@ -100,6 +100,7 @@ def _select(db: Session, engine: Engine, project: str, filters: VerdictFilters) 
         ("v.benchmark = ?", filters.benchmark),
         ("v.status = ?", filters.status),
         ("v.git_ref = ?", filters.git_ref),
+        ("v.git_sha = ?", filters.git_sha),
         ("v.created_at >= ?", filters.since),
         ("v.created_at <= ?", filters.until),
     ):
@@ -119,6 +120,8 @@ def _select(db: Session, engine: Engine, project: str, filters: VerdictFilters) 
 
 def _index(filters: VerdictFilters, limited: bool) -> str:
     """Name the index to walk: that of the filter that usually leaves the fewest rows."""
+    if filters.git_sha is not None:
+        return "verdicts_by_git_sha"
     if filters.benchmark is not None:
         return "verdicts_by_benchmark"
     if filters.git_ref is not None:

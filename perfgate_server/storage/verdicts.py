@@ -60,6 +60,7 @@ class VerdictFilters:
     benchmark: str | None = None
     status: str | None = None
     git_ref: str | None = None
+    git_sha: str | None = None
     since: str | None = None
     until: str | None = None
     visible: Callable[[str], bool] | None = None
