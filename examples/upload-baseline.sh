@@ -6,14 +6,15 @@ set -eu
 
 answer=$(mktemp)
 trap 'rm -f "$answer"' EXIT
+trap 'exit 2' INT TERM
 # A branch may be called c++ or fix#12.
 ref=$(printf %s "$GIT_REF" | od -An -v -tx1 | tr -d ' \n' | sed 's/../%&/g')
 # By way of standard input the key is in no process list.
 code=$(printf 'Authorization: Bearer %s\n' "$PERFGATE_KEY" |
-    curl -gsS --retry 5 --retry-connrefused --retry-max-time 60 -H @- -T run.json -o "$answer" -w '%{http_code}' \
+    curl -gsS --retry 5 --retry-connrefused --retry-max-time 60 --max-time 60 -H @- -T run.json -o "$answer" -w '%{http_code}' \
     "${PERFGATE_URL%/}/projects/$PROJECT/baselines/$BENCHMARK/versions/$GIT_SHA?git_sha=$GIT_SHA&git_ref=$ref")
-case $code in
-200 | 201) cat "$answer" ;;
-409) { echo "$GIT_SHA has a baseline, which stays:"; cat "$answer"; } >&2 ;;
+case "$code $(cat "$answer")" in
+20[01]\ *'"etag"'*) cat "$answer" ;;
+409\ *'"ALREADY_EXISTS"'*) { echo "$GIT_SHA has a baseline, which stays:"; cat "$answer"; } >&2 ;;
 *) { echo "HTTP $code from $PERFGATE_URL:"; cat "$answer"; } >&2; exit 1 ;;
 esac

@@ -122,18 +122,13 @@ def _conflict(error: storage.Conflict) -> ApiError:
 
 
 def _precondition() -> ApiError:
-    if "If-Match" in request.headers:
-        return ApiError(
-            412,
+    message = "What is stored is there already, or has the ETag that If-None-Match names."
+    if g.unmet == "If-Match":
+        message = (
             "What is stored has another ETag than If-Match names, or is not there. An ETag has its"
-            " double quotes with it, and no W/ before them.",
-            {"header": "If-Match"},
+            " double quotes with it, and no W/ before them."
         )
-    return ApiError(
-        412,
-        "What is stored is there already, or has the ETag that If-None-Match names.",
-        {"header": "If-None-Match"},
-    )
+    return ApiError(412, message, {"header": g.unmet})
 
 
 def _unavailable(error: storage.Unavailable) -> Response:

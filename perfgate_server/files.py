@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,11 @@ def whole(target: Path) -> Iterator[Path]:
     """Yield the path of a file to make, which gets the name `target` when the block has ended and
     the disk has it; if the block raises, nothing is left of it.
 
-    Raises OSError, whose `strerror` is for a person, also if the name is taken.
+    Raises OSError, also if the name is taken, or is none.
     """
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    if not target.name:
+        raise IsADirectoryError(errno.EISDIR, "that is no name for a file")
+    partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}.partial")
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, "that exists already; choose another name")
     try:

@@ -7,7 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Callable
-from itertools import repeat
+from itertools import islice, repeat
 from json.encoder import encode_basestring
 from types import NoneType
 from typing import Any, NoReturn
@@ -110,6 +110,8 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 # A string, also one without an end, or what else stands between white space and punctuation.
 # Nothing is looked at twice, for such a body may be long.
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[^\s",:\[\]{}"]++', re.DOTALL)
+#: Of how many of these it is looked which is wrong: more than a receipt of 1,000 samples has.
+_LOOKED_AT = 100_000
 _NUMBER = re.compile(rb"-?[0-9]++(?:\.[0-9]++)?+(?:[eE][-+]?[0-9]++)?+")
 
 
@@ -152,16 +154,18 @@ def _holds_lone_surrogate(text: bytes) -> bool:
 
 
 def _is_too_large(token: bytes) -> bool:
-    return bool(_NUMBER.fullmatch(token)) and math.isinf(float(token))
+    number = _NUMBER.match(token)  # what follows it the parser has not seen yet
+    return number is not None and math.isinf(float(number[0]))
 
 
 def _is_no_number(token: bytes) -> bool:
-    return token in (b"NaN", b"Infinity", b"-Infinity") or _is_too_large(token)
+    return token.startswith((b"NaN", b"Infinity", b"-Infinity")) or _is_too_large(token)
 
 
 def _refusal(what: str, body: bytes, is_wrong: Callable[[bytes], bool]) -> MalformedJSON:
-    """Return what to raise; it names the place of the first string or number that is wrong."""
-    for token in _TOKEN.finditer(body):
+    """Return what to raise; it names the place of the first string or number that is wrong, if it
+    is among the first _LOOKED_AT."""
+    for token in islice(_TOKEN.finditer(body), _LOOKED_AT):
         if is_wrong(token[0]):
             before = body[: token.start()]
             line = before.count(b"\n") + 1

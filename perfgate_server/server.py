@@ -24,6 +24,9 @@ from perfgate_server.worker import NOBODY, STOPPING, load_of
 
 logger = logging.getLogger(__name__)
 
+#: The signals that gunicorn handles.
+_SIGNALS = [*Arbiter.SIGNALS, signal.SIGCHLD]
+
 
 def gunicorn_settings(config: ServerConfig) -> dict[str, Any]:
     """Return gunicorn's settings, for `run_server` and for gunicorn.conf.py."""
@@ -117,8 +120,12 @@ def run_server(config: ServerConfig) -> None:
     configure_logs(config)
     # In this order: who cannot serve changes no database, and nobody waits for a migration.
     listener = _bind(config.bind, config.port)
-    app = create_app(config)
-    _listen(listener, config)
+    try:
+        app = create_app(config)
+        _listen(listener, config)
+    except BaseException:
+        listener.close()
+        raise
     url = _url(listener)
     if key is not None:
         announce_key(key, url)
@@ -139,10 +146,6 @@ def run_server(config: ServerConfig) -> None:
             # gunicorn's own would swallow each signal from here on.
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-
-
-#: The signals that gunicorn handles.
-_SIGNALS = [*Arbiter.SIGNALS, signal.SIGCHLD]
 
 
 def _bind(host: str, port: int) -> socket.socket:

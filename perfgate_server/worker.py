@@ -32,7 +32,10 @@ _ENCODE = (
     " --data-urlencode."
 )
 #: What is mostly wrong with a header: a key comes from a file with the line ends of Windows.
-_HEADER = "A header is not well-formed: is there a carriage return, or the like, in its value?"
+_HEADER = (
+    "A header is not well-formed, or contradicts another: is there a carriage return, or the like,"
+    " in its value?"
+)
 #: What gunicorn refuses before the application sees it -> status and reason.
 _REFUSALS: dict[type[Exception], tuple[int, str]] = {
     http.LimitRequestLine: (414, "The request line is too long."),
@@ -164,7 +167,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
     def is_parent_alive(self) -> bool:
         """Tell whether the main process is there: without it this one stops, as when told to."""
         is_alive = bool(super().is_parent_alive())
-        if not is_alive:  # else it may be false by now, of a signal
+        if not is_alive:  # and not always: that could undo what a signal has just set
             self.alive = False
         return is_alive
 

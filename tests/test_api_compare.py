@@ -149,7 +149,9 @@ def test_numbers_in_options_may_be_written_as_doubles(quick: Api) -> None:
 def test_an_option_beside_options_is_no_unknown_member(quick: Api, option: str) -> None:
     """Nothing would say in Markdown that there is no gate, or another limit."""
     fails(envelope(quick, {}, **{option: 1}), 400, option)
-    fails(compare(quick, value={"receipt": run(), "option": {option: 1}}), 400, "option")
+    for name in ("option", "Options", "optoins"):
+        fails(compare(quick, value={"receipt": run(), name: {option: 1}}), 400, name)
+    assert envelope(quick, {}, metadata={option: 1}).json["ignored"] == ["metadata"]
 
 
 @pytest.mark.parametrize("form", ["markdown", "text"])
@@ -159,7 +161,7 @@ def test_ignored_members_are_told_of_in_words_too(quick: Api, form: str) -> None
 
 
 def test_unknown_members_of_an_envelope_are_named(quick: Api) -> None:
-    assert envelope(quick, {}, option={}, bench=1).json["ignored"] == ["option", "bench"]
+    assert envelope(quick, {}, other={}, bench=1).json["ignored"] == ["other", "bench"]
     assert envelope(quick, {}, git_ref="main").json["ignored"] == ["git_ref"]
     assert judged(quick, value={"receipt": run()}).get("ignored") is None
     # A receipt may hold what it likes.
@@ -493,6 +495,8 @@ def test_runs_after_the_baseline_tell_nothing(api: Api) -> None:
     pinned = judged(api, "?against=version:v0", run(200))
     assert pinned["verdict"]["reasons"] == ["wall_ms_fail"]
     assert pinned["noise"]["metrics"]["wall_ms"] == {"n": 1, "decided": "too_little_history"}
+    api.promote("v0", "good")
+    assert verdict(api, "?against=promoted", run(200)) == ("fail", ["wall_ms_fail"])
 
 
 def test_runs_of_other_refs_tell_nothing_about_a_ref(api: Api) -> None:

@@ -108,6 +108,8 @@ def test_delete_can_be_made_conditional(api: Api) -> None:
     for other in ('"x"', f"W/{tag}", '"sha256:0", "y"'):
         error = fails(api.delete(headers={"If-Match": other}), 412)
         assert error["details"] == {"header": "If-Match"}
+    both = {"If-Match": tag, "If-None-Match": tag}
+    assert fails(api.delete(headers=both), 412)["details"] == {"header": "If-None-Match"}
     assert api.get(VERSION).status_code == 200
     assert api.delete(headers={"If-Match": f'"x", {tag}'}).status_code == 200
     fails(api.delete(headers={"If-Match": "*"}), 404)

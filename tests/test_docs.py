@@ -146,6 +146,11 @@ def test_the_ci_scripts_work_and_tell_by_their_exit_status(tmp_path: Path) -> No
         with redirecting(server.url) as url:
             assert run("upload-baseline.sh", PERFGATE_URL=url, GIT_SHA="new") not in (0, 3)
             assert run("fetch-baseline.sh", PERFGATE_URL=url) not in (0, 3)
+        with answering(200, "<html>Sign in</html>") as url:
+            assert run("upload-baseline.sh", PERFGATE_URL=url) not in (0, 3)
+            assert run("fetch-baseline.sh", PERFGATE_URL=url) not in (0, 3)
+        with answering(409, "<html>Conflict</html>") as url:
+            assert run("upload-baseline.sh", PERFGATE_URL=url) not in (0, 3)
         assert {path.name for path in tmp_path.glob("*.json")} == {"run.json", "baseline.json"}
         record = json.loads(server.request("GET", "/projects/p/baselines/tests/io[gzip]/latest")[2])
         assert record["git_ref"] == "refs/heads/main"
@@ -220,16 +225,18 @@ def test_the_gate_script_tells_each_outcome_by_its_exit_status(tmp_path: Path) -
 
 
 @contextlib.contextmanager
-def redirecting(url: str) -> Iterator[str]:
-    """Yield the URL of a server that sends everybody elsewhere, as many do from http to https."""
+def answering(status: int, text: str = "", location: str | None = None) -> Iterator[str]:
+    """Yield the URL of a server that answers the same to everything."""
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.send_response(301)
-            self.send_header("Location", url + self.path)
-            self.send_header("Content-Length", "0")
+            self.send_response(status)
+            if location is not None:
+                self.send_header("Location", location + self.path)
+            self.send_header("Content-Length", str(len(text)))
             self.end_headers()
+            self.wfile.write(text.encode())
 
         do_GET = do_POST = do_PUT = answer
 
@@ -244,6 +251,11 @@ def redirecting(url: str) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def redirecting(url: str) -> contextlib.AbstractContextManager[str]:
+    """The URL of a server that sends everybody elsewhere, as many do from http to https."""
+    return answering(301, location=url)
 
 
 def test_the_gate_in_one_line_takes_no_redirect_for_a_pass(tmp_path: Path) -> None:

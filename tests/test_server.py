@@ -818,7 +818,10 @@ def test_no_signal_loses_what_is_in_memory(tmp_path: Path, name: str) -> None:
         before = server.workers()
         server.process.send_signal(signal.Signals[name])
         wait_for(lambda: f"{name}: " in server.log, "the line")
-        server.process.send_signal(signal.SIGUSR1)  # the main process has done with the other
+        # It has done with that when it comes to the next.
+        other = "SIGTTIN" if name == "SIGUSR2" else "SIGUSR2"
+        server.process.send_signal(signal.Signals[other])
+        wait_for(lambda: f"{other}: " in server.log, "the next line")
         assert [server.request("GET", LATEST)[0] for _ in range(20)] == [200] * 20
         assert server.workers() == before
         assert server.stop() == 0

@@ -158,12 +158,27 @@ def test_a_past_holds_each_receipt_once_newest_first(shelf: Storage) -> None:
 def test_a_past_ends_with_the_baseline(shelf: Storage) -> None:
     assert past(shelf, "v1") == [1]
     assert past(shelf, "v3") == [3, 2, 1]
-    assert past(shelf, "prod-1") == [1, 3, 2]
     assert past(shelf, "v3", excluding=hash_of(shelf, "v3")) == [2, 1]
 
 
+def test_a_promotion_is_as_old_as_its_run(shelf: Storage) -> None:
+    """Promoted late, it would let the runs since tell what is expected of it."""
+    assert past(shelf, "prod-1") == [1]
+    assert past(shelf, "prod-2") == [2, 1]
+    delete(shelf, "v2")
+    assert past(shelf, "prod-2") == [2, 1, 3]  # nobody knows any more
+
+
+def test_a_baseline_that_is_deleted_meanwhile_has_a_past(shelf: Storage) -> None:
+    baseline = compare(shelf, Selector("version", "v3")).baseline
+    assert baseline is not None
+    delete(shelf, "v3")
+    found = shelf.past(baseline, git_ref=None, excluding=[], limit=9, read=wall_ms, deadline=soon())
+    assert found == [2, 1]
+
+
 def test_a_past_may_be_that_of_a_ref(shelf: Storage) -> None:
-    assert past(shelf, "prod-1", git_ref="main") == [1, 2]
+    assert past(shelf, "prod-1", git_ref="main") == [1]
     assert past(shelf, "v3", git_ref="main") == [2, 1]
     assert past(shelf, "v4", git_ref="dev") == [4, 3]
     assert past(shelf, "v4", git_ref="dev", excluding=hash_of(shelf, "v4")) == [3]

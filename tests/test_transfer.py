@@ -495,6 +495,9 @@ def test_a_file_gets_its_name_once_it_is_whole(
     assert (target.read_text(), list(tmp_path.iterdir())) == ("all of it", [target])
     with pytest.raises(FileExistsError), whole(target):
         pytest.fail("it has a name already")
+    for none in ("", ".", "/"):
+        with pytest.raises(IsADirectoryError), whole(Path(none)):
+            pytest.fail("it has no name")
 
 
 def test_a_dash_is_standard_output_as_it_is_standard_input(tmp_path: Path) -> None:

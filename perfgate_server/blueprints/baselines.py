@@ -320,6 +320,7 @@ def _read(find: Callable[[bool], Baseline]) -> Response:
     environ = request.environ
     only = bool(environ["QUERY_STRING"]) and "receipt" in requests.query(_read_query)
     if "HTTP_IF_MATCH" in environ and not request.if_match.contains(_tag(find(False), only)):
+        g.unmet = "If-Match"
         raise PreconditionFailed
     if "HTTP_IF_NONE_MATCH" in environ:
         tag = _tag(find(False), only)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import difflib
 import math
 from typing import Any
 
@@ -65,7 +66,7 @@ def _asked(pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, Any]
     if isinstance(sent, dict) and "receipt" in sent and "schema" not in sent:
         ignored = [name for name in sent if name not in ("receipt", "options")]
         # Without a word there would be no gate, or another limit.
-        astray = [name for name in ignored if name in _DECIDING or _are_options(sent[name])]
+        astray = [name for name in ignored if name in _DECIDING or _is_misspelt(name)]
         if astray:
             raise bad_request(dict.fromkeys(astray, "Options stand in the member `options`."))
         if sent.get("options") is not None:
@@ -78,8 +79,8 @@ def _asked(pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, Any]
     return receipt, requests.query(COMPARE_QUERY, pairs) if pairs else _defaults, ignored
 
 
-def _are_options(value: Any) -> bool:
-    return isinstance(value, dict) and not _DECIDING.isdisjoint(value)
+def _is_misspelt(name: str) -> bool:
+    return bool(difflib.get_close_matches(name.lower(), ["options"], cutoff=0.8))
 
 
 # -- the verdict

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qsl
 
-from flask import current_app, request
+from flask import current_app, g, request
 from werkzeug.wsgi import get_input_stream
 
 from perfgate_server import jsonio, records
@@ -143,11 +143,15 @@ def page(query: dict[str, Any], receipts: bool = False) -> Page:
 
 
 def matches(stored: Baseline | None) -> bool:
-    """Tell whether the request's If-Match and If-None-Match allow to change `stored`."""
+    """Tell whether the request's If-Match and If-None-Match allow to change `stored`; one that does
+    not is ``g.unmet`` then."""
     if "If-Match" in request.headers:
         # RFC 9110 wants the strong comparison here: a weak tag matches nothing.
         if stored is None or not request.if_match.contains(records.etag_of(stored)):
+            g.unmet = "If-Match"
             return False
     if "If-None-Match" in request.headers and stored is not None:
-        return not request.if_none_match.contains_weak(records.etag_of(stored))
+        if request.if_none_match.contains_weak(records.etag_of(stored)):
+            g.unmet = "If-None-Match"
+            return False
     return True

@@ -341,8 +341,8 @@ class Storage(Protocol):
         read: Callable[[bytes], Any],
         deadline: float,
     ) -> Sequence[Any]:
-        """Return what `read` makes of the summaries of the newest runs up to a stored baseline, of
-        its benchmark, newest first: up to `limit` of them, None is not wanted.
+        """Return what `read` makes of the summaries of the newest runs up to that of a stored
+        baseline, of its benchmark, newest first: up to `limit` of them, None is not wanted.
 
         With `git_ref` only runs of that ref count. Those whose content hash is in `excluding` are
         passed over; of records that share a receipt there is one, and none from behind the newest

@@ -133,7 +133,7 @@ def past(
 ) -> list[Any]:
     """See `base.Storage.past`."""
     found: dict[str, Any] = {}  # by content hash: a promotion is no run of its own
-    scanned, last = 0, baseline.sequence
+    scanned, last = 0, _place_of_run(db, engine, baseline)
     while len(found) < count and scanned < base.MAX_SCANNED:
         limit = min(max(_STEP, count - len(found)), base.MAX_SCANNED - scanned)
         selection = _up_to(engine, baseline, git_ref, last)
@@ -150,6 +150,19 @@ def past(
             break
         scanned, last = scanned + len(step), step[-1][0] - 1
     return list(found.values())
+
+
+def _place_of_run(db: Session, engine: Engine, baseline: Baseline) -> int:
+    """Return where the run of a record stands: a promotion may be much later than its run."""
+    # The sum, for else PostgreSQL may walk all of the project for the least.
+    row = db.execute(
+        f"""SELECT min(o.seq + 0) FROM baselines o {engine.walk("baselines_by_receipt")}
+            WHERE o.project = ? AND o.receipt_id =
+                (SELECT receipt_id FROM baselines WHERE project = ? AND seq = ?)""",
+        (baseline.project, baseline.project, baseline.sequence),
+    ).fetchone()
+    # It may be deleted by now.
+    return baseline.sequence if row is None or row[0] is None else int(row[0])
 
 
 def _up_to(engine: Engine, baseline: Baseline, git_ref: str | None, place: int) -> Selection:

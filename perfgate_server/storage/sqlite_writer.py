@@ -92,8 +92,8 @@ class Writer:
                     yield group.db
             finally:
                 self._leave(group)
-                # Also in the place of what the block raised, as that something is there already:
-                # what was seen may be a part of what is not kept.
+                # Also in the place of what the block raised, such as a Conflict: what it saw may be
+                # of those with whom it shares the transaction, and is not kept.
                 if group.failure is not None:
                     raise Unavailable(reason(group.failure)) from group.failure
         finally:
