@@ -8,9 +8,13 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import psycopg
 import pytest
 from postgres_server import OwnPostgres, Postgres, opened, server_on
+from psycopg.pq import TransactionStatus
 from support import (
     PATIENCE,
     ROOT,
@@ -23,7 +27,7 @@ from support import (
 )
 
 from perfgate_server.storage import migrate
-from perfgate_server.storage.base import CannotOpen
+from perfgate_server.storage.base import CannotOpen, Unavailable
 
 _OPEN_AND_WRITE = """
 import sys
@@ -233,6 +237,45 @@ def test_the_password_is_never_logged(own: OwnPostgres, tmp_path: Path) -> None:
                 server.stop()
                 assert f"perfgate@127.0.0.1:{own.port}" in server.log
                 assert "hunter2" not in server.log
+
+
+def test_an_upgrade_takes_the_time_it_needs(
+    postgres: Postgres, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the database allows a statement: a large table takes longer."""
+    opened(url).close()
+    name = url.rsplit("/", 1)[1]
+    postgres.execute(f"ALTER DATABASE {name} SET statement_timeout = '500ms'")
+    known = migrate.load("postgres")
+    slow = migrate.Migration(len(known) + 1, "slow", "SELECT pg_sleep(1.5)")
+    monkeypatch.setattr(migrate, "load", lambda dialect: [*known, slow])
+    with contextlib.closing(opened(url)) as storage:
+        assert storage.counts(deadline=soon()).schema_version == slow.version
+
+
+def test_connections_that_are_lost_at_once_are_not_asked_for_without_a_pause(url: str) -> None:
+    """As from a PgBouncer without its PostgreSQL: each is a login."""
+    from perfgate_server.storage.postgres import PostgresEngine
+
+    class Lost:
+        closed, deadline = True, 0.0
+        info = SimpleNamespace(transaction_status=TransactionStatus.UNKNOWN)
+
+        def execute(self, *_: object) -> None:
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+        def close(self) -> None:
+            pass
+
+    asked: list[float] = []
+    pool: Any = SimpleNamespace(
+        getconn=lambda timeout: asked.append(timeout) or Lost(), putconn=lambda _: None
+    )
+    engine = PostgresEngine(url, 1)
+    with pytest.raises(Unavailable, match="closed the connection"):
+        engine._begin(pool, "BEGIN", soon(1))
+    assert 3 <= len(asked) <= 6
+    engine.close()
 
 
 def test_without_the_extra_it_says_what_to_install(url: str) -> None:
