@@ -11,10 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psycopg
 import pytest
 from postgres_server import OwnPostgres, Postgres, opened, server_on
-from psycopg.pq import TransactionStatus
 from support import (
     PATIENCE,
     ROOT,
@@ -28,6 +26,8 @@ from support import (
 
 from perfgate_server.storage import migrate
 from perfgate_server.storage.base import CannotOpen, Unavailable
+
+psycopg = pytest.importorskip("psycopg")
 
 _OPEN_AND_WRITE = """
 import sys
@@ -259,7 +259,7 @@ def test_connections_that_are_lost_at_once_are_not_asked_for_without_a_pause(url
 
     class Lost:
         closed, deadline = True, 0.0
-        info = SimpleNamespace(transaction_status=TransactionStatus.UNKNOWN)
+        info = SimpleNamespace(transaction_status=psycopg.pq.TransactionStatus.UNKNOWN)
 
         def execute(self, *_: object) -> None:
             raise psycopg.OperationalError("server closed the connection unexpectedly")
