@@ -124,11 +124,14 @@ def _check_text(text: bytes, max_depth: int, max_containers: int) -> None:
     """
     whole = text
     if b"\\" in text:
-        if _holds_zero(text):
+        # What is left of a backslash begins an escape. What stood beside a pair stays apart, and
+        # everything where it was.
+        whole = text.replace(b"\\\\", b"..")
+        if _holds_zero(whole):
             raise _refusal("A string holds U+0000", whole, _holds_zero)
-        if _holds_lone_surrogate(text):
+        if _holds_lone_surrogate(whole):
             raise _refusal("A string holds a lone surrogate", whole, _holds_lone_surrogate)
-        text = _escapes(text).replace(b'\\"', b"")
+        text = whole.replace(b'\\"', b"")
     # As many opening brackets as levels are needed; most small bodies hold fewer.
     if len(text) > _LARGE or text.count(b"[") + text.count(b"{") > max_depth:
         _check_brackets(text, max_depth, max_containers)
@@ -140,17 +143,12 @@ def _check_text(text: bytes, max_depth: int, max_containers: int) -> None:
         raise _refusal(_TOO_LARGE, whole, _is_too_large)
 
 
-def _escapes(text: bytes) -> bytes:
-    """Return text in which a backslash begins an escape, and what stood beside one stays apart."""
-    return text.replace(b"\\\\", b"..")
-
-
 def _holds_zero(text: bytes) -> bool:
-    return b"\\u0000" in _escapes(text)
+    return b"\\u0000" in text
 
 
 def _holds_lone_surrogate(text: bytes) -> bool:
-    return bool(_SURROGATE.search(_PAIR.sub(b"", _escapes(text))))
+    return bool(_SURROGATE.search(_PAIR.sub(b"", text)))
 
 
 def _is_too_large(token: bytes) -> bool:

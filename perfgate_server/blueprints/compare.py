@@ -114,7 +114,7 @@ def _judge(
         # are, of what was looked for by its ref, the runs of others, such as pull requests.
         assert found.baseline is not None and found.selector is not None
         ref = found.selector.value if found.selector.kind == "git_ref" else None
-        newest_first = requests.storage().past(
+        past = requests.storage().past(
             found.baseline,
             git_ref=ref,
             excluding=itself,
@@ -122,7 +122,7 @@ def _judge(
             read=comparable,
             deadline=g.deadline,
         )
-        return [*newest_first][::-1]
+        return [*reversed(past)]  # oldest first
 
     candidate = None
     if found.baseline is not None and found.selector is not None:

@@ -74,26 +74,26 @@ def _select(
             [project, benchmark, selector.value, *excluding],
         )
     else:
-        index, condition = _KINDS[selector.kind]
-        conditions = [*others, *([condition] if condition else [])]
-        values = [*excluding, *[selector.value] * condition.count("?")]
-        selection = _of_benchmark(engine, project, benchmark, index, conditions, values)
+        selection = _of_kind(engine, project, benchmark, selector, others, excluding)
     return next(iter(_newest(db, engine, selection, 1)), None)
 
 
-def _of_benchmark(
+def _of_kind(
     engine: Engine,
     project: str,
     benchmark: str,
-    index: str,
-    conditions: Sequence[str],
-    values: Sequence[Any],
+    selector: Selector,
+    conditions: Sequence[str] = (),
+    values: Sequence[Any] = (),
 ) -> Selection:
+    """Return a benchmark's records that a selector fits (of a tag's see `_select`), and more
+    conditions with their values."""
+    index, fits = _KINDS[selector.kind]
     return Selection(
         "b.seq",
         f"baselines b {engine.walk(index)}",
-        ["b.project = ?", "b.benchmark = ?", *conditions],
-        [project, benchmark, *values],
+        ["b.project = ?", "b.benchmark = ?", *conditions, *([fits] if fits else [])],
+        [project, benchmark, *values, *[selector.value] * fits.count("?")],
     )
 
 
@@ -118,8 +118,7 @@ def _newest_rows(
 
 def recent(db: Session, engine: Engine, project: str, benchmark: str, limit: int) -> list[Baseline]:
     """Return a benchmark's newest records, newest first."""
-    index, _ = _KINDS["latest"]
-    return _newest(db, engine, _of_benchmark(engine, project, benchmark, index, [], []), limit)
+    return _newest(db, engine, _of_kind(engine, project, benchmark, Selector("latest")), limit)
 
 
 def past(
@@ -133,10 +132,13 @@ def past(
 ) -> list[Any]:
     """See `base.Storage.past`."""
     found: dict[str, Any] = {}  # by content hash: a promotion is no run of its own
+    those = Selector("latest") if git_ref is None else Selector("git_ref", git_ref)
     scanned, last = 0, _place_of_run(db, engine, baseline)
     while len(found) < count and scanned < base.MAX_SCANNED:
         limit = min(max(_STEP, count - len(found)), base.MAX_SCANNED - scanned)
-        selection = _up_to(engine, baseline, git_ref, last)
+        selection = _of_kind(
+            engine, baseline.project, baseline.benchmark, those, ["b.seq <= ?"], [last]
+        )
         step = _newest_rows(db, engine, selection, limit, "b.seq, b.content_hash")
         for _, content_hash, summary in step:
             if summary is None or content_hash in excluding or content_hash in found:
@@ -163,12 +165,3 @@ def _place_of_run(db: Session, engine: Engine, baseline: Baseline) -> int:
     ).fetchone()
     # It may be deleted by now.
     return baseline.sequence if row is None or row[0] is None else int(row[0])
-
-
-def _up_to(engine: Engine, baseline: Baseline, git_ref: str | None, place: int) -> Selection:
-    index, condition = _KINDS["latest" if git_ref is None else "git_ref"]
-    conditions: list[str] = ["b.seq <= ?"]
-    values: list[Any] = [place]
-    if git_ref is not None:
-        conditions, values = [condition, *conditions], [git_ref, *values]
-    return _of_benchmark(engine, baseline.project, baseline.benchmark, index, conditions, values)
