@@ -91,7 +91,7 @@ def init_app(app: Flask) -> None:
         storage.NotFound, lambda e: _answer(ApiError(404, str(e), {"missing": e.missing}))
     )
     app.register_error_handler(storage.Conflict, lambda e: _answer(_conflict(e)))
-    app.register_error_handler(storage.PreconditionFailed, lambda _: _answer(_precondition()))
+    app.register_error_handler(storage.PreconditionFailed, lambda e: _answer(_precondition(str(e))))
     app.register_error_handler(storage.Unavailable, _unavailable)
     app.register_error_handler(HTTPException, lambda e: _answer(_http_error(e)))
     app.register_error_handler(Exception, _unexpected)
@@ -121,14 +121,14 @@ def _conflict(error: storage.Conflict) -> ApiError:
     )
 
 
-def _precondition() -> ApiError:
+def _precondition(header: str) -> ApiError:
     message = "What is stored is there already, or has the ETag that If-None-Match names."
-    if g.unmet == "If-Match":
+    if header == "If-Match":
         message = (
             "What is stored has another ETag than If-Match names, or is not there. An ETag has its"
             " double quotes with it, and no W/ before them."
         )
-    return ApiError(412, message, {"header": g.unmet})
+    return ApiError(412, message, {"header": header})
 
 
 def _unavailable(error: storage.Unavailable) -> Response:

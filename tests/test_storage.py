@@ -169,9 +169,9 @@ def test_a_deleted_version_can_be_kept_again_with_anything_in_it(storage: Storag
 def test_preconditions_see_the_stored_record_and_can_stop_a_write(storage: Storage) -> None:
     seen: list[Baseline | None] = []
 
-    def refuse(found: Baseline | None) -> bool:
+    def refuse(found: Baseline | None) -> None:
         seen.append(found)
-        return False
+        raise PreconditionFailed
 
     with pytest.raises(PreconditionFailed):
         storage.create(*stored(), deadline=soon(), precondition=refuse)
@@ -183,7 +183,8 @@ def test_preconditions_see_the_stored_record_and_can_stop_a_write(storage: Stora
         delete(storage, precondition=refuse)
     assert seen == [None, first, first]
     assert listed(storage) == ["v1"]
-    delete(storage, precondition=lambda found: found == first)
+    delete(storage, precondition=seen.append)
+    assert seen[3:] == [first]
     assert listed(storage) == []
 
 
@@ -530,9 +531,9 @@ def test_a_deadline_that_has_passed_is_unavailable_and_changes_nothing(storage: 
     """A call gives up when it would have to wait; later calls work."""
     release, held = threading.Event(), threading.Event()
 
-    def hold(_: Baseline | None) -> bool:
+    def hold(_: Baseline | None) -> None:
         held.set()
-        return release.wait(20)
+        release.wait(20)
 
     holder = threading.Thread(
         target=lambda: storage.create(*stored(), deadline=soon(), precondition=hold)

@@ -111,7 +111,7 @@ def promote(project: str, benchmark: str) -> Response:
         created_by=g.key.actor,
     )
     baseline, created = requests.storage().promote(
-        promotion, deadline=g.deadline, precondition=requests.matches
+        promotion, deadline=g.deadline, precondition=requests.check_preconditions
     )
     answer = records.promotion_answer(baseline)
     ignored = _ignored(sent, _promotion_schema)
@@ -123,7 +123,7 @@ def promote(project: str, benchmark: str) -> Response:
 def delete(project: str, benchmark: str, version: str) -> Response:
     requests.query(_no_query)
     baseline = requests.storage().delete(
-        project, benchmark, version, deadline=g.deadline, precondition=requests.matches
+        project, benchmark, version, deadline=g.deadline, precondition=requests.check_preconditions
     )
     return responses.json(
         {
@@ -283,7 +283,7 @@ def _create(
         source="upload",
     )
     baseline, created = requests.storage().create(
-        new, receipt, deadline=g.deadline, precondition=requests.matches
+        new, receipt, deadline=g.deadline, precondition=requests.check_preconditions
     )
     tag = records.etag_of(baseline)
     return _stored(baseline, created, tag, records.upload_answer(baseline, tag), ignored)
@@ -320,8 +320,7 @@ def _read(find: Callable[[bool], Baseline]) -> Response:
     environ = request.environ
     only = bool(environ["QUERY_STRING"]) and "receipt" in requests.query(_read_query)
     if "HTTP_IF_MATCH" in environ and not request.if_match.contains(_tag(find(False), only)):
-        g.unmet = "If-Match"
-        raise PreconditionFailed
+        raise PreconditionFailed("If-Match")
     if "HTTP_IF_NONE_MATCH" in environ:
         tag = _tag(find(False), only)
         headers = _read_headers(tag)

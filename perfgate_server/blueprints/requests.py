@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qsl
 
-from flask import current_app, g, request
+from flask import current_app, request
 from werkzeug.wsgi import get_input_stream
 
 from perfgate_server import jsonio, records
@@ -13,7 +13,7 @@ from perfgate_server.auth import check_benchmark, start_clock
 from perfgate_server.errors import ApiError, bad_request
 from perfgate_server.queries import Query
 from perfgate_server.storage import Storage
-from perfgate_server.storage.base import Baseline, Page
+from perfgate_server.storage.base import Baseline, Page, PreconditionFailed
 
 _MAX_PARAMETERS = 256
 _CHUNK = 2**20
@@ -142,16 +142,13 @@ def page(query: dict[str, Any], receipts: bool = False) -> Page:
     return Page(query.pop("limit"), offset or 0, cursor, query.pop("total"), receipts)
 
 
-def matches(stored: Baseline | None) -> bool:
-    """Tell whether the request's If-Match and If-None-Match allow to change `stored`; one that does
-    not is ``g.unmet`` then."""
+def check_preconditions(stored: Baseline | None) -> None:
+    """Raise PreconditionFailed, with the header's name, unless the request's If-Match and
+    If-None-Match allow to change `stored`."""
     if "If-Match" in request.headers:
         # RFC 9110 wants the strong comparison here: a weak tag matches nothing.
         if stored is None or not request.if_match.contains(records.etag_of(stored)):
-            g.unmet = "If-Match"
-            return False
+            raise PreconditionFailed("If-Match")
     if "If-None-Match" in request.headers and stored is not None:
         if request.if_none_match.contains_weak(records.etag_of(stored)):
-            g.unmet = "If-None-Match"
-            return False
-    return True
+            raise PreconditionFailed("If-None-Match")

@@ -213,8 +213,8 @@ class Counts:
     wrong_totals: list[str]
 
 
-#: Given the record that is there now, or None, tells whether to go on.
-Precondition = Callable[[Baseline | None], bool]
+#: Given the record that is there now, or None, raises PreconditionFailed unless to go on.
+Precondition = Callable[[Baseline | None], None]
 
 #: How many of a benchmark's newest records are looked at for a history.
 MAX_SCANNED = 500
@@ -250,7 +250,7 @@ class Conflict(StorageError):
 
 
 class PreconditionFailed(StorageError):
-    """The caller's precondition does not hold."""
+    """The caller's precondition does not hold; the text is the caller's own."""
 
 
 class Unavailable(StorageError):

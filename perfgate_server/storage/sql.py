@@ -23,7 +23,6 @@ from perfgate_server.storage.base import (
     Outcome,
     Page,
     Precondition,
-    PreconditionFailed,
     Promotion,
     Receipt,
     Restored,
@@ -78,8 +77,8 @@ class SqlStorage:
     ) -> tuple[Baseline, bool]:
         with self._engine.writing(new.project, new.benchmark, deadline) as db:
             stored = self._find(db, new.project, new.benchmark, new.version)
-            if precondition is not None and not precondition(stored):
-                raise PreconditionFailed
+            if precondition is not None:
+                precondition(stored)
             if stored is not None:
                 if not stored.differences(new):
                     return stored, False
@@ -97,8 +96,8 @@ class SqlStorage:
             target = self._find(
                 db, project, benchmark, promotion.to_version, receipt=source is None
             )
-            if precondition is not None and not precondition(target):
-                raise PreconditionFailed
+            if precondition is not None:
+                precondition(target)
             if source is None:
                 if target is not None and promotion.may_have_made(target):
                     return target, False
@@ -149,8 +148,8 @@ class SqlStorage:
             stored = self._find(db, project, benchmark, version)
             if stored is None:
                 raise self._missing(db, project, benchmark, version)
-            if precondition is not None and not precondition(stored):
-                raise PreconditionFailed
+            if precondition is not None:
+                precondition(stored)
             receipt_id = receipt_id_of(db, stored)
             for tag in stored.tags:
                 db.execute(
