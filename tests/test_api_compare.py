@@ -495,8 +495,22 @@ def test_runs_after_the_baseline_tell_nothing(api: Api) -> None:
     pinned = judged(api, "?against=version:v0", run(200))
     assert pinned["verdict"]["reasons"] == ["wall_ms_fail"]
     assert pinned["noise"]["metrics"]["wall_ms"] == {"n": 1, "decided": "too_little_history"}
-    api.promote("v0", "good")
+    for good, options in (("good", {}), ("same", {"normalize": True})):
+        api.promote("v0", good, **options)
+        assert verdict(api, "?against=promoted", run(200)) == ("fail", ["wall_ms_fail"])
+    assert api.delete("v0").status_code == 200  # and nobody knows where it stood
     assert verdict(api, "?against=promoted", run(200)) == ("fail", ["wall_ms_fail"])
+
+
+def test_promotions_do_not_bring_an_old_level_back(api: Api) -> None:
+    """As old runs among the newest they would look like a level shift."""
+    past(api, *(100 + n % 3 for n in range(10)), *(50 + n % 2 for n in range(10)))
+    for version in ("v7", "v8", "v9"):
+        api.promote(version, f"good-{version}")
+    api.put("b", "last", json=run(50, "last"))
+    found = judged(api, value=run(100))
+    assert found["verdict"]["reasons"] == ["wall_ms_fail"]
+    assert found["noise"]["metrics"]["wall_ms"]["n"] == 11
 
 
 def test_runs_of_other_refs_tell_nothing_about_a_ref(api: Api) -> None:

@@ -147,12 +147,20 @@ def test_the_run_itself_is_no_other_record(storage: Storage) -> None:
     )
 
 
-def test_a_past_holds_each_receipt_once_newest_first(shelf: Storage) -> None:
-    assert past(shelf, "v4") == [4, 2, 1, 3]
-    assert past(shelf, "v4", 2) == [4, 2]
-    assert past(shelf, "v4", 4) == [4, 2, 1, 3]
+def test_a_past_holds_each_run_once_newest_first(shelf: Storage) -> None:
+    """A promotion is none: a run would seem to be as new as that."""
+    assert past(shelf, "v4") == [4, 3, 2, 1]
+    assert past(shelf, "v4", 2) == [4, 3]
+    assert past(shelf, "v4", 4) == [4, 3, 2, 1]
     assert past(shelf, "v4", 0, read=lambda _: pytest.fail("not asked")) == []
-    assert past(shelf, "v4", excluding=hash_of(shelf, "v2")) == [4, 1, 3]
+    assert past(shelf, "v4", excluding=hash_of(shelf, "v2")) == [4, 3, 1]
+
+
+def test_a_run_that_was_uploaded_twice_is_as_old_as_the_first(shelf: Storage) -> None:
+    keep(shelf, "b", "again", value=receipt(wall_ms=2))
+    assert past(shelf, "again") == [4, 3, 2, 1]
+    assert past(shelf, "again", 2) == [2, 4]  # what is further back is not looked at
+    assert past(shelf, "again", read=lambda _: 0) == [0] * 4
 
 
 def test_a_past_ends_with_the_baseline(shelf: Storage) -> None:
@@ -165,8 +173,13 @@ def test_a_promotion_is_as_old_as_its_run(shelf: Storage) -> None:
     """Promoted late, it would let the runs since tell what is expected of it."""
     assert past(shelf, "prod-1") == [1]
     assert past(shelf, "prod-2") == [2, 1]
+    shelf.promote(promotion("prod-2", "prod-3"), deadline=soon())
+    assert past(shelf, "prod-3") == [2, 1]
     delete(shelf, "v2")
-    assert past(shelf, "prod-2") == [2, 1, 3]  # nobody knows any more
+    assert past(shelf, "prod-2") == past(shelf, "prod-3") == []  # nobody knows any more
+    assert past(shelf, "v4") == [4, 3, 1]
+    keep(shelf, "b", "v2", value=receipt(wall_ms=2))  # which is another run
+    assert past(shelf, "prod-2") == []
 
 
 def test_a_baseline_that_is_deleted_meanwhile_has_a_past(shelf: Storage) -> None:
@@ -185,11 +198,26 @@ def test_a_past_may_be_that_of_a_ref(shelf: Storage) -> None:
     assert past(shelf, "v4", git_ref="only-c") == []
 
 
+def test_a_run_that_was_promoted_into_a_ref_is_one_of_that_ref(shelf: Storage) -> None:
+    """It was measured for a pull request, and promoted when that was merged."""
+    shelf.promote(promotion("v4", "merged-4", git_ref="main"), deadline=soon())
+    shelf.promote(promotion("v3", "merged-3", git_ref="main"), deadline=soon())
+    shelf.promote(promotion("merged-3", "good", git_ref="main"), deadline=soon())
+    assert past(shelf, "good", git_ref="main") == [3, 4, 2, 1]
+    assert past(shelf, "merged-4", git_ref="main") == [4, 2, 1]
+    assert past(shelf, "good") == [3, 2, 1]
+    keep(shelf, "b", "v5", value=receipt(wall_ms=5), git_ref=None)
+    shelf.promote(promotion("v5", "merged-5", git_ref="main"), deadline=soon())
+    assert past(shelf, "merged-5", git_ref="main") == [5, 3, 4, 2, 1]
+    delete(shelf, "v5")
+    assert past(shelf, "merged-5", git_ref="main") == []
+
+
 def test_a_past_holds_what_is_made_of_summaries(shelf: Storage) -> None:
     """None is not wanted, and makes room for what is older."""
     odd = {summaries.summarize(receipt(wall_ms=number)): number for number in (1, 3)}
-    assert past(shelf, "v4", read=odd.get) == [1, 3]
-    assert past(shelf, "v4", 1, read=odd.get) == [1]
+    assert past(shelf, "v4", read=odd.get) == [3, 1]
+    assert past(shelf, "v4", 1, read=odd.get) == [3]
     assert past(shelf, "v4", read=lambda _: 0) == [0] * 4
 
 
@@ -228,9 +256,14 @@ def test_a_promotion_that_changes_the_receipt_has_a_summary_of_its_own(storage: 
     from perfgate_server.records import normalize_body
 
     keep(storage)
-    storage.promote(promotion(normalize=normalize_body), deadline=soon())
-    found = past(storage, "v2", read=summaries.parse)
-    assert [summary.run_id for summary in found] == ["baseline", "run-1"]
+    new = promotion(normalize=normalize_body)
+    storage.promote(new, deadline=soon())
+    found = compare(storage, Selector("promoted")).baseline
+    assert found and found.summary and summaries.parse(found.summary).run_id == "baseline"
+    # And no place of its own among the runs.
+    keep(storage, "b", "v3", value=receipt(wall_ms=3))
+    assert [run.run_id for run in past(storage, new.to_version, read=summaries.parse)] == ["run-1"]
+    assert len(past(storage, "v3")) == 2
 
 
 def test_a_summary_lives_as_long_as_its_receipt(storage: Storage) -> None:

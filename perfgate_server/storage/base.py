@@ -345,8 +345,9 @@ class Storage(Protocol):
         baseline, of its benchmark, newest first: up to `limit` of them, None is not wanted.
 
         With `git_ref` only runs of that ref count. Those whose content hash is in `excluding` are
-        passed over; of records that share a receipt there is one, and none from behind the newest
-        MAX_SCANNED. No receipt is read.
+        passed over, and so are promotions, unless `git_ref` is theirs and not their source's; a
+        receipt that was uploaded twice is one run, and none is from behind the newest MAX_SCANNED
+        records. A baseline whose source is deleted has no past. No receipt is read.
         """
 
     def delete(

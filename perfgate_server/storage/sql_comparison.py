@@ -24,6 +24,13 @@ _WITH_TAG = """p.project = ? AND p.benchmark = ?
 _SUMMARIES = """LEFT JOIN receipt_summaries s
     ON s.project = b.project AND s.receipt_id = b.receipt_id"""
 
+# A promotion is no run of its own: it may be much later than its run, and would look like a shift
+# back to an old level. Of a ref it is one if its source is of another ref, as a pull request's.
+_IS_RUN = "b.promoted_from IS NULL"
+_IS_RUN_OF_REF = """(b.promoted_from IS NULL OR EXISTS (SELECT 1 FROM baselines o
+    WHERE o.project = b.project AND o.benchmark = b.benchmark AND o.version = b.promoted_from
+    AND o.seq < b.seq AND (o.git_ref IS NULL OR o.git_ref <> b.git_ref)))"""
+
 #: The kind of a selector -> the index in which its records stand in their order, and what tells
 #: them from the benchmark's others.
 _KINDS = {
@@ -131,21 +138,26 @@ def past(
     read: Callable[[bytes], Any],
 ) -> list[Any]:
     """See `base.Storage.past`."""
-    found: dict[str, Any] = {}  # by content hash: a promotion is no run of its own
-    those = Selector("latest") if git_ref is None else Selector("git_ref", git_ref)
-    scanned, last = 0, _place_of_run(db, engine, baseline)
+    last = _place_of_run(db, engine, baseline, git_ref)
+    if last is None:
+        return []
+    found: dict[str, Any] = {}  # by content hash: what was uploaded twice is one run
+    those, is_run = Selector("latest"), _IS_RUN
+    if git_ref is not None:
+        those, is_run = Selector("git_ref", git_ref), _IS_RUN_OF_REF
+    scanned = 0
     while len(found) < count and scanned < base.MAX_SCANNED:
         limit = min(max(_STEP, count - len(found)), base.MAX_SCANNED - scanned)
         selection = _of_kind(
             engine, baseline.project, baseline.benchmark, those, ["b.seq <= ?"], [last]
         )
-        step = _newest_rows(db, engine, selection, limit, "b.seq, b.content_hash")
-        for _, content_hash, summary in step:
-            if summary is None or content_hash in excluding or content_hash in found:
+        step = _newest_rows(db, engine, selection, limit, f"b.seq, b.content_hash, {is_run}")
+        for _, content_hash, is_run_itself, summary in step:
+            if not is_run_itself or summary is None or content_hash in excluding:
                 continue
-            run = read(summary)
+            run = found.pop(content_hash) if content_hash in found else read(summary)
             if run is not None:
-                found[content_hash] = run
+                found[content_hash] = run  # where it is the oldest
                 if len(found) == count:
                     break
         if len(step) < limit:
@@ -154,14 +166,22 @@ def past(
     return list(found.values())
 
 
-def _place_of_run(db: Session, engine: Engine, baseline: Baseline) -> int:
-    """Return where the run of a record stands: a promotion may be much later than its run."""
-    # The sum, for else PostgreSQL may walk all of the project for the least.
-    row = db.execute(
-        f"""SELECT min(o.seq + 0) FROM baselines o {engine.walk("baselines_by_receipt")}
-            WHERE o.project = ? AND o.receipt_id =
-                (SELECT receipt_id FROM baselines WHERE project = ? AND seq = ?)""",
-        (baseline.project, baseline.project, baseline.sequence),
-    ).fetchone()
-    # It may be deleted by now.
-    return baseline.sequence if row is None or row[0] is None else int(row[0])
+def _place_of_run(
+    db: Session, engine: Engine, baseline: Baseline, git_ref: str | None
+) -> int | None:
+    """Return where the run of a record stands, of `git_ref` if there is one; None if nobody knows
+    any more, for a record that it was promoted from is deleted."""
+    place, source = baseline.sequence, baseline.promoted_from
+    while source is not None:
+        row = db.execute(
+            f"""SELECT b.seq, b.promoted_from, b.git_ref
+                FROM baselines b {engine.walk("baselines_by_version")}
+                WHERE b.project = ? AND b.benchmark = ? AND b.version = ? AND b.seq < ?""",
+            (baseline.project, baseline.benchmark, source, place),
+        ).fetchone()
+        if row is None:
+            return None
+        if git_ref is not None and row[2] != git_ref:
+            break
+        place, source = int(row[0]), row[1]
+    return place
