@@ -5,7 +5,8 @@
 For each folder of receipts (`perfgate.run.v1`, one benchmark, the names of the files in order)
 every night is compared with the night before, by the plain rule and by the one that knows the
 noise between runs; then the last night is made twice as slow, which both must see. Without a
-folder only simulated series are judged: the shares of them that fail, in percent.
+folder only simulated series are judged: the shares of them that fail, in percent. Then it shows how
+often the interval holds the next of normal values, and what a comparison costs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from perfgate_server.gate.document import document
-from perfgate_server.gate.noise import LEAST
+from perfgate_server.gate.noise import COVERAGE, LEAST, interval
 from perfgate_server.gate.rule import HIGHER_IS_BETTER, Candidate, Judgement, Options, judge
 from perfgate_server.summaries import METRICS, MetricStats, Summary
 
@@ -148,6 +149,18 @@ def simulate() -> None:
         print(row)
 
 
+def coverage(runs: int = 50_000) -> None:
+    """Show how often the next value of a normal series is within its interval."""
+    rng = random.Random(1)
+    print("\n## the interval holds the next value, in %; its nominal coverage is", 100 * COVERAGE)
+    for n in (5, 6, 7, 8, 10, 15, 20):
+        held = 0
+        for _ in range(runs):
+            found = interval([rng.gauss(1000, 10) for _ in range(n)], 0)
+            held += found is not None and found.low <= rng.gauss(1000, 10) <= found.high
+        print(f"{n:>5} past values: {100 * held / runs:.1f}")
+
+
 def cost() -> None:
     """Time a comparison of every metric with 20 records of history."""
     rng = random.Random(1)
@@ -178,6 +191,7 @@ def main() -> None:
     for folder in parser.parse_args().folders:
         replay(folder)
     simulate()
+    coverage()
     cost()
 
 

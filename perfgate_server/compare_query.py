@@ -5,6 +5,7 @@ Knows marshmallow alone; see `queries`.
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from typing import Any
@@ -33,11 +34,12 @@ _VALUED = ("version", "tag", "git_sha", "git_ref")
 _SELECTOR_END = re.compile(
     rf",(?=(?:{'|'.join(_PLAIN)})(?:,|\Z)|(?:{'|'.join(_VALUED)}):)", re.ASCII
 )
-# What a selector may look for: only a ref may hold a comma, and none that ends something.
+# What a selector may look for: only a ref may hold a comma, and none that ends something. No ref of
+# git's holds a colon or a space (git-check-ref-format).
 _POSSIBLE = {
     **dict.fromkeys(_PLAIN, re.compile("")),
     **dict.fromkeys(_VALUED, re.compile("[^,]+")),
-    "git_ref": re.compile(r"(?:[^,]|,(?![\s,]|\Z))+"),
+    "git_ref": re.compile(r"(?:[^,\x00-\x1f]|,(?![\s,]|[\w-]+:|\Z))+(?<!\s)"),
 }
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -55,7 +57,7 @@ class SelectorsParameter(Parameter):
                     " separated by commas; V, T, S and R must not be empty."
                 )
             # Not looked for in vain: nothing to compare with could pass for a pass.
-            if not _POSSIBLE[kind].fullmatch(value):
+            if not _POSSIBLE[kind].fullmatch(value) or _holds_misspelt(value):
                 raise ValidationError(
                     f"No {kind} is {value[:300]!r}; behind the comma of a list there is another"
                     " selector, and no space."
@@ -64,6 +66,12 @@ class SelectorsParameter(Parameter):
         if len(selectors) > MAX_SELECTORS:
             raise ValidationError(f"Must be at most {MAX_SELECTORS} selectors.")
         return selectors
+
+
+def _holds_misspelt(value: str) -> bool:
+    """Tell whether what a selector looks for goes on with another that is not spelt right."""
+    _, *others = value.lower().split(",")
+    return any(difflib.get_close_matches(other, _PLAIN, cutoff=0.8) for other in others)
 
 
 # Each text in one way only: in several, a long one that does not match would take minutes.

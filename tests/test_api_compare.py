@@ -166,6 +166,12 @@ def test_unknown_members_of_an_envelope_are_named(quick: Api) -> None:
     assert judged(quick, value={"receipt": run()}).get("ignored") is None
     # A receipt may hold what it likes.
     assert "ignored" not in judged(quick, value=run(receipt=1, options=2))
+    assert "ignored" not in judged(quick, value=run(options={"cores": 4}))
+
+
+def test_options_within_a_receipt_are_refused(quick: Api) -> None:
+    """Without a word there would be no gate."""
+    fails(compare(quick, value=run(options={"gate": True})), 400, "options")
 
 
 @pytest.mark.parametrize(
@@ -194,6 +200,12 @@ def test_unknown_members_of_an_envelope_are_named(quick: Api) -> None:
         ("?against=git_ref:main,%20latest", ["against"]),
         ("?against=git_ref:main,", ["against"]),
         ("?against=git_ref:main,,latest", ["against"]),
+        ("?against=git_ref:main,lastest", ["against"]),
+        ("?against=git_ref:a,Promoted,b", ["against"]),
+        ("?against=git_ref:main,git-sha:abc", ["against"]),
+        ("?against=git_ref:main,sha:abc,latest", ["against"]),
+        ("?against=git_ref:main%20", ["against"]),
+        ("?against=git_ref:main%0Alatest", ["against"]),
         ("?against=" + ",".join(["latest"] * 17), ["against"]),
         ("?metrics=wall_ms,speed", ["metrics"]),
         ("?metrics=", ["metrics"]),

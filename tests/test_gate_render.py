@@ -60,7 +60,7 @@ def test_markdown_is_a_line_of_summary_and_a_table() -> None:
         "| `max_rss_kb` | 9.426 MiB | 18.85 MiB | +100.0 % | fail, limit 20 % |\n"
         "| `wall_ms` | 1,000 ms | 1,500 ms | +50.0 % | fail, limit 20 % |\n"
         "| `cpu_ms` | 80 ms | 96 ms | +20.0 % | warn, limit 20 % |\n"
-        "| `page_faults` | - | - | - | skip, the baseline is 0 |\n"
+        "| `page_faults` | - | - | - | skip, the baseline is not above 0 |\n"
         "| `ctx_switches` | 7 | 7 | 0.0 % | pass |\n"
         "| `throughput_per_s` | 12.5 /s | 15 /s | +20.0 % | pass |\n"
         "| `binary_bytes` | - | - | - | not in the baseline |\n"
@@ -75,7 +75,7 @@ def test_text_is_aligned_and_begins_with_the_verdict() -> None:
         "max_rss_kb        9.426 MiB  18.85 MiB  +100.0 %  fail, limit 20 %\n"
         "wall_ms            1,000 ms   1,500 ms   +50.0 %  fail, limit 20 %\n"
         "cpu_ms                80 ms      96 ms   +20.0 %  warn, limit 20 %\n"
-        "page_faults               -          -         -  skip, the baseline is 0\n"
+        "page_faults               -          -         -  skip, the baseline is not above 0\n"
         "ctx_switches              7          7     0.0 %  pass\n"
         "throughput_per_s    12.5 /s      15 /s   +20.0 %  pass\n"
         "binary_bytes              -          -         -  not in the baseline\n"
@@ -171,7 +171,25 @@ def test_values_have_units_that_people_read(name: str, number: float, shown: str
     ],
 )
 def test_changes_are_signed(pct: float, shown: str) -> None:
-    assert render.change({"pct": pct, "ratio": pct + 1}) == shown
+    delta = {"pct": pct, "ratio": pct + 1, "regression": 0.0}
+    assert render.change(delta, {"threshold": 0.2}) == shown
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "threshold", "shown"),
+    [
+        (2499, 2999, 0.2, "+20.01 %"),
+        (2500, 3000, 0.2, "+20.0 %"),
+        (100_000, 100_045, 0.0004, "+0.045 %"),
+        (100_000, 100_004, 0.0004, "0.0 %"),
+        (10**15, 12 * 10**14 + 1, 0.2, "+20.000000 %"),  # a limit to this too
+    ],
+)
+def test_a_change_beyond_its_limit_looks_like_it(
+    before: int, now: int, threshold: float, shown: str
+) -> None:
+    slow = answer(run(wall_ms=before), run(wall_ms=now), threshold=threshold, noise=False)
+    assert render.change(slow["deltas"]["wall_ms"], slow["budgets"]["wall_ms"]) == shown
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,11 @@ def _asked(pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, Any]
         if sent.get("options") is not None:
             pairs = pairs + pairs_of(sent["options"])
         sent = sent["receipt"]
-    elif isinstance(sent, dict) and "options" in sent and "schema" not in sent:
-        raise bad_request({"receipt": "Must be given, beside `options`."})
+    elif isinstance(sent, dict) and "options" in sent:
+        if "schema" not in sent:
+            raise bad_request({"receipt": "Must be given, beside `options`."})
+        if isinstance(sent["options"], dict) and not _DECIDING.isdisjoint(sent["options"]):
+            raise bad_request({"options": "Stand beside the member `receipt`, not in a receipt."})
     check_receipt(sent)
     receipt = _receipt_schema.load({"receipt": sent})["receipt"]
     return receipt, requests.query(COMPARE_QUERY, pairs) if pairs else _defaults, ignored

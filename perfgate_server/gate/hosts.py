@@ -10,8 +10,8 @@ def differences(host: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str,
     """Return in which of os, arch, cpu_count and memory_bytes two hosts differ.
 
     A member counts only where both know it, and neither a count of 0 nor an empty text is
-    knowledge. Memory differs if it is more than 10 % away from the other's: one machine
-    reports a little more or less after an update of its kernel.
+    knowledge. Memory differs if the smaller is over 10 % below the larger: one machine reports a
+    little more or less after an update of its kernel.
     """
     if host == other:  # as nearly all are
         return ()
@@ -21,7 +21,7 @@ def differences(host: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str,
         if not ours or not theirs:
             continue
         if name == "memory_bytes":
-            differs = abs(ours - theirs) * 10 > theirs
+            differs = abs(ours - theirs) * 10 > max(ours, theirs)
         else:
             differs = ours != theirs
         if differs:

@@ -18,8 +18,10 @@ Quote = Callable[[str], str]
 
 _UNITS = {"ms": " ms", "uj": " uJ", "s": " /s"}
 _IN_BYTES = {"kb": 1024, "bytes": 1}
+#: The most decimal places of a change in percent.
+_MOST_PLACES = 6
 _GAPS = {
-    "zero_baseline": "the baseline is 0",
+    "zero_baseline": "the baseline is not above 0",
     "missing_baseline": "not in the baseline",
     "missing_current": "not in this run",
 }
@@ -106,7 +108,7 @@ def rows(answer: Mapping[str, Any]) -> list[Row]:
             name,
             value(name, delta["baseline"]),
             value(name, delta["current"]),
-            change(delta),
+            change(delta, answer["budgets"][name]),
             _delta_verdict(answer, name),
         )
         ranked.append((rank, -delta["regression"], row))
@@ -126,12 +128,17 @@ def value(name: str, number: float) -> str:
     return _number(number) + _UNITS.get(suffix, "")
 
 
-def change(delta: Mapping[str, Any]) -> str:
+def change(delta: Mapping[str, Any], budget: Mapping[str, Any]) -> str:
     """Return a change in percent, or as a factor where that would be long."""
     if abs(delta["pct"]) >= 100:
         return f"{delta['ratio']:.3g}x"
-    percent = f"{delta['pct'] * 100:+,.1f} %"
-    return "0.0 %" if percent in ("+0.0 %", "-0.0 %") else percent
+    percent, limit = delta["pct"] * 100, budget["threshold"] * 100
+    # What is beyond its limit must not look as if it were not.
+    is_beyond = delta["regression"] > budget["threshold"]
+    places = 1
+    while is_beyond and places < _MOST_PLACES and abs(round(percent, places)) <= limit:
+        places += 1
+    return f"{percent:+,.{places}f} %" if round(percent, places) else "0.0 %"
 
 
 def age(seconds: float) -> str:
@@ -204,7 +211,7 @@ def _reasons(answer: Mapping[str, Any], quote: Quote) -> Iterator[str]:
         elif name in METRICS and status == "skip":
             yield f"{quote(name)} could not be judged"
         elif name in METRICS:
-            yield f"{quote(name)} {change(answer['deltas'][name])}"
+            yield f"{quote(name)} {change(answer['deltas'][name], answer['budgets'][name])}"
         else:
             yield _WORDS.get(reason, quote(reason))
     noise = answer["noise"]
