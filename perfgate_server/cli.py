@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -136,6 +137,11 @@ def _opened(config: ServerConfig, *, create: bool) -> Iterator[Any]:
         yield storage
 
 
+def _end_in_order() -> None:
+    """Let SIGTERM end a command as Ctrl-C does: no part of a file is left."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
 @contextlib.contextmanager
 def _progress(label: str, length: int) -> Iterator[Callable[[int], None]]:
     """Show a bar on a terminal, and nothing in a pipe."""
@@ -159,6 +165,7 @@ def export_command(context: click.Context, /, file: str | None, **options: str |
     """
     from perfgate_server import transfer
 
+    _end_in_order()
     with contextlib.ExitStack() as stack:
         config = _storage_config(context, options)
         storage = stack.enter_context(_opened(config, create=False))
@@ -231,6 +238,7 @@ def backup_command(context: click.Context, /, file: str, **options: str | None) 
     """
     from perfgate_server.storage import sqlite_file
 
+    _end_in_order()
     config = _storage_config(context, options)
     if config.storage_type != "sqlite":
         raise ConfigError("backup is for sqlite; for postgres use pg_dump, or export")

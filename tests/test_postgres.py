@@ -71,6 +71,21 @@ def test_a_lock_held_by_others_is_waited_for_until_the_deadline(url: str) -> Non
     storage.close()
 
 
+def test_a_machine_that_died_keeps_no_lock_beyond_its_deadline(url: str) -> None:
+    """The database asks a silent peer only after hours whether it is there still."""
+    with contextlib.closing(opened(url)) as dead, contextlib.closing(opened(url)) as living:
+        with pytest.raises(Unavailable), dead._engine.writing("p", "b", soon(0.5)):
+            assert living.create(*stored(), deadline=soon())[1]
+        assert living.latest("p", "b", receipt=False, deadline=soon()).version == "v1"
+
+
+def test_a_url_may_name_the_application(url: str) -> None:
+    for given, shown in (("", "perfgate-server"), ("?application_name=host-7", "host-7")):
+        with contextlib.closing(opened(url + given)) as storage:
+            with storage._engine.single(soon()) as session:
+                assert session.execute("SHOW application_name").fetchone() == (shown,)
+
+
 def test_connections_that_the_server_closed_are_replaced(postgres: Postgres, url: str) -> None:
     """A request after that sees nothing of it."""
     storage = opened(url)

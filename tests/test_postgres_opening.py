@@ -24,7 +24,7 @@ from support import (
     wait_for,
 )
 
-from perfgate_server.storage import migrate
+from perfgate_server.storage import migrate, open_storage
 from perfgate_server.storage.base import CannotOpen, Unavailable
 
 psycopg = pytest.importorskip("psycopg")
@@ -138,15 +138,24 @@ def test_a_role_that_may_make_no_tables_can_serve_what_is_made(own: OwnPostgres)
             "REVOKE ALL ON SCHEMA public FROM PUBLIC",
             "CREATE ROLE lesser LOGIN PASSWORD 'hunter2'",
             "GRANT USAGE ON SCHEMA public TO lesser",
-            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO lesser",
-            "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO lesser",
+            "GRANT SELECT ON ALL TABLES IN SCHEMA public TO lesser",
         ):
             own.execute(sql, name)
+        lesser = url.replace("perfgate:", "lesser:")
         try:
-            with contextlib.closing(opened(url.replace("perfgate:", "lesser:"))) as storage:
+            with pytest.raises(CannotOpen, match="its role may not write to the tables"):
+                opened(lesser)
+            open_storage("postgres", lesser, timeout=9, pool_size=1, create=False).close()
+            writing = "GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO lesser"
+            own.execute(writing, name)
+            with contextlib.closing(opened(lesser)) as storage:
                 storage.create(*stored(tags=["a"]), deadline=soon())
                 assert storage.latest("p", "b", receipt=True, deadline=soon()).tags == ["a"]
                 storage.delete("p", "b", "v1", deadline=soon())
+                with pytest.raises(Unavailable, match="permission denied"):
+                    storage.reserve(1, deadline=soon())
+                own.execute("GRANT UPDATE ON SEQUENCE baselines_seq_seq TO lesser", name)
+                storage.reserve(1, deadline=soon())  # for an import with --merge
         finally:
             own.execute("DROP OWNED BY lesser; DROP ROLE lesser", name)
 

@@ -577,6 +577,27 @@ def test_a_backup_while_the_server_writes_is_complete(tmp_path: Path) -> None:
         assert not list(copy.parent.glob("*.partial"))
 
 
+@pytest.mark.parametrize("command", ["backup", "export"])
+def test_what_is_told_to_stop_leaves_no_part_of_a_file(tmp_path: Path, command: str) -> None:
+    storage = sqlite_file(tmp_path)
+    for number in range(12):
+        samples = [{"wall_ms": number, "exit_code": 0, "stdout": "x" * 5_000_000}]
+        keep(storage, "b", f"v{number}", value=receipt(samples=samples))
+    storage.close()
+    folder = tmp_path / "copies"
+    folder.mkdir()
+    process = subprocess.Popen(
+        [program(), command, "--database-url", "perfgate.db", str(folder / "copy")],
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+    )
+    wait_for(lambda: any(folder.iterdir()), "a part of it")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+    assert list(folder.iterdir()) == []
+
+
 def test_check_tells_what_is_there_and_what_is_damaged(tmp_path: Path) -> None:
     storage = sqlite_file(tmp_path)
     fill(storage)

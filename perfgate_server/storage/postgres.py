@@ -149,7 +149,7 @@ class PostgresEngine:
         return f"convert_to({column}, 'UTF8')"
 
     def walk(self, index: str) -> str:
-        return ""  # the planner knows the sizes
+        return ""  # the planner knows the sizes: migration 7 sees to that
 
     def among(self, column: str, names: Sequence[str]) -> tuple[str, Any]:
         return f"{column} = ANY(?)", list(names)
@@ -194,9 +194,12 @@ class PostgresEngine:
             connection.deadline = deadline
             milliseconds = max(1, int((deadline - time.monotonic()) * 1000))
             try:
+                # The last is for a machine that died, or hangs, within its transaction: its locks
+                # would stay for as long as the database believes in the connection.
                 connection.execute(
                     f"{begin}; SET LOCAL statement_timeout = {milliseconds};"
-                    f" SET LOCAL lock_timeout = {milliseconds}".encode()
+                    f" SET LOCAL lock_timeout = {milliseconds};"
+                    f" SET LOCAL idle_in_transaction_session_timeout = {milliseconds}".encode()
                 )
             except psycopg.Error as error:
                 _give_back(pool, connection)
@@ -242,7 +245,7 @@ _OPTIONS = {
     "prepare_threshold": None,
     "connect_timeout": CONNECT_TIMEOUT,
     "client_encoding": "UTF8",  # whatever the environment or the URL says
-    "application_name": "perfgate-server",
+    "fallback_application_name": "perfgate-server",
 }
 #: Unless the URL says otherwise. A firewall may forget a connection that lies idle, and drop what
 #: comes then without a word: by default Linux looks after two hours whether it is there still, and
@@ -296,6 +299,8 @@ def _upgrade(options: dict[str, Any], create: bool, lock_timeout: int) -> None:
         applied: list[migrate.Migration] = []
         if migrate.missing("postgres", version, upgrade=create):
             version, applied = _apply_migrations(db)
+        if create:
+            _check_role(db)
     migrate.tell(version, applied)
 
 
@@ -306,6 +311,13 @@ def _check_fitness(db: psycopg.Connection[Any], *, to_write: bool) -> None:
         raise CannotOpen(f"its encoding is {encoding}; make one with ENCODING 'UTF8'")
     if to_write and _shown(db, "transaction_read_only") == "on":
         raise CannotOpen("it is read-only, as a standby is")
+
+
+def _check_role(db: psycopg.Connection[Any]) -> None:
+    """Raise CannotOpen for a role that may only read: nothing would show it before an upload."""
+    row = db.execute("SELECT has_table_privilege('baselines', 'INSERT')").fetchone()
+    if row is None or not row[0]:
+        raise CannotOpen("its role may not write to the tables")
 
 
 def _shown(db: psycopg.Connection[Any], setting: str) -> str:
