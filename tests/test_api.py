@@ -344,7 +344,6 @@ def test_a_limited_key_reaches_its_own_and_nothing_else(limited: Any) -> None:
         "/projects/p/baselines/cpu/versions",
         "/projects/p/baselines/cpu/versions/v1",
         "/projects/p/baselines/cpu/trend?metric=wall_ms",
-        "/projects/p/baselines/no..such/../latest",
         "/projects/q/baselines",
         "/projects/q/baselines/io/read/latest",
         "/projects/.bad/baselines",
@@ -353,6 +352,19 @@ def test_a_limited_key_reaches_its_own_and_nothing_else(limited: Any) -> None:
     fails(limited("DELETE", "/projects/p/baselines/cpu/versions/v1", **own), 403)
     promote = {"from_version": "v1", "to_version": "v2"}
     fails(limited("POST", "/projects/p/baselines/cpu/promote", json=promote, **own), 403)
+
+
+def test_a_bad_name_is_bad_for_a_limited_key_too(limited: Any) -> None:
+    """Its owner would look for what is wrong with the key."""
+    own, path = limited.limited, "/projects/p/baselines"
+    for bad in ("no..such/..", "io/my bench", "io/versions"):
+        if bad != "io/versions":
+            fails(limited.get(f"{path}/{bad}/latest", **own), 400, "benchmark")
+        sent = {"benchmark": bad, "receipt": receipt()}
+        fails(limited("POST", path, json=sent, **own), 400, "benchmark")
+        verdict = {"benchmark": bad, "run_id": "r", "status": "pass", "reasons": []}
+        verdict["counts"] = dict.fromkeys(("pass", "warn", "fail", "skip"), 0)
+        fails(limited("POST", "/projects/p/verdicts", json=verdict, **own), 400, "benchmark")
 
 
 def test_a_limited_keys_lists_hold_only_its_own_totals_included(limited: Any) -> None:

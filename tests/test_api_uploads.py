@@ -481,3 +481,21 @@ def test_one_wrong_field_is_told_alone(api: Api) -> None:
 def test_a_malformed_key_is_told_what_one_looks_like(api: Api) -> None:
     sent = {"headers": {"Authorization": "Bearer pg_live_short"}, "role": None}
     assert "32 or more" in fails(api.get(VERSION, **sent), 401)["message"]
+
+
+def test_an_upload_that_takes_long_is_as_old_as_its_end(api: Api) -> None:
+    """It is newer than what came meanwhile, and whoever lists what is new since then finds it."""
+
+    class Slow(io.BytesIO):
+        def readinto(self, buffer: Any) -> int:
+            if self.tell() == 0:
+                assert api.put("b", "fast", json=receipt(1)).status_code == 201
+            return super().readinto(buffer)
+
+    body = json.dumps(receipt(2)).encode()
+    path = "/projects/p/baselines/b/versions/slow"
+    slow = api("PUT", path, input_stream=Slow(body), content_length=len(body))
+    assert slow.status_code == 201
+    newest, other = api.get("/projects/p/baselines/b/versions").json["versions"]
+    assert (newest["version"], other["version"]) == ("slow", "fast")
+    assert newest["created_at"] == slow.json["created_at"] > other["created_at"]

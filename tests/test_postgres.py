@@ -38,6 +38,7 @@ from perfgate_server import Role, ServerConfig
 from perfgate_server.storage import open_storage
 from perfgate_server.storage.base import Filters, Page, Unavailable
 
+TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
 LATEST = "/projects/p/baselines/b/latest"
 
 
@@ -77,6 +78,29 @@ def test_a_machine_that_died_keeps_no_lock_beyond_its_deadline(url: str) -> None
         with pytest.raises(Unavailable), dead._engine.writing("p", "b", soon(0.5)):
             assert living.create(*stored(), deadline=soon())[1]
         assert living.latest("p", "b", receipt=False, deadline=soon()).version == "v1"
+
+
+def test_a_database_that_took_the_name_of_another_is_not_used(postgres: Postgres) -> None:
+    """What was acknowledged would seem to be lost, and what comes now would be elsewhere."""
+    with postgres.database() as url, postgres.database() as other:
+        name, others = (each.rsplit("/", 1)[1] for each in (url, other))
+        with contextlib.closing(opened(url)) as storage:
+            storage.create(*stored(), deadline=soon())
+            opened(other).close()
+            for old, new in ((name, f"{name}_away"), (others, name)):
+                postgres.execute(f"{TERMINATE} WHERE datname = '{old}'")
+                postgres.execute(f"ALTER DATABASE {old} RENAME TO {new}")
+            for call in (
+                lambda: storage.ping(deadline=soon()),
+                lambda: storage.create(*stored("b", "v2"), deadline=soon()),
+                lambda: storage.latest("p", "b", receipt=False, deadline=soon()),
+            ):
+                with pytest.raises(Unavailable, match="not the one that was opened"):
+                    call()
+            for old, new in ((name, others), (f"{name}_away", name)):
+                postgres.execute(f"{TERMINATE} WHERE datname = '{old}'")
+                postgres.execute(f"ALTER DATABASE {old} RENAME TO {new}")
+            assert storage.latest("p", "b", receipt=False, deadline=soon()).version == "v1"
 
 
 def test_a_url_may_name_the_application(url: str) -> None:

@@ -24,6 +24,7 @@ from perfgate_server.storage.base import (
     Promotion,
     Unavailable,
 )
+from perfgate_server.storage.verdicts import VerdictFilters
 
 
 def keep(storage: Storage, *names: str, **members: Any) -> Baseline:
@@ -472,6 +473,28 @@ def race(count: int, work: Callable[[int], Any]) -> list[Any]:
     for thread in threads:
         thread.join()
     return results
+
+
+def test_no_newer_record_has_an_older_time(storage: Storage) -> None:
+    """Of those who come at once, each has its time when it is its turn."""
+    from test_storage_verdicts import verdict
+
+    def write(number: int) -> None:
+        for step in range(6):
+            version = f"v{number}-{step}"
+            new, kept = stored("b", version)
+            storage.create(new, kept, deadline=soon(), now=now)
+            storage.promote(promotion(version, f"{version}-p"), deadline=soon(), now=now)
+            storage.add_verdict(verdict(version), deadline=soon(), now=now)
+
+    assert not any(race(8, write))
+    history = storage.history("p", "b", Page(limit=999), deadline=soon()).baselines
+    verdicts = storage.list_verdicts("p", VerdictFilters(), Page(limit=999), deadline=soon())
+    for times in (
+        [record.created_at for record in history],
+        [record.created_at for record in verdicts.verdicts],
+    ):
+        assert len(times) >= 48 and times == sorted(times, reverse=True)
 
 
 def test_of_racing_uploads_to_one_version_one_wins(storage: Storage) -> None:

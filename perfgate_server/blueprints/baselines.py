@@ -80,15 +80,14 @@ _CACHE_CONTROL = "private, no-cache"
 @requires(Permission.WRITE)
 def upload(project: str) -> Response:
     envelope, ignored = _posted()
-    created_at = records.now()
-    version = envelope.get("version") or records.version_of(created_at)
-    return _create(project, envelope["benchmark"], version, created_at, envelope, ignored)
+    version = envelope.get("version") or records.version_of(records.now())
+    return _create(project, envelope["benchmark"], version, envelope, ignored)
 
 
 @blueprint.put(VERSION)
 @requires(Permission.WRITE)
 def upload_file(project: str, benchmark: str, version: str) -> Response:
-    return _create(project, benchmark, version, records.now(), _put(), [])
+    return _create(project, benchmark, version, _put(), [])
 
 
 @blueprint.post(f"{BENCHMARK}/promote")
@@ -111,7 +110,10 @@ def promote(project: str, benchmark: str) -> Response:
         created_by=g.key.actor,
     )
     baseline, created = requests.storage().promote(
-        promotion, deadline=g.deadline, precondition=requests.check_preconditions
+        promotion,
+        deadline=g.deadline,
+        precondition=requests.check_preconditions,
+        now=records.now,
     )
     answer = records.promotion_answer(baseline)
     ignored = _ignored(sent, _promotion_schema)
@@ -263,7 +265,6 @@ def _create(
     project: str,
     benchmark: str,
     version: str,
-    created_at: str,
     envelope: dict[str, Any],
     ignored: list[str],
 ) -> Response:
@@ -277,13 +278,17 @@ def _create(
         git_sha=envelope.get("git_sha"),
         metadata=envelope.get("metadata") or {},
         tags=envelope.get("tags") or [],
-        created_at=created_at,
+        created_at=records.now(),
         created_by=g.key.actor,
         content_hash=receipt.content_hash,
         source="upload",
     )
     baseline, created = requests.storage().create(
-        new, receipt, deadline=g.deadline, precondition=requests.check_preconditions
+        new,
+        receipt,
+        deadline=g.deadline,
+        precondition=requests.check_preconditions,
+        now=records.now,
     )
     tag = records.etag_of(baseline)
     return _stored(baseline, created, tag, records.upload_answer(baseline, tag), ignored)

@@ -190,7 +190,7 @@ def _record(
         created_by=g.key.actor,
         wall_ms_cv=_variation(receipt["stats"]["wall_ms"]),
     )
-    requests.storage().add_verdict(verdict, deadline=g.deadline)
+    requests.storage().add_verdict(verdict, deadline=g.deadline, now=records.now)
 
 
 def _variation(stats: dict[str, Any]) -> float | None:

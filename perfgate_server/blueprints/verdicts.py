@@ -33,7 +33,7 @@ def submit(project: str) -> Response:
         created_at=records.now(),
         created_by=g.key.actor,
     )
-    verdict = requests.storage().add_verdict(new, deadline=g.deadline)
+    verdict = requests.storage().add_verdict(new, deadline=g.deadline, now=records.now)
     return responses.json(records.verdict(verdict), 201)
 
 

@@ -216,6 +216,9 @@ class Counts:
 #: Given the record that is there now, or None, raises PreconditionFailed unless to go on.
 Precondition = Callable[[Baseline | None], None]
 
+#: Returns the time as records have it.
+Clock = Callable[[], str]
+
 #: How many of a benchmark's newest records are looked at for a history.
 MAX_SCANNED = 500
 
@@ -264,6 +267,9 @@ class Storage(Protocol):
     answer by then or when the database is down. Writes are atomic, and on the disk when the
     method returns. All can be called from many threads, and from processes forked before the
     first call.
+
+    A `now` is asked for a new record's `created_at` once nobody else can write to its benchmark, so
+    that a newer record has no older time; without it the record keeps the time that it has.
     """
 
     backend: str
@@ -275,6 +281,7 @@ class Storage(Protocol):
         *,
         deadline: float,
         precondition: Precondition | None = None,
+        now: Clock | None = None,
     ) -> tuple[Baseline, bool]:
         """Keep a new record; return it and True.
 
@@ -283,7 +290,12 @@ class Storage(Protocol):
         """
 
     def promote(
-        self, promotion: Promotion, *, deadline: float, precondition: Precondition | None = None
+        self,
+        promotion: Promotion,
+        *,
+        deadline: float,
+        precondition: Precondition | None = None,
+        now: Clock | None = None,
     ) -> tuple[Baseline, bool]:
         """Make the promotion's record; return it and True.
 
@@ -362,7 +374,9 @@ class Storage(Protocol):
         """Remove a record for good and return it; its receipt goes with the last record that
         points to it. Raises NotFound and PreconditionFailed."""
 
-    def add_verdict(self, new: VerdictRecord, *, deadline: float) -> VerdictRecord:
+    def add_verdict(
+        self, new: VerdictRecord, *, deadline: float, now: Clock | None = None
+    ) -> VerdictRecord:
         """Keep a verdict; return it with its sequence and its flakiness score."""
 
     def list_verdicts(

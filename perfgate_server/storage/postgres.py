@@ -47,6 +47,8 @@ class _Connection(psycopg.Connection[tuple[Any, ...]]):
     """
 
     deadline = float("inf")
+    #: Whether it leads to the database that was opened.
+    is_known = False
 
     def wait(self, gen: Generator[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
         return super().wait(self._bounded(gen), *args, **kwargs)
@@ -122,7 +124,7 @@ class PostgresEngine:
         self._pool_size = pool_size
         self._pool: ConnectionPool[_Connection] | None = None
         self._opening = threading.Lock()
-        _prepare(url, create)
+        self._origin = _prepare(url, create)
 
     @contextmanager
     def single(self, deadline: float) -> Iterator[_Session]:
@@ -201,6 +203,7 @@ class PostgresEngine:
                     f" SET LOCAL lock_timeout = {milliseconds};"
                     f" SET LOCAL idle_in_transaction_session_timeout = {milliseconds}".encode()
                 )
+                self._recognize(connection)
             except psycopg.Error as error:
                 _give_back(pool, connection)
                 if not connection.closed or time.monotonic() > deadline:
@@ -208,8 +211,18 @@ class PostgresEngine:
                 # A new one is lost as fast where a PgBouncer stands before no database.
                 time.sleep(pause)
                 pause = _PAUSE
+            except Unavailable:
+                _give_back(pool, connection)
+                raise
             else:
                 return connection
+
+    def _recognize(self, connection: _Connection) -> None:
+        """Raise Unavailable if a new connection leads to another database than was opened: one may
+        have taken its name, and what was acknowledged would seem to be lost."""
+        if not connection.is_known and _origin(connection) != self._origin:
+            raise Unavailable("PostgreSQL: the database is not the one that was opened")
+        connection.is_known = True
 
     def _open(self) -> ConnectionPool[_Connection]:
         """Return this process's pool. It is opened on first use, and so after a fork."""
@@ -264,8 +277,9 @@ def _options(url: str) -> dict[str, Any]:
     return tcp | given | _OPTIONS
 
 
-def _prepare(url: str, create: bool) -> None:
-    """Bring the database to this program's schema, unless it has it; refuse to without `create`."""
+def _prepare(url: str, create: bool) -> str:
+    """Bring the database to this program's schema, unless it has it; refuse to without `create`.
+    Return its `_origin`."""
     try:
         options = _options(url)
     except psycopg.Error:
@@ -273,16 +287,16 @@ def _prepare(url: str, create: bool) -> None:
         raise CannotOpen("the database URL is not one that PostgreSQL understands") from None
     for seconds in _LOCK_TIMEOUTS:
         try:
-            _upgrade(options, create, seconds)
-            return
+            return _upgrade(options, create, seconds)
         except (psycopg.Error, StorageError) as error:
             locked = isinstance(error, psycopg.errors.LockNotAvailable)
             if not locked or seconds == _LOCK_TIMEOUTS[-1]:
                 raise CannotOpen(f"cannot open the database: {_reason(error)}") from error
         time.sleep(_LOCK_PAUSE)
+    raise AssertionError("the last attempt returns or raises")
 
 
-def _upgrade(options: dict[str, Any], create: bool, lock_timeout: int) -> None:
+def _upgrade(options: dict[str, Any], create: bool, lock_timeout: int) -> str:
     with psycopg.connect(**options) as db, db.transaction():
         # Each statement sees what was committed before it: also what servers of an earlier version
         # wrote while this waited for a lock.
@@ -301,7 +315,9 @@ def _upgrade(options: dict[str, Any], create: bool, lock_timeout: int) -> None:
             version, applied = _apply_migrations(db)
         if create:
             _check_role(db)
+        origin = _origin(db)
     migrate.tell(version, applied)
+    return origin
 
 
 def _check_fitness(db: psycopg.Connection[Any], *, to_write: bool) -> None:
@@ -337,6 +353,13 @@ def _version(db: psycopg.Connection[Any]) -> int:
         return 0
     row = db.execute("SELECT coalesce(max(version), 0) FROM perfgate_migrations").fetchone()
     return int(row[0]) if row else 0
+
+
+def _origin(db: psycopg.Connection[Any]) -> str:
+    """Return what tells this database from all others, but for its copies: when, to the
+    microsecond, its first tables were made."""
+    row = db.execute("SELECT applied_at FROM perfgate_migrations WHERE version = 1").fetchone()
+    return str(row[0]) if row else ""
 
 
 def _apply_migrations(db: psycopg.Connection[Any]) -> tuple[int, list[migrate.Migration]]:

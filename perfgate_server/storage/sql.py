@@ -14,6 +14,7 @@ from typing import Any
 from perfgate_server.storage import base, sql_comparison, sql_verdicts
 from perfgate_server.storage.base import (
     Baseline,
+    Clock,
     Comparison,
     Conflict,
     Counts,
@@ -53,6 +54,10 @@ WRONG_TOTALS = """SELECT project, kind FROM (
     ) AS each GROUP BY project, kind HAVING sum(number) <> 0"""
 
 
+def _dated(new: Baseline, now: Clock | None) -> Baseline:
+    return new._replace(created_at=now()) if now else new
+
+
 class SqlStorage:
     """See `base.Storage`."""
 
@@ -74,6 +79,7 @@ class SqlStorage:
         *,
         deadline: float,
         precondition: Precondition | None = None,
+        now: Clock | None = None,
     ) -> tuple[Baseline, bool]:
         with self._engine.writing(new.project, new.benchmark, deadline) as db:
             stored = self._find(db, new.project, new.benchmark, new.version)
@@ -83,10 +89,16 @@ class SqlStorage:
                 if not stored.differences(new):
                     return stored, False
                 raise Conflict(stored, new)
-            return insert(db, new, insert_receipt(db, new.project, receipt)), True
+            receipt_id = insert_receipt(db, new.project, receipt)
+            return insert(db, _dated(new, now), receipt_id), True
 
     def promote(
-        self, promotion: Promotion, *, deadline: float, precondition: Precondition | None = None
+        self,
+        promotion: Promotion,
+        *,
+        deadline: float,
+        precondition: Precondition | None = None,
+        now: Clock | None = None,
     ) -> tuple[Baseline, bool]:
         project, benchmark = promotion.project, promotion.benchmark
         with self._engine.writing(project, benchmark, deadline) as db:
@@ -112,7 +124,7 @@ class SqlStorage:
                 receipt_id = insert_receipt(db, project, normal)
             else:
                 receipt_id = receipt_id_of(db, source)
-            return insert(db, new, receipt_id), True
+            return insert(db, _dated(new, now), receipt_id), True
 
     def get(
         self, project: str, benchmark: str, version: str, *, receipt: bool, deadline: float
@@ -222,9 +234,12 @@ class SqlStorage:
         with self._engine.reading(deadline) as db:
             return sql_comparison.past(db, self._engine, baseline, git_ref, excluding, limit, read)
 
-    def add_verdict(self, new: VerdictRecord, *, deadline: float) -> VerdictRecord:
+    def add_verdict(
+        self, new: VerdictRecord, *, deadline: float, now: Clock | None = None
+    ) -> VerdictRecord:
         with self._engine.writing(new.project, new.benchmark, deadline) as db:
-            return sql_verdicts.add(db, self._engine, new)
+            dated = replace(new, created_at=now()) if now else new
+            return sql_verdicts.add(db, self._engine, dated)
 
     def list_verdicts(
         self, project: str, filters: VerdictFilters, page: Page, *, deadline: float
