@@ -1,4 +1,4 @@
-"""Proves that nothing a client sends is the server's failure, or reaches what is not its own.
+"""Tests that no request makes the server fail, or reaches what its key does not cover.
 
     python benchmarks/fuzz.py --requests 200000
 

@@ -1,4 +1,4 @@
-"""Proves that what the server acknowledged survives kill -9.
+"""Tests that what the server acknowledged survives kill -9.
 
     python benchmarks/killed.py sqlite --rounds 200
     python benchmarks/killed.py postgres --rounds 50

@@ -1,4 +1,4 @@
-"""Proves that bad clients do not keep the server from honest ones.
+"""Tests that bad clients do not keep the server from honest ones.
 
     python benchmarks/overload.py --connections 200 --seconds 60
     python benchmarks/overload.py --bare --connections 200 --seconds 60

@@ -1,6 +1,6 @@
 """Two servers as real processes, and the load that is put on each in turn.
 
-What the programs here share: `Service` and `Bare` start them, `wrk` drives them, `pairs` alternates
+What the programs here share: `service` and `bare` start them, `wrk` drives them, `pairs` alternates
 the two sides, since the speed of a shared machine drifts.
 """
 

@@ -1,4 +1,4 @@
-"""Proves that a server under mixed load neither grows nor slows down.
+"""Tests that a server under mixed load neither grows nor slows down.
 
     python benchmarks/soak.py --minutes 30
     python benchmarks/soak.py --minutes 30 --backend postgres

@@ -62,7 +62,7 @@ def create_app(config: ServerConfig | None = None) -> Flask:
         ),
     )
     app.before_request(_begin)
-    # Last in is first out: the log line tells what is sent.
+    # Run in reverse order: `_finish` logs what is sent.
     app.after_request(_finish)
     if not config.no_cors:
         app.after_request(_allow_cross_origin)
@@ -97,7 +97,7 @@ def _create_standalone() -> Flask:
 
 
 def configure_logs(config: ServerConfig) -> None:
-    """Let log lines go where and how `config` says, and tell of variables that it did not read."""
+    """Configure logging as `config` says, and warn of misspelt PERFGATE_ variables."""
     logs.configure(config.log_level, config.log_format)
     for sentence in misspelt(os.environ):
         logger.warning(sentence)

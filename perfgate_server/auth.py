@@ -65,8 +65,8 @@ def check_permission(permission: Permission) -> None:
 
 
 def check_benchmark(benchmark: str) -> None:
-    """Raise 403 if the request's key does not reach `benchmark`. What is no benchmark's name is a
-    400, as it is for other keys: whoever checks the names says what is wrong with it."""
+    """Raise 403 if the request's key does not reach `benchmark`. An invalid name passes: it
+    becomes a 400 where names are checked, as it does for other keys."""
     if not g.key.sees(benchmark) and names.BENCHMARK.match(benchmark):
         raise _forbidden("benchmark", "The key does not reach this benchmark.")
 

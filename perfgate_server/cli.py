@@ -45,8 +45,8 @@ _SERVER_OPTIONS = (
     ("port", "PORT", "Port to listen on; 0 takes any free one.", "8080"),
     ("storage_type", "memory|sqlite|postgres", "Where baselines are kept.", "memory"),
     _DATABASE_OPTION,
-    ("timeout", "SECONDS", "How long a request may wait for the storage.", "30"),
-    ("log_level", "trace|debug|info|warn|error", "The least level to log.", "info"),
+    ("timeout", "SECONDS", "Time to receive a request or await storage.", "30"),
+    ("log_level", "trace|debug|info|warn|error", "Lowest level to log.", "info"),
     ("log_format", "json|pretty", "How log lines look.", "json"),
     ("workers", "N", "Processes.", "one a core; one for memory"),
     ("threads", "N", "Threads in each process.", "4"),
@@ -205,7 +205,7 @@ def import_command(
     with contextlib.ExitStack() as stack:
         config = _storage_config(context, options)
         if merge and file == "-":
-            raise ConfigError("--merge reads the file twice; standard input cannot be")
+            raise ConfigError("--merge reads FILE twice: it cannot be standard input")
         try:
             source: BinaryIO = (
                 sys.stdin.buffer if file == "-" else stack.enter_context(open(file, "rb"))
@@ -273,7 +273,7 @@ def check_command(context: click.Context, /, **options: str | None) -> int:
     print(f"receipts: {counts.receipts}")
     print(f"verdicts: {counts.verdicts}")
     if counts.wrong_totals:
-        print(f"totals: wrong for {', '.join(counts.wrong_totals)}; export and import mends them")
+        print(f"totals: wrong for {', '.join(counts.wrong_totals)}; to mend, export and import")
         return 1
     return 0
 

@@ -21,8 +21,8 @@ class Column(NamedTuple):
 
 #: The most members of which columns are made: four times as many as a sample of perfgate has.
 _WIDEST = 64
-#: How many times as many values the columns may have as the rows, for what these lack: with more,
-#: columns take longer than row after row.
+#: The most cells of columns, as a multiple of the values in the rows: with more of them ABSENT,
+#: columns take longer than rows.
 _LOOSEST = 1.2
 #: The names of so many rows are gathered before it is seen whether they are too many.
 _GATHERED = 1000

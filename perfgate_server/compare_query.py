@@ -56,11 +56,11 @@ class SelectorsParameter(Parameter):
                     "Must be a list of latest, promoted, version:V, tag:T, git_sha:S and git_ref:R,"
                     " separated by commas; V, T, S and R must not be empty."
                 )
-            # Not looked for in vain: nothing to compare with could pass for a pass.
+            # Refused here: "no baseline" is a skip, which looks like a pass.
             if not _POSSIBLE[kind].fullmatch(value) or _holds_misspelt(value):
                 raise ValidationError(
-                    f"No {kind} is {value[:300]!r}; behind the comma of a list there is another"
-                    " selector, and no space."
+                    f"{value[:300]!r} cannot be a {kind}; behind a comma there must be another"
+                    " selector, no space."
                 )
             selectors.append((kind, value))
         if len(selectors) > MAX_SELECTORS:
@@ -135,7 +135,7 @@ class CompareQuery(Query):
     def unknown_rule(self) -> str:
         known = [name for name, field in self.fields.items() if field.data_key is None]
         names = ", ".join([*known, "threshold.METRIC", "floor.METRIC"])
-        return f"Is no option of a comparison; there are {names}, with one of {', '.join(METRICS)}."
+        return f"Unknown option; there are {names}, METRIC being one of {', '.join(METRICS)}."
 
 
 # marshmallow would make objects of names with dots.

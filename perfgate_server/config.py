@@ -88,8 +88,9 @@ class ServerConfig:
         ``postgresql://`` URL; none for memory.
     api_keys: the keys to accept, best added with `api_key`.
     no_cors: whether cross-origin requests are left to the browser's same-origin rule.
-    timeout: seconds in which a request whose storage is busy or down is answered 503.
-    workers, threads: processes, and threads in each; None chooses from the machine's cores.
+    timeout: seconds to receive a request, and to answer 503 if the storage is busy.
+    log_level, log_format: as LOG_LEVELS and LOG_FORMATS.
+    workers, threads: processes (None: one a core, at most 8), threads in each (None: 4).
     max_body_size: bytes a request body may have.
     pool_size: connections to postgres in each process; None for one a thread.
     trusted_proxies: how many hops of ``X-Forwarded-*`` to believe.
@@ -212,7 +213,7 @@ class ServerConfig:
             try:
                 values[setting.name] = setting.metadata["parse"](text)
             except ValueError as error:
-                raise ConfigError(f"{source}: {error}, and is {text!r}") from None
+                raise ConfigError(f"{source}: {error}, not {text!r}") from None
         sources = [
             *(("--api-keys", text) for text in api_keys),
             *(_variable(environ, "PERFGATE_API_KEYS")),
@@ -234,7 +235,7 @@ def misspelt(variables: Iterable[str]) -> list[str]:
     found = []
     for name in sorted(given - names):
         for close in difflib.get_close_matches(name, names, 1, _NEARLY):
-            found.append(f"{name} is no variable of perfgate-server: did you mean {close}?")
+            found.append(f"{name} is not a perfgate-server variable: did you mean {close}?")
     return found
 
 
@@ -299,12 +300,12 @@ def _read_keys(source: str, path: str) -> list[ApiKey]:
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ConfigError(f"the {name} must be one of {', '.join(choices)}, and is {value!r}")
+        raise ConfigError(f"the {name} must be one of {', '.join(choices)}, not {value!r}")
 
 
 def _check_range(name: str, value: float | None, low: float, high: float) -> None:
     if value is not None and not (math.isfinite(value) and low <= value <= high):
-        raise ConfigError(f"{name} must be from {low} to {high}, and is {value}")
+        raise ConfigError(f"{name} must be from {low} to {high}, not {value}")
 
 
 def _check_storage(storage_type: str, database_url: str | None, workers: int | None) -> None:

@@ -33,7 +33,7 @@ _CODES = {
 EXPOSED = "ETag, Link, Location, Perfgate-Baseline, Perfgate-Verdict, Retry-After, X-Request-ID"
 
 #: What a client is told of a fault of ours.
-FAILED = "The server failed; its log knows why, under this request id."
+FAILED = "Internal error; see this request id in the server's log."
 
 #: Seconds after which a client may try again what was answered 503.
 RETRY_AFTER = 1
@@ -122,11 +122,11 @@ def _conflict(error: storage.Conflict) -> ApiError:
 
 
 def _precondition(header: str) -> ApiError:
-    message = "What is stored is there already, or has the ETag that If-None-Match names."
+    message = "The record is there already, or has an ETag that If-None-Match names."
     if header == "If-Match":
         message = (
-            "What is stored has another ETag than If-Match names, or is not there. An ETag has its"
-            " double quotes with it, and no W/ before them."
+            "The record is missing, or its ETag is not one that If-Match names. Give an ETag with"
+            " its double quotes and without W/."
         )
     return ApiError(412, message, {"header": header})
 
@@ -134,8 +134,8 @@ def _precondition(header: str) -> ApiError:
 def _unavailable(error: storage.Unavailable) -> Response:
     logger.error("storage unavailable: %s", error, extra={"request_id": g.request_id})
     headers = {"Retry-After": str(RETRY_AFTER)}
-    # Whether anything was changed nobody knows: a commit may have been lost on its way back. To
-    # try again is safe: an upload or a promotion that was done is answered alike.
+    # Nobody knows whether anything changed: the answer to a commit may be lost. A retry is safe:
+    # an upload or a promotion that was done gets its first answer.
     message = "The storage is busy, full, down or read-only. Try again."
     return _answer(ApiError(503, message, headers=headers))
 

@@ -21,7 +21,7 @@ except ImportError:  # it comes with the extra `fast`, and does the same in a th
 
 #: How deep arrays and objects may be nested, the outermost counted.
 MAX_DEPTH = 64
-#: How many of them a body may hold: twice the samples that fit into the default limit.
+#: How many of them a body may hold: the default size limit fits 600,000 samples.
 MAX_CONTAINERS = 1_000_000
 
 
@@ -110,7 +110,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 # A string, also one without an end, or what else stands between white space and punctuation.
 # Nothing is looked at twice, for such a body may be long.
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[^\s",:\[\]{}"]++', re.DOTALL)
-#: Of how many of these it is looked which is wrong: more than a receipt of 1,000 samples has.
+#: How many tokens are searched for the wrong one: a receipt of 1,000 samples has fewer.
 _LOOKED_AT = 100_000
 _NUMBER = re.compile(rb"-?[0-9]++(?:\.[0-9]++)?+(?:[eE][-+]?[0-9]++)?+")
 
@@ -124,8 +124,8 @@ def _check_text(text: bytes, max_depth: int, max_containers: int) -> None:
     """
     whole = text
     if b"\\" in text:
-        # What is left of a backslash begins an escape. What stood beside a pair stays apart, and
-        # everything where it was.
+        # Blank out escaped backslashes: each one left begins an escape. The length stays, for
+        # the place in errors.
         whole = text.replace(b"\\\\", b"..")
         if _holds_zero(whole):
             raise _refusal("A string holds U+0000", whole, _holds_zero)
@@ -314,8 +314,8 @@ def _member_writer(key: str, end: str) -> _Writer:
 def _filled(template: str, written: list[tuple[list[Any], _Writer | None]], rows: int) -> str:
     """Write an array of so many rows, each of them the template with the values of the columns.
 
-    Many rows at once take four fifths of the time that one after the other does, and not all at
-    once, for the texts of so many values would be there at once too.
+    In batches: four fifths of the time of row by row; and not all at once, as the texts of all
+    values would be in memory together.
     """
     parts = []
     for start in range(0, rows, _AT_ONCE):

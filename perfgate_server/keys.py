@@ -51,8 +51,8 @@ ENTRY_RULE = (
 )
 
 _KEY = re.compile(r"pg_(?:live|test)_[A-Za-z0-9]{32,}\Z")
-# Also the first half of one; and of two without a space between them nothing is left. It is no name
-# such as pg_test_connection_pool.
+# Matches also a key cut in half, and two keys run together; but no name, such as
+# pg_test_connection_pool.
 _KEY_WITHIN = re.compile(r"(pg_(?:live|test)_)[A-Za-z0-9]{16,}(?:_(?:live|test)_[A-Za-z0-9]*)*")
 _ROLES = {role.value: role for role in Role}
 # A benchmark pattern may hold commas, so only a comma before `role:` ends an entry.
@@ -128,7 +128,7 @@ def make(key: str, role: Role, project: str | None = None, benchmarks: str | Non
     if not is_well_formed(key):
         raise ValueError(f"the key must be {KEY_RULE}")
     if project and not names.PROJECT.match(project):
-        raise ValueError(f"the project is not one: {names.PROJECT_RULE}")
+        raise ValueError(f"invalid project name: {names.PROJECT_RULE}")
     return ApiKey(role, digest(key), project or None, _compile(benchmarks))
 
 
@@ -158,9 +158,9 @@ def parse(entry: str) -> ApiKey:
     """
     role, *rest = entry.strip().split(":", 3)
     if role not in _ROLES:
-        raise ValueError(f"{ENTRY_RULE}; its role is none of these")
+        raise ValueError(f"{ENTRY_RULE}; this role is unknown")
     if not rest or not is_well_formed(rest[0]):
-        raise ValueError(f"{ENTRY_RULE}; its key is not, or is missing")
+        raise ValueError(f"{ENTRY_RULE}; the key is missing or invalid")
     return make(rest[0], _ROLES[role], *rest[1:])
 
 

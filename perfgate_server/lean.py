@@ -12,8 +12,8 @@ from flask.sessions import NullSession, SessionInterface
 from werkzeug.datastructures import Headers
 from werkzeug.routing import Map, MapAdapter, Rule
 
-#: How many of the last paths that led somewhere are remembered, and the characters of the longest:
-#: enough for the names there are, and some megabytes at most.
+#: Entries of the route cache, and the longest path in it, in characters: enough for the names in
+#: use, and a few megabytes at most.
 _PATHS, _LONGEST = 1024, 512
 
 

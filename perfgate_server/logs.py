@@ -48,7 +48,7 @@ _ENCODE = json.JSONEncoder(default=str).encode
 def configure(level: str, style: str) -> None:
     """Send every logger's lines to standard error: from `level` up, as ``json`` or ``pretty``."""
     logging.addLevelName(TRACE, "TRACE")
-    # What no line of ours shows need not be found out for each, as logging's documentation has it.
+    # Do not collect what no log line shows: see "Optimization" in Python's Logging HOWTO.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     vars(logging).update(logAsyncioTasks=False, _srcfile=None)
     logging.config.dictConfig(
@@ -196,7 +196,7 @@ class GunicornLogger(Logger):  # type: ignore[misc]  # gunicorn is not typed
 
     def debug(self, msg: str, *args: Any, **kwargs: Any) -> None:
         # gunicorn's parsing errors quote what was sent, an Authorization header among it.
-        # It logs paths as they came; percent-encoded, a key would not be seen for one.
+        # It logs raw paths: unquoted, or `redact` would miss a percent-encoded key.
         plain = [type(arg).__name__ if isinstance(arg, Exception) else arg for arg in args]
         plain = [unquote(arg) if isinstance(arg, str) else arg for arg in plain]
         super().debug(msg, *plain, **kwargs)

@@ -182,7 +182,7 @@ class Query(Object):
         return super().load(data)
 
     def unknown_rule(self) -> str:
-        return f"Is no parameter of this route; it takes {', '.join(self.parameters) or 'none'}."
+        return f"Unknown parameter; this route takes {', '.join(self.parameters) or 'none'}."
 
 
 class NoQuery(Query):

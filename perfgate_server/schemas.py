@@ -98,7 +98,7 @@ class Text(Field):
 
 
 class Name(Field):
-    """A benchmark or a version, as `names` has them."""
+    """A name that matches `names.RULES[kind]`."""
 
     def __init__(self, kind: str, **options: Any) -> None:
         super().__init__(**options)
@@ -286,7 +286,7 @@ class Samples(Field):
                 if len(errors) >= MAX_ERRORS:
                     break
         if len(errors) >= MAX_ERRORS:
-            errors["_schema"] = [f"Holds more that is wrong than in these {MAX_ERRORS} samples."]
+            errors["_schema"] = [f"Lists only the first {MAX_ERRORS} samples that are wrong."]
         if errors:
             raise ValidationError(errors)
         return samples

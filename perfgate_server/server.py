@@ -78,8 +78,8 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn is not ty
 
 class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn is not typed
     def spawn_worker(self) -> Any:
-        """Fork a worker that cannot miss being told to stop: until it has its own handlers it
-        would run this process's, which swallow the signal. `Worker` lets it through then."""
+        """Fork a worker with the stop signals blocked: until it has its own handlers it would
+        run this process's, which swallow them. `Worker.init_signals` unblocks them."""
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
             return super().spawn_worker()
@@ -118,7 +118,7 @@ def run_server(config: ServerConfig) -> None:
     """
     config, key = config.with_some_key()
     configure_logs(config)
-    # In this order: who cannot serve changes no database, and nobody waits for a migration.
+    # Bind first: a taken port changes no database. Listen last: no client waits meanwhile.
     listener = _bind(config.bind, config.port)
     try:
         app = create_app(config)
@@ -261,8 +261,8 @@ def create_wsgi_app() -> Flask:
 
 @functools.cache
 def wsgi_settings() -> dict[str, Any]:
-    """Return gunicorn's settings for gunicorn.conf.py, which it reads again at a SIGHUP: what is
-    wrong then would end it, and what is new could not be had, for the application stays.
+    """Return gunicorn's settings for gunicorn.conf.py. Cached: gunicorn reads that again at a
+    SIGHUP, when an error would end it and new settings would not reach the application.
 
     What would keep the application from starting ends the process here, with one line and exit
     status 2: later, gunicorn would answer it with a traceback, or start workers for ever.

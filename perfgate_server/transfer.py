@@ -71,7 +71,7 @@ class Report:
 
 
 _COMPLAINTS = {
-    Outcome.DIFFERS: "differs from what is stored, which stays",
+    Outcome.DIFFERS: "differs from the stored one, which stays",
     Outcome.REFUSED: "its benchmark has newer records that the file does not; --merge puts it"
     " before them",
 }
@@ -150,10 +150,10 @@ class _Reserved:
         self._before = storage.reserve(max(lines, 1), deadline=_deadline()) - 1
 
     def place(self, number: int, last: int | None) -> int:
-        """Return the place for the record of a line; the one of its benchmark before it is at
-        `last`."""
+        """Return the sequence for the record of a line; `last` is its benchmark's last
+        so far."""
         if last is not None and last > self._before + number:
-            # That is behind the places of the file: the rest has new ones.
+            # `last` is beyond those reserved: reserve more for the rest.
             rest = self._lines - number + 1
             self._before = self._storage.reserve(rest, deadline=_deadline()) - number
         return self._before + number
@@ -204,5 +204,5 @@ def _parse(line: bytes) -> tuple[Baseline, Receipt] | VerdictRecord:
         return VerdictRecord(**loaded)
     receipt = records.receipt_of(loaded.pop("receipt"))
     if receipt.content_hash != loaded["content_hash"]:
-        raise InvalidLine("content_hash: Is not that of the receipt.")
+        raise InvalidLine("content_hash: Does not match the receipt.")
     return Baseline(**loaded), receipt

@@ -43,10 +43,10 @@ _REFUSALS: dict[type[Exception], tuple[int, str]] = {
     http.ExpectationFailed: (417, "The expectation cannot be met."),
     http.UnsupportedTransferCoding: (501, "The transfer coding is not supported."),
     http.ForbiddenProxyRequest: (403, "This proxy is not trusted."),
-    http.InvalidRequestMethod: (400, "The method is not one."),
+    http.InvalidRequestMethod: (400, "The method is invalid."),
     http.InvalidHeader: (400, _HEADER),
     http.InvalidHeaderName: (400, "The name of a header is not well-formed."),
-    http.ObsoleteFolding: (400, "A header goes on in a second line, which HTTP allows no more."),
+    http.ObsoleteFolding: (400, "A header is folded over two lines, which is obsolete in HTTP."),
     http.InvalidHTTPVersion: (400, f"The HTTP version is not supported. {_ENCODE}"),
     http.ParseException: (400, f"The request is not well-formed HTTP. {_ENCODE}"),
 }
@@ -62,8 +62,8 @@ _LINGER = 2.0
 #: kbit/s carries in the default 30 seconds.
 _QUOTA = 256 * 1024
 
-#: How much each worker has to do, a byte for each worker at its `Worker.place`, in memory that they
-#: all share with the process that starts them: its clients while it has a free thread, else _BUSY.
+#: The load of each worker, one byte at its `Worker.place`, in memory shared with the main process:
+#: the number of its clients while it has a free thread, else _BUSY.
 load_of = mmap.mmap(-1, 256)
 #: What stands at the place of no worker, and at that of one without a free thread.
 NOBODY, _BUSY = 255, 254
@@ -81,13 +81,13 @@ _MOST_DRAINED = 64 * 1024
 _OWN_FILES = 64
 #: Seconds for which a worker takes no connection when one could not be taken.
 _RECOVERY = 1.0
-#: Seconds that a worker with more clients than another gives that one to take a new connection, and
-#: between its looks whether it has.
+#: Seconds that a worker leaves a new connection to one with fewer clients, and between its checks
+#: whether that one has taken it.
 _TURN, _GLANCE = 0.002, 0.0001
 #: Seconds between two looks of a worker whether it has a client to give away.
 _PACE = 0.05
 
-#: Bytes of which glibc keeps twice as many, of those that a thread freed, for what comes next.
+#: Bytes to which glibc's mmap threshold is raised; it then keeps twice as many when freed.
 _KEPT = 2**20
 
 
@@ -152,8 +152,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
     standing_back_until = 0.0
     #: Until when no connection is taken, for the last one could not be.
     recovers_at = 0.0
-    #: Until when the one that waits is left to a worker with fewer clients, or 0, and whether the
-    #: loop has just done so.
+    #: Until when a connection is left to a worker with fewer clients, or 0, and whether this turn
+    #: of the loop left it.
     turn_ends, gave_way = 0.0, False
     #: When it is looked again whether a client is to be given away.
     looks_at = 0.0
@@ -241,7 +241,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         return bool(self.requests >= self.cfg.threads)
 
     def _count(self, step: int) -> None:
-        """Have so many requests more, and let the other workers see how much there is to do."""
+        """Add `step` to the number of requests, and publish the load in `load_of`."""
         with self.counting:
             self.requests += step
             if self.place is not None:
@@ -265,9 +265,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
                 os.sched_setaffinity(0, {self.core})
         self.worker_connections = _possible_clients(self.cfg)
         self.max_keepalived = max(1, self.worker_connections - self.cfg.threads)
-        # To have freed a block that large says so to glibc (mallopt(3), M_MMAP_THRESHOLD). It
-        # begins with an eighth: then each body of 150 kB may go back to the kernel, which hands
-        # it out again page by page, for a tenth of the time of a request.
+        # Freeing a block of this size raises glibc's threshold from 128 KiB to it (mallopt(3),
+        # M_MMAP_THRESHOLD). Else each 150 kB body may go back to the kernel, and be faulted in
+        # again page by page, for a tenth of the time of a request.
         bytes(_KEPT)
         super().init_process()
 
@@ -308,8 +308,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         return super().handle_request(req, conn)
 
     def _has_too_many(self) -> bool:
-        """Tell whether a client should come anew, for another worker to take it: clients keep their
-        connections, also those of a worker that died, or that was there before the others.
+        """Tell whether to close a client's connection, for another worker to take its next one:
+        kept connections stay unevenly spread after a worker died or started first.
 
         One at a time, so that each is counted where it goes before it is looked again.
         """
@@ -400,7 +400,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
 
 
 def _is_unread(req: Any, least: int = 1) -> bool:
-    """Tell whether so many bytes of the body have not been read."""
+    """Tell whether `least` or more bytes are unread."""
     reader = req.body.reader
     # Of a chunked body nobody knows how many; gunicorn has a parser as long as there is more.
     return getattr(reader, "length", 0) >= least or bool(getattr(reader, "parser", None))

@@ -77,7 +77,7 @@ def test_an_empty_variable_is_an_unset_one() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"port": "http"}, "--port: must be a whole number, and is 'http'"),
+        ({"port": "http"}, "--port: must be a whole number, not 'http'"),
         ({"port": ""}, "--port"),
         ({"port": "65536"}, "65535"),
         ({"port": "-1"}, "--port"),
@@ -150,7 +150,7 @@ def test_a_variable_that_is_nearly_one_of_ours_is_told() -> None:
     others = ["PERFGATE_URL", "PERFGATE_KEY", "PERFGATE_SERVICE_PORT", "PERFGATE_PORT_8080_TCP"]
     others += ["PERFGATE_TIMEOUT", "PERFGATE_API_KEYS", "PATH", "XPERFGATE_PORT"]
     assert misspelt([*meant, *others]) == [
-        f"{name} is no variable of perfgate-server: did you mean {meant[name]}?"
+        f"{name} is not a perfgate-server variable: did you mean {meant[name]}?"
         for name in sorted(meant)
     ]
 

@@ -160,7 +160,7 @@ def test_the_module_runs_too(tmp_path: Path) -> None:
 def test_a_misspelt_variable_is_told_at_start(tmp_path: Path, command: list[str]) -> None:
     with serving(command, tmp_path, PERFGATE_STORAGETYPE="sqlite") as server:
         sentence = (
-            "PERFGATE_STORAGETYPE is no variable of perfgate-server: did you mean"
+            "PERFGATE_STORAGETYPE is not a perfgate-server variable: did you mean"
             " PERFGATE_STORAGE_TYPE?"
         )
         assert [line["level"] for line in server.lines(sentence)] == ["warn"]
@@ -794,7 +794,7 @@ def test_a_line_tells_what_was_wrong_and_what_a_comparison_came_to(tmp_path: Pat
         server.request("GET", LATEST, headers={"Authorization": "Bearer x"})
         compared, typo, long, unknown, malformed = server.lines()[-5:]
         assert (compared["verdict"], "error" in compared) == ("fail", False)
-        assert typo["error"].startswith("limits: Is no parameter of this route; it takes limit, ")
+        assert typo["error"].startswith("limits: Unknown parameter; this route takes limit, ")
         assert "verdict" not in typo and len(long["error"]) == 300
         assert unknown["key_id"] == hashlib.sha256(old.encode()).hexdigest()[:8]
         assert (unknown["role"], unknown["error"]) == (None, "The API key is not known here.")

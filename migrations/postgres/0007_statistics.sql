@@ -1,6 +1,6 @@
--- By default a table is analyzed once a tenth of it has changed. A project that began since then is
--- not in the statistics, and the planner takes it for empty: each page of it is a walk over all of
--- it, and a list by two tags one for each record. So many changes are never a large project.
+-- By default a table is analyzed once a tenth of it has changed. A project begun since then is not
+-- in the statistics, and the planner takes it for empty: each page then scans all of the project,
+-- and a list by two tags once for each record. Up to 1,000 rows that costs little.
 ALTER TABLE baselines
     SET (autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 1000);
 ALTER TABLE baseline_tags

@@ -32,7 +32,7 @@ _receipt_schema = schemas.PutSchema()
 #: The options of most comparisons: none.
 _defaults: dict[str, Any] = COMPARE_QUERY.load({})
 
-#: The options that stand in no other envelope, and decide something.
+#: The options that decide something, and that no other body has.
 _DECIDING = {*COMPARE_QUERY.parameters} - {"git_ref", "git_sha"}
 
 #: What the answer can be written in -> its media type.
@@ -65,10 +65,10 @@ def _asked(pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, Any]
     sent, ignored = jsonio.loads(requests.body()), []
     if isinstance(sent, dict) and "receipt" in sent and "schema" not in sent:
         ignored = [name for name in sent if name not in ("receipt", "options")]
-        # Without a word there would be no gate, or another limit.
+        # Ignored, they would mean no gate, or another limit.
         astray = [name for name in ignored if name in _DECIDING or _is_misspelt(name)]
         if astray:
-            raise bad_request(dict.fromkeys(astray, "Options stand in the member `options`."))
+            raise bad_request(dict.fromkeys(astray, "Must be inside the member `options`."))
         if sent.get("options") is not None:
             pairs = pairs + pairs_of(sent["options"])
         sent = sent["receipt"]
@@ -112,9 +112,9 @@ def _judge(
     )
 
     def history() -> list[Summary]:
-        # Read only if a metric is beyond its threshold: most runs are not slower. What came after
-        # the baseline is not asked: it may be what is to be found, a slowdown that crept in. Nor
-        # are, of what was looked for by its ref, the runs of others, such as pull requests.
+        # Read only if a metric is beyond its threshold: most runs are not slower. Runs after the
+        # baseline do not count, as they may contain the slowdown that is looked for; nor, for a
+        # git_ref selector, do runs of other refs, such as pull requests.
         assert found.baseline is not None and found.selector is not None
         ref = found.selector.value if found.selector.kind == "git_ref" else None
         past = requests.storage().past(

@@ -33,15 +33,15 @@ from statistics import median
 #: The name of the method, for the answers.
 METHOD = "prediction_interval_qn_since_last_shift"
 
-#: So many records the interval is made from at least.
+#: The fewest records that make an interval.
 LEAST = 5
 
 #: The nominal coverage (see step 3); half of the values outside are better, not worse.
 COVERAGE = 0.99
 _NORMAL = 2.5758293035489004  # the normal distribution's quantile at 0.995
 
-# Two levels are believed where they save this many times the mean deviation that is left. Of
-# normal series without a shift, about one in a hundred gets one, from 6 records to 20.
+# A shift must lower the sum of absolute deviations by this many times the mean deviation left.
+# It is seen in about 1 % of normal series of 6 to 20 records that have none.
 _SHIFT = 9.0
 # Two odd nights are no new level.
 _LEAST_SINCE = 3
@@ -79,8 +79,8 @@ def interval(values: Iterable[float], unit: float) -> Interval | None:
     half = student(n - 1) * scale * math.sqrt(1 + math.pi / (2 * n)) + unit
     low, high = center - half, center + half
     if not scale:
-        # A quarter of all pairs are the same, as small counts often are, and the scale says nothing
-        # of the others: what was seen too often for an odd night may be seen again.
+        # Qn is 0 if a quarter of all pairs are equal, as for small counts, and says nothing of the
+        # other values: those seen _LEAST_SINCE times may be seen again.
         ordered = sorted(series)
         low = min(low, ordered[_LEAST_SINCE - 1])
         high = max(high, ordered[-_LEAST_SINCE])

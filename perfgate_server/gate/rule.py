@@ -1,9 +1,9 @@
 """Whether a run is slower than its baseline: a pure function of what is known of the runs.
 
-One metric is judged as perfgate judges it, in doubles: `pct` is (current - baseline) / baseline,
-the regression is what of it is for the worse, more than the threshold fails, and the threshold
-times the warn factor or more warns. What speaks against the comparison as a whole (another
-machine, an old baseline, a failed command) is weighed after that.
+One metric is judged as perfgate judges it, in doubles: `pct` is (current - baseline) / baseline;
+the regression is |pct| if the change is for the worse, else 0. Above the threshold it fails; from
+threshold * warn_factor on it warns. Doubts about the comparison as a whole (another machine, an
+old baseline, a failed command) are weighed after that.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def judge(
     if failed or ("host_mismatch" in doubts and options.host_mismatch == "fail"):
         status = "fail"
     elif missing == "no_metrics" and options.on_missing == "skip" and _in_vain(metrics, options):
-        status = "warn"  # as where others could be judged
+        status = "warn"  # as for `_in_vain` below
     elif missing:
         status = options.on_missing
     elif "host_mismatch" in doubts:

@@ -48,7 +48,7 @@ class Baseline(NamedTuple):
     summary: bytes | None = None
 
     def is_copy_of(self, other: Baseline) -> bool:
-        """Whether both are the same in every member, their places in the order aside."""
+        """Whether both are equal, their sequences, receipts and summaries aside."""
         place = {"sequence": 0, "receipt": None, "summary": None}
         return self._replace(**place) == other._replace(**place)  # type: ignore[arg-type]  # members of two types
 
@@ -198,7 +198,7 @@ class Outcome(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class Restored:
     outcome: Outcome
-    #: Its sequence, if it is kept or present.
+    #: Its sequence; None if it was refused.
     sequence: int | None = None
 
 
@@ -213,13 +213,13 @@ class Counts:
     wrong_totals: list[str]
 
 
-#: Given the record that is there now, or None, raises PreconditionFailed unless to go on.
+#: Given the stored record or None, raises PreconditionFailed to stop the write.
 Precondition = Callable[[Baseline | None], None]
 
 #: Returns the time as records have it.
 Clock = Callable[[], str]
 
-#: How many of a benchmark's newest records are looked at for a history.
+#: How many records from a baseline's run back are read for its past.
 MAX_SCANNED = 500
 
 #: The most receipt bytes that one page holds, if it holds more than one receipt.
@@ -263,13 +263,13 @@ class Unavailable(StorageError):
 class Storage(Protocol):
     """Where baselines are kept.
 
-    Every method takes a `deadline`, a time.monotonic(), and raises Unavailable when it cannot
-    answer by then or when the database is down. Writes are atomic, and on the disk when the
+    All but `close` take a `deadline`, a time.monotonic(), and raise Unavailable when they cannot
+    answer by then or the database is down. Writes are atomic, and on the disk when the
     method returns. All can be called from many threads, and from processes forked before the
     first call.
 
-    A `now` is asked for a new record's `created_at` once nobody else can write to its benchmark, so
-    that a newer record has no older time; without it the record keeps the time that it has.
+    `now` gives a new record's `created_at` once nobody else can write to its benchmark, so that
+    times follow the order of records; without it the record keeps its own time.
     """
 
     backend: str
@@ -353,13 +353,13 @@ class Storage(Protocol):
         read: Callable[[bytes], Any],
         deadline: float,
     ) -> Sequence[Any]:
-        """Return what `read` makes of the summaries of the newest runs up to that of a stored
-        baseline, of its benchmark, newest first: up to `limit` of them, None is not wanted.
+        """Return `read(summary)` for the run of a stored baseline and the runs of its benchmark
+        before it, newest first, up to `limit`. Where `read` returns None, the run is left out.
 
-        With `git_ref` only runs of that ref count. Those whose content hash is in `excluding` are
-        passed over, and so are promotions, unless `git_ref` is theirs and not their source's; a
-        receipt that was uploaded twice is one run, and none is from behind the newest MAX_SCANNED
-        records. A baseline whose source is deleted has no past. No receipt is read.
+        With `git_ref` only runs of that ref count. Content hashes in `excluding` are passed over,
+        and so are promotions, unless `git_ref` is theirs and not their source's. A receipt that was
+        uploaded twice is one run. At most MAX_SCANNED records are looked at. A baseline whose
+        source is deleted has no past. No receipt is read.
         """
 
     def delete(
@@ -382,8 +382,8 @@ class Storage(Protocol):
     def list_verdicts(
         self, project: str, filters: VerdictFilters, page: Page, *, deadline: float
     ) -> VerdictListing:
-        """Return a page of a project's verdicts, newest first. Those of benchmarks without
-        records, or without any longer, are among them."""
+        """Return a page of a project's verdicts, newest first, those of benchmarks that have
+        no records included."""
 
     def export(self, *, deadline: float) -> Iterator[Baseline | VerdictRecord]:
         """Yield every record with its receipt, then every verdict, each oldest first, as of one
@@ -411,7 +411,7 @@ class Storage(Protocol):
         may be there already: PRESENT if it is the same, else DIFFERS."""
 
     def reserve(self, count: int, *, deadline: float) -> int:
-        """Set so many places in the order aside, behind all there are; return the first."""
+        """Reserve `count` sequences after all that are in use; return the first."""
 
     def counts(self, *, deadline: float) -> Counts:
         """Count what is stored."""

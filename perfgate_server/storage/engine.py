@@ -32,7 +32,7 @@ class Engine(Protocol):
     backend: str
 
     def single(self, deadline: float) -> AbstractContextManager[Session]:
-        """Lend a session for one statement that reads."""
+        """Lend a session that reads; no snapshot."""
 
     def reading(self, deadline: float) -> AbstractContextManager[Session]:
         """Lend a session whose statements all see the same state of the database."""

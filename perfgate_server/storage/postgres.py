@@ -28,13 +28,13 @@ CONNECT_TIMEOUT = 5
 #: Seconds after which the pool begins its attempts to connect anew: it backs off in between, by
 #: default up to minutes after a server is there again.
 RECONNECT_TIMEOUT = 5.0
-#: Seconds after which who waits for a connection asks for it anew. The pool that has given up to
-#: connect tries again when it is asked, and not for those who asked before.
+#: Seconds after which a waiting request asks the pool again: a pool that gave up connecting tries
+#: again for a new call of getconn(), but not for calls that already wait.
 _ASK_ANEW = 1.0
 #: Seconds between two attempts to begin, when a new connection was lost at once too.
 _PAUSE = 0.25
-#: Seconds that a start waits for a lock, as while another migrates, time and again: all who come
-#: after it wait behind it, also those who only read. And the pause between.
+#: Seconds that the attempts of a start wait for a lock, as while another server migrates: whoever
+#: comes after waits too, even to read. And the pause between.
 _LOCK_TIMEOUTS, _LOCK_PAUSE = (1, 2, 4, 8, 16, 32), 1.0
 #: The advisory lock under which migrations run: "perfgate" in ASCII.
 _MIGRATION_LOCK = int.from_bytes(b"perfgate", "big")
@@ -97,8 +97,8 @@ class _Session:
         return int(first)
 
 
-# On the disk before the answer, and with no failure to serialize (two may change a total at once),
-# whatever the database's defaults; only what promises still more, to those who read a replica,
+# Whatever the defaults: READ COMMITTED, for two may change a total at once (no serialization
+# failures); synchronous_commit on, for a 201 means "on disk". remote_apply, which promises more,
 # stays.
 _BEGIN_WRITING = """BEGIN ISOLATION LEVEL READ COMMITTED;
     SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit')
@@ -303,8 +303,8 @@ def _upgrade(options: dict[str, Any], create: bool, lock_timeout: int) -> str:
         db.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
         db.execute(f"SET LOCAL lock_timeout = '{lock_timeout}s'".encode())
         db.execute("SET LOCAL statement_timeout = 0")  # a large table takes its time
-        # A standby that is away would be waited for for ever. What one lacks that takes over, the
-        # next start makes.
+        # Never wait for a standby that is away. If one takes over that lacks the tables, the next
+        # start makes them.
         db.execute("SET LOCAL synchronous_commit = local")
         _check_fitness(db, to_write=create)
         version = _version(db)

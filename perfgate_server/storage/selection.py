@@ -13,10 +13,10 @@ from perfgate_server.storage.engine import Engine, Session
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which rows a list holds: where their places in the order are found, and the conditions.
+    """Which rows a list holds: `place` is the SQL of their sequence, `table` the FROM clause.
 
-    `table` names the index to walk, where the database lets us. `whole` is the table all of whose
-    rows of the project it holds, or None.
+    `table` names the index to walk, where the database lets us. `whole` is the table whose rows of
+    the project are all in it, or None.
     """
 
     place: str

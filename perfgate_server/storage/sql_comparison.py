@@ -24,8 +24,8 @@ _WITH_TAG = """p.project = ? AND p.benchmark = ?
 _SUMMARIES = """LEFT JOIN receipt_summaries s
     ON s.project = b.project AND s.receipt_id = b.receipt_id"""
 
-# A promotion is no run of its own: it may be much later than its run, and would look like a shift
-# back to an old level. Of a ref it is one if its source is of another ref, as a pull request's.
+# A promotion is not a run: it may come long after its run, and would look like a shift back to an
+# old level. Within a ref it is one if its source has another ref, such as a pull request's.
 _IS_RUN = "b.promoted_from IS NULL"
 _IS_RUN_OF_REF = """(b.promoted_from IS NULL OR EXISTS (SELECT 1 FROM baselines o
     WHERE o.project = b.project AND o.benchmark = b.benchmark AND o.version = b.promoted_from
@@ -157,7 +157,7 @@ def past(
                 continue
             run = found.pop(content_hash) if content_hash in found else read(summary)
             if run is not None:
-                found[content_hash] = run  # where it is the oldest
+                found[content_hash] = run  # at its oldest place
                 if len(found) == count:
                     break
         if len(step) < limit:
@@ -169,8 +169,8 @@ def past(
 def _place_of_run(
     db: Session, engine: Engine, baseline: Baseline, git_ref: str | None
 ) -> int | None:
-    """Return where the run of a record stands, of `git_ref` if there is one; None if nobody knows
-    any more, for a record that it was promoted from is deleted."""
+    """Return the sequence of the run that a record was promoted from, or its own; with `git_ref`
+    within that ref only. None if a record in between is deleted."""
     place, source = baseline.sequence, baseline.promoted_from
     while source is not None:
         row = db.execute(

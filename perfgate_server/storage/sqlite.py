@@ -46,8 +46,8 @@ class SqliteEngine:
         for _ in range(1 if path is None else threads):
             self._slots.put(None)
         self._writer = Writer(self._checked_to_write, threads, shared)
-        # Of a file a connection that nothing is done with: as long as there is one, the log that
-        # belongs to the file is not another.
+        # An idle connection to the file: while one is open, SQLite neither removes nor replaces
+        # the write-ahead log.
         self._anchor: sqlite_file.Connection | None = None
         self._log: tuple[int, ...] | None = None
         self._opening = threading.Lock()
@@ -130,7 +130,7 @@ class SqliteEngine:
                 self._log = sqlite_file.log_identity(self._path)
         if sqlite_file.log_identity(self._path) != self._log:
             raise Unavailable(
-                f"the log of {self._path} (-wal, -shm) is gone; stop the server to keep it"
+                f"the log of {self._path} (-wal, -shm) is gone; stop the server to save it"
             )
         return self._open(deadline) if connection is None else connection
 
@@ -145,7 +145,7 @@ class SqliteEngine:
         return checked
 
     def _open(self, deadline: float) -> sqlite_file.Connection:
-        # For the opening: in the write-ahead log nothing waits for a lock but to write.
+        # Needed to open the file: later, in WAL mode, only writers wait for a lock.
         left = min(self._timeout, max(0.0, deadline - time.monotonic()))
         connection = sqlite_file.connect(self._path, "rw", left)
         try:

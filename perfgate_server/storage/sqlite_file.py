@@ -100,8 +100,8 @@ def connect(path: Path | None, mode: str, timeout: float) -> Connection:
         check_same_thread=False,  # a connection is lent to one thread at a time
         factory=Connection,
     )
-    # What a large statement may have to undo would go to a file in a folder for such: where there
-    # is none that can be written to, or it is full, nothing could be uploaded any more.
+    # A large statement's journal would go to a file in the temporary folder: if that were full, or
+    # not writable, nothing could be uploaded.
     db.execute("PRAGMA temp_store = MEMORY")
     return db
 
