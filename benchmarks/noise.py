@@ -18,26 +18,14 @@ import time
 import timeit
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from perfgate_server.gate.document import document
 from perfgate_server.gate.noise import COVERAGE, LEAST, interval
 from perfgate_server.gate.rule import HIGHER_IS_BETTER, Candidate, Judgement, Options, judge
-from perfgate_server.summaries import METRICS, MetricStats, Summary
+from perfgate_server.names import METRICS
+from perfgate_server.summaries import MetricStats, Summary, summary_of
 
 NOISE, PLAIN = Options(), Options(noise=False)
-
-
-def summary(receipt: dict[str, Any]) -> Summary:
-    samples = [sample for sample in receipt["samples"] if not sample.get("warmup")]
-    failed = [s for s in samples if s["exit_code"] != 0 or s.get("timed_out")]
-    stats = {
-        name: MetricStats(found["median"], found["min"], found["max"])
-        for name in METRICS
-        if (found := receipt["stats"].get(name))
-    }
-    run = receipt["run"]
-    return Summary(run["id"], run["host"], len(samples), len(failed), stats)
 
 
 def compare(nights: Sequence[Summary], current: Summary, options: Options) -> Judgement:
@@ -70,7 +58,7 @@ def told(judgement: Judgement) -> str:
 
 def replay(folder: Path) -> None:
     paths = sorted(folder.glob("*.json"))
-    nights = [summary(json.loads(path.read_text("utf-8"))) for path in paths]
+    nights = [summary_of(json.loads(path.read_text("utf-8"))) for path in paths]
     print(f"\n## {folder.name}: {len(nights)} nights, each against the one before")
     print(f"{'':15}{'plain':60} noise")
     alarms = {"plain": 0, "noise": 0, "plain, enough history": 0, "noise, enough history": 0}

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -24,6 +24,9 @@ from perfgate_server.config import (
 from perfgate_server.files import whole
 from perfgate_server.storage.base import CannotOpen, StorageError
 from perfgate_server.version import VERSION
+
+if TYPE_CHECKING:
+    from perfgate_server.storage import Storage
 
 #: Seconds that a question about the whole of a database may take.
 _PATIENCE = 600
@@ -127,7 +130,7 @@ def _storage_config(context: click.Context, options: dict[str, str | None]) -> S
 
 
 @contextlib.contextmanager
-def _opened(config: ServerConfig, *, create: bool) -> Iterator[Any]:
+def _opened(config: ServerConfig, *, create: bool) -> Iterator[Storage]:
     from perfgate_server.storage import open_storage
 
     storage = open_storage(

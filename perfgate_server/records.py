@@ -130,7 +130,7 @@ def promotion_answer(baseline: Baseline) -> dict[str, Any]:
     }
 
 
-def summary(baseline: Baseline) -> dict[str, Any]:
+def list_entry(baseline: Baseline) -> dict[str, Any]:
     """Return a record's entry in a list."""
     return {
         "id": baseline.id,

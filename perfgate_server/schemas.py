@@ -343,26 +343,16 @@ def _fit(integers: list[int], code: str) -> bool:
     return True
 
 
-class _CountSummary(Object):
-    median = Integer(required=True)
-    min = Integer(required=True)
-    max = Integer(required=True)
-    mean = Number()
-    stddev = Number()
-
-
-class _NumberSummary(Object):
-    median = Number(required=True)
-    min = Number(required=True)
-    max = Number(required=True)
-    mean = Number()
-    stddev = Number()
+def _stats(kind: type[Integer] | type[Number]) -> Any:
+    """Return the schema of one metric's stats, in integers or in floats."""
+    required = {name: kind(required=True) for name in ("median", "min", "max")}
+    return Object.from_dict({**required, "mean": Number(), "stddev": Number()})
 
 
 StatsSchema: Any = Object.from_dict(
     {
-        **{name: Nested(_CountSummary, required=name == "wall_ms") for name in Samples.counts},
-        "throughput_per_s": Nested(_NumberSummary),
+        **{name: Nested(_stats(Integer), required=name == "wall_ms") for name in Samples.counts},
+        "throughput_per_s": Nested(_stats(Number)),
     },
     name="StatsSchema",
 )

@@ -20,7 +20,7 @@ from perfgate_server import logs
 from perfgate_server.app import announce_key, configure_logs, create_app
 from perfgate_server.config import ConfigError, ServerConfig, error_line, without_password
 from perfgate_server.storage.base import CannotOpen
-from perfgate_server.worker import NOBODY, STOPPING, load_of
+from perfgate_server.worker import NOBODY, STOPPING, Worker, load_of
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ def _started(config: ServerConfig, url: str) -> str:
     return f"listening on {url}, storing in {where}, keys: {granted}"
 
 
-def _assign(arbiter: Any, worker: Any) -> None:
+def _assign(arbiter: Any, worker: Worker) -> None:
     """Give a worker a place, and a core that the fewest others have, of those that this process
     may use."""
     others = arbiter.WORKERS.values()
@@ -206,12 +206,12 @@ def _assign(arbiter: Any, worker: Any) -> None:
         worker.core = min(cores, key=taken.__getitem__)
 
 
-def _clear_place(_: Any, worker: Any) -> None:
+def _clear_place(_: Any, worker: Worker) -> None:
     if worker.place is not None:
         load_of[worker.place] = NOBODY
 
 
-def _close_storage(_: Any, worker: Any) -> None:
+def _close_storage(_: Any, worker: Worker) -> None:
     if worker.booted:
         worker.wsgi.extensions["perfgate"].storage.close()
 

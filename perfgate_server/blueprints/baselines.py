@@ -175,7 +175,7 @@ def list_baselines(project: str) -> Response:
             # It may have been cut: who goes on by offset adds what the answer calls the limit.
             page = replace(page, limit=len(listing.baselines))
     else:
-        entries = responses.entries(map(records.summary, listing.baselines))
+        entries = responses.entries(map(records.list_entry, listing.baselines))
     return responses.listed("baselines", entries, listing, page, parameters)
 
 
@@ -355,7 +355,7 @@ def _with_receipts(baselines: list[Baseline]) -> Iterable[bytes]:
     """Yield the parts of a JSON array: the receipts' stored texts go in as they are."""
     before = b"["
     for baseline in baselines:
-        head = jsonio.dumps(records.summary(baseline)).encode()
+        head = jsonio.dumps(records.list_entry(baseline)).encode()
         yield b'%b%b,"receipt":' % (before, head[:-1])
         yield baseline.receipt or b""
         before = b"},"

@@ -7,8 +7,7 @@ import time
 
 from flask import Blueprint, Response, current_app, g
 
-from perfgate_server import jsonio
-from perfgate_server.lean import Answer
+from perfgate_server.blueprints import responses
 from perfgate_server.storage.base import Unavailable
 from perfgate_server.version import VERSION
 
@@ -33,9 +32,5 @@ def get_health() -> Response:
         "version": VERSION,
         "storage": {"backend": state.storage.backend, "status": status},
     }
-    return Answer(
-        jsonio.dumps(body) + "\n",
-        200 if status == "healthy" else 503,
-        {"Cache-Control": "no-store"},
-        mimetype="application/json",
-    )
+    code = 200 if status == "healthy" else 503
+    return responses.json(body, code, {"Cache-Control": "no-store"})
