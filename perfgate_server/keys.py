@@ -142,6 +142,11 @@ def _compile(pattern: str | None) -> re.Pattern[str] | None:
         raise ValueError(
             "the benchmark pattern holds another key; is the role after a comma right?"
         )
+    if any(map(str.isspace, pattern)):
+        raise ValueError(
+            "the benchmark pattern holds white space, which no benchmark does; in a file of keys a"
+            " comment is a line of its own"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # Python prints a doubtful pattern otherwise

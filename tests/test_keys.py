@@ -89,6 +89,7 @@ def test_what_is_no_benchmark_belongs_to_no_limited_key(name: str) -> None:
         f"viewer:{KEY}:web:(",
         f"viewer:{KEY}:web:",
         f"viewer:{KEY}:web:*a",
+        f"viewer:{KEY}:web:api/.* # ci key",
         f"viewer:{KEY}:web:[[a]",
         f"viewer:{KEY}:web:io/.*,promotor:{KEY}",
     ],

@@ -577,6 +577,27 @@ def test_a_backup_while_the_server_writes_is_complete(tmp_path: Path) -> None:
         assert not list(copy.parent.glob("*.partial"))
 
 
+def test_a_backup_beside_the_log_of_another_database_is_not_touched(tmp_path: Path) -> None:
+    """SQLite would write that log into it, and destroy it."""
+    storage = sqlite_file(tmp_path)
+    keep(storage)
+    assert run("backup", "backup.db", folder=tmp_path).returncode == 0
+    keep(storage, "b", "v2")
+    backup, path = tmp_path / "backup.db", tmp_path / "perfgate.db"
+    whole = backup.read_bytes()
+    log = Path(f"{path}-wal").read_bytes()
+    storage.close()
+    path.unlink()
+    backup.rename(path)
+    Path(f"{path}-wal").write_bytes(log)
+    for command in (["check"], ["export"], ["import", os.devnull]):
+        result = run(*command, folder=tmp_path)
+        assert result.returncode == 2 and b"it is a copy, and " in result.stderr
+        assert path.read_bytes() == whole
+    Path(f"{path}-wal").unlink()
+    assert b"\nbaselines: 1\n" in run("check", folder=tmp_path).stdout
+
+
 @pytest.mark.parametrize("command", ["backup", "export"])
 def test_what_is_told_to_stop_leaves_no_part_of_a_file(tmp_path: Path, command: str) -> None:
     storage = sqlite_file(tmp_path)

@@ -141,6 +141,7 @@ def _existing(path: Path) -> Iterator[tuple[Connection, int]]:
     """Open a database of ours that must be there; yield it, and the version of its schema."""
     if not path.is_file():
         raise CannotOpen("there is no such file")
+    _check_leftovers(path)
     with closing(connect(path, "rw", OPEN_TIMEOUT)) as db:
         version = _check_origin(db)
         if version == 0:
@@ -149,15 +150,29 @@ def _existing(path: Path) -> Iterator[tuple[Connection, int]]:
 
 
 def _check_leftovers(path: Path) -> None:
-    """Refuse to make a database beside the log of one that is gone: SQLite would throw the log
-    away, and what was only in it."""
+    """Refuse a database beside the log of another. Of one that is gone SQLite would throw the log
+    away, and what was only in it; into a backup that was put in its place it would write the log,
+    and destroy the backup."""
     # Looked at first: while other processes make the database, it comes before its log.
     leftovers = [file for file in (f"{path}-wal", f"{path}-shm") if os.path.exists(file)]
     if leftovers and identity(path) is None:
         raise CannotOpen(
-            f"it is gone or empty, but {' and '.join(leftovers)} of it is there; put the database"
-            " back, or remove that too"
+            f"it is gone or empty, but {' and '.join(leftovers)} of it is there; put that very"
+            " database back, or remove that too, as before a backup is put there"
         )
+    if leftovers and not _has_log(path):
+        raise CannotOpen(
+            f"it is a copy, and {' and '.join(leftovers)} is of another database, and would be"
+            " written into it; remove that"
+        )
+
+
+def _has_log(path: Path) -> bool:
+    """Tell whether a database is in WAL mode, by the versions in its header
+    (https://www.sqlite.org/fileformat.html, 1.3.3); what `backup` makes is not."""
+    with path.open("rb") as file:
+        file.seek(18)
+        return file.read(2) == b"\2\2"
 
 
 def _enter_wal(db: sqlite3.Connection) -> None:
