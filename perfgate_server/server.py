@@ -9,6 +9,7 @@ import random
 import signal
 import socket
 import sys
+import tempfile
 from collections import Counter
 from typing import Any
 
@@ -47,8 +48,7 @@ def gunicorn_settings(config: ServerConfig) -> dict[str, Any]:
         # later than any request that could have been answered.
         "timeout": int(config.timeout) + 30,
         "graceful_timeout": int(config.timeout) + 5,
-        # A file in memory: a heartbeat must not wait for a disk.
-        "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,
+        "worker_tmp_dir": _heartbeats(),
         "pre_fork": _assign,
         "child_exit": _clear_place,
         "worker_exit": _close_storage,
@@ -60,6 +60,19 @@ def gunicorn_settings(config: ServerConfig) -> dict[str, Any]:
         "forwarded_allow_ips": "",
         "forwarder_headers": "",
     }
+
+
+def _heartbeats() -> str:
+    """Return the folder for the workers' heartbeats: in memory, as these must not wait for a disk,
+    or where temporary files are. Raises ConfigError if neither can be written to."""
+    if os.access("/dev/shm", os.W_OK):
+        return "/dev/shm"
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        raise ConfigError(
+            "no folder for temporary files can be written to; name one in TMPDIR"
+        ) from None
 
 
 class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn is not typed
@@ -118,6 +131,7 @@ def run_server(config: ServerConfig) -> None:
     """
     config, key = config.with_some_key()
     configure_logs(config)
+    settings = gunicorn_settings(config)
     # Bind first: a taken port changes no database. Listen last: no client waits meanwhile.
     listener = _bind(config.bind, config.port)
     try:
@@ -129,7 +143,7 @@ def run_server(config: ServerConfig) -> None:
     url = _url(listener)
     if key is not None:
         announce_key(key, url)
-    settings = gunicorn_settings(config) | {
+    settings |= {
         "bind": f"fd://{listener.detach()}",
         "when_ready": lambda _: logger.info(_started(config, url)),
         "on_exit": _log_stop,

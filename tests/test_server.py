@@ -39,6 +39,7 @@ from support import (
 )
 
 from perfgate_server import ServerConfig
+from perfgate_server.config import ConfigError
 from perfgate_server.server import gunicorn_settings
 
 LATEST = "/projects/p/baselines/b/latest"
@@ -857,12 +858,19 @@ def test_workers_whose_main_process_was_killed_stop_at_once(tmp_path: Path) -> N
         kept.close()
 
 
-def test_a_heartbeat_goes_where_something_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_heartbeat_goes_where_something_can_be_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A container may have a root that is read-only whole."""
     config = ServerConfig(api_keys=())
     assert gunicorn_settings(config)["worker_tmp_dir"] == "/dev/shm"
     monkeypatch.setattr("os.access", lambda *_: False)
-    assert gunicorn_settings(config)["worker_tmp_dir"] is None
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert gunicorn_settings(config)["worker_tmp_dir"] == str(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", list)
+    with pytest.raises(ConfigError, match="name one in TMPDIR"):
+        gunicorn_settings(config)
 
 
 def test_the_line_of_a_path_with_two_slashes_shows_both(tmp_path: Path) -> None:
