@@ -349,10 +349,11 @@ def _stats(kind: type[Integer] | type[Number]) -> Any:
     return Object.from_dict({**required, "mean": Number(), "stddev": Number()})
 
 
+_CountStats, _NumberStats = _stats(Integer), _stats(Number)
 StatsSchema: Any = Object.from_dict(
     {
-        **{name: Nested(_stats(Integer), required=name == "wall_ms") for name in Samples.counts},
-        "throughput_per_s": Nested(_stats(Number)),
+        **{name: Nested(_CountStats, required=name == "wall_ms") for name in Samples.counts},
+        "throughput_per_s": Nested(_NumberStats),
     },
     name="StatsSchema",
 )

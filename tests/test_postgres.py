@@ -38,7 +38,6 @@ from perfgate_server import Role, ServerConfig
 from perfgate_server.storage import open_storage
 from perfgate_server.storage.base import Filters, Page, Unavailable
 
-TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
 LATEST = "/projects/p/baselines/b/latest"
 
 
@@ -80,6 +79,12 @@ def test_a_machine_that_died_keeps_no_lock_beyond_its_deadline(url: str) -> None
         assert living.latest("p", "b", receipt=False, deadline=soon()).version == "v1"
 
 
+def rename(postgres: Postgres, *names: tuple[str, str]) -> None:
+    for old, new in names:
+        disconnect(postgres, old)
+        postgres.execute(f"ALTER DATABASE {old} RENAME TO {new}")
+
+
 def test_a_database_that_took_the_name_of_another_is_not_used(postgres: Postgres) -> None:
     """What was acknowledged would seem to be lost, and what comes now would be elsewhere."""
     with postgres.database() as url, postgres.database() as other:
@@ -87,9 +92,7 @@ def test_a_database_that_took_the_name_of_another_is_not_used(postgres: Postgres
         with contextlib.closing(opened(url)) as storage:
             storage.create(*stored(), deadline=soon())
             opened(other).close()
-            for old, new in ((name, f"{name}_away"), (others, name)):
-                postgres.execute(f"{TERMINATE} WHERE datname = '{old}'")
-                postgres.execute(f"ALTER DATABASE {old} RENAME TO {new}")
+            rename(postgres, (name, f"{name}_away"), (others, name))
             for call in (
                 lambda: storage.ping(deadline=soon()),
                 lambda: storage.create(*stored("b", "v2"), deadline=soon()),
@@ -97,9 +100,7 @@ def test_a_database_that_took_the_name_of_another_is_not_used(postgres: Postgres
             ):
                 with pytest.raises(Unavailable, match="not the one that was opened"):
                     call()
-            for old, new in ((name, others), (f"{name}_away", name)):
-                postgres.execute(f"{TERMINATE} WHERE datname = '{old}'")
-                postgres.execute(f"ALTER DATABASE {old} RENAME TO {new}")
+            rename(postgres, (name, others), (f"{name}_away", name))
             assert storage.latest("p", "b", receipt=False, deadline=soon()).version == "v1"
 
 
@@ -110,16 +111,18 @@ def test_a_url_may_name_the_application(url: str) -> None:
                 assert session.execute("SHOW application_name").fetchone() == (shown,)
 
 
+def disconnect(postgres: Postgres, name: str) -> list[Any]:
+    """End all sessions on a database; return a row for each."""
+    ending = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    return postgres.execute(f"{ending} WHERE datname = '{name}'")
+
+
 def test_connections_that_the_server_closed_are_replaced(postgres: Postgres, url: str) -> None:
     """A request after that sees nothing of it."""
     storage = opened(url)
     storage.create(*stored(), deadline=soon())
-    terminate = (
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        f" WHERE datname = '{url.rsplit('/', 1)[1]}'"
-    )
     for _ in range(3):
-        assert postgres.execute(terminate)
+        assert disconnect(postgres, url.rsplit("/", 1)[1])
         assert storage.latest("p", "b", receipt=True, deadline=soon()).receipt
     storage.close()
 

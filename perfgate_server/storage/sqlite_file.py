@@ -123,8 +123,8 @@ def prepare(path: Path, create: bool = True) -> None:
             raise CannotOpen("it is a directory")
         if not path.parent.is_dir():
             raise CannotOpen(f"{path.parent} is no directory")
-        _check_leftovers(path)
         if create:
+            _check_leftovers(path)
             with closing(connect(path, "rwc", OPEN_TIMEOUT)) as db:
                 _check_origin(db)  # before anything is changed in a file that is not ours
                 _enter_wal(db)
@@ -139,9 +139,9 @@ def prepare(path: Path, create: bool = True) -> None:
 @contextmanager
 def _existing(path: Path) -> Iterator[tuple[Connection, int]]:
     """Open a database of ours that must be there; yield it, and the version of its schema."""
+    _check_leftovers(path)
     if not path.is_file():
         raise CannotOpen("there is no such file")
-    _check_leftovers(path)
     with closing(connect(path, "rw", OPEN_TIMEOUT)) as db:
         version = _check_origin(db)
         if version == 0:
