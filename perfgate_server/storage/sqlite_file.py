@@ -162,8 +162,8 @@ def _check_leftovers(path: Path) -> None:
         )
     if leftovers and not _has_log(path):
         raise CannotOpen(
-            f"it is a copy, and {' and '.join(leftovers)} is of another database, and would be"
-            " written into it; remove that"
+            "it is a copy, and another database's log would be written into it: remove"
+            f" {' and '.join(leftovers)}"
         )
 
 
