@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -252,6 +252,26 @@ def test_a_database_that_was_removed_is_an_error_and_not_an_empty_store(
     assert path.exists() == replaced
     path.with_suffix(".away").replace(path)
     assert storage.latest("p", "b", receipt=False, deadline=soon()).version == "v1"
+
+
+@pytest.mark.parametrize("first", ["ping", "create"])
+def test_a_removed_database_is_noticed_at_once_by_health_and_writers_and_then_by_all(
+    storage: SqlStorage, path: Path, first: str
+) -> None:
+    calls: dict[str, Callable[[], Any]] = {
+        "ping": lambda: storage.ping(deadline=soon()),
+        "create": lambda: storage.create(*stored("b", "v2"), deadline=soon()),
+        "latest": lambda: storage.latest("p", "b", receipt=True, deadline=soon()),
+    }
+    storage.create(*stored(), deadline=soon())
+    calls["latest"]()
+    path.unlink()
+    with pytest.raises(Unavailable):
+        calls[first]()
+    time.sleep(0.005)
+    for name in ("latest", "ping", "create", "latest"):
+        with pytest.raises(Unavailable):
+            calls[name]()
 
 
 # -- locks, deadlines, full disks

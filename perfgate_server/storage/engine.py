@@ -31,8 +31,9 @@ class Engine(Protocol):
 
     backend: str
 
-    def single(self, deadline: float) -> AbstractContextManager[Session]:
-        """Lend a session that reads; no snapshot."""
+    def single(self, deadline: float, look: bool = False) -> AbstractContextManager[Session]:
+        """Lend a session that reads; no snapshot. With `look` the database is the one that was
+        opened, also if it was another a moment ago."""
 
     def reading(self, deadline: float) -> AbstractContextManager[Session]:
         """Lend a session whose statements all see the same state of the database."""

@@ -127,7 +127,7 @@ class PostgresEngine:
         self._origin = _prepare(url, create)
 
     @contextmanager
-    def single(self, deadline: float) -> Iterator[_Session]:
+    def single(self, deadline: float, look: bool = False) -> Iterator[_Session]:
         with self._transaction("BEGIN READ ONLY", deadline) as session:
             yield session
 

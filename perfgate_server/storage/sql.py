@@ -321,7 +321,7 @@ class SqlStorage:
             )
 
     def ping(self, *, deadline: float) -> None:
-        with self._engine.single(deadline) as db:
+        with self._engine.single(deadline, look=True) as db:
             db.execute("SELECT seq FROM baselines LIMIT 1").fetchall()
 
     def close(self) -> None:

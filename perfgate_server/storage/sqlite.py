@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import queue
 import threading
 import time
@@ -17,6 +18,9 @@ from perfgate_server.storage.sqlite_writer import Writer
 
 #: SQLite's virtual machine instructions between two looks at the deadline: about a millisecond.
 _PROGRESS_STEPS = 20_000
+#: Seconds in which a read need not look again whether the file is still there: that takes three
+#: calls of the system, a fourteenth of the time of a small answer. Writers look each time.
+_LOOK_LASTS = 0.005
 
 
 class SqliteEngine:
@@ -50,6 +54,8 @@ class SqliteEngine:
         # the write-ahead log.
         self._anchor: sqlite_file.Connection | None = None
         self._log: tuple[int, ...] | None = None
+        #: When it is looked again whether the file is still there.
+        self._looks_at = -math.inf
         self._opening = threading.Lock()
         if path is not None:
             sqlite_file.prepare(path, create)
@@ -77,14 +83,15 @@ class SqliteEngine:
             self._anchor = None
 
     @contextmanager
-    def single(self, deadline: float) -> Iterator[sqlite_file.Connection]:
+    def single(self, deadline: float, look: bool = False) -> Iterator[sqlite_file.Connection]:
         """Lend a connection; turn what the driver raises into Unavailable."""
         try:
             connection = self._slots.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
             raise Unavailable("all database connections are in use") from None
         try:
-            connection = self._checked(connection, deadline)
+            if look or connection is None or time.monotonic() >= self._looks_at:
+                connection = self._looked(connection, deadline)
             connection.deadline = deadline
             yield connection
         except sqlite_file.ERRORS as error:
@@ -113,6 +120,17 @@ class SqliteEngine:
         else:
             with self._writer.writing(deadline) as db:
                 yield db
+
+    def _looked(
+        self, connection: sqlite_file.Connection | None, deadline: float
+    ) -> sqlite_file.Connection:
+        """Do as `_checked`, so that other readers need not for a while."""
+        self._looks_at = time.monotonic() + _LOOK_LASTS
+        try:
+            return self._checked(connection, deadline)
+        except BaseException:
+            self._looks_at = -math.inf
+            raise
 
     def _checked(
         self, connection: sqlite_file.Connection | None, deadline: float
