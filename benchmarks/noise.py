@@ -37,9 +37,13 @@ def slower(night: Summary) -> Summary:
     """Return a night in which everything is twice as bad."""
     stats = {}
     for name, found in night.stats.items():
-        value = found.median / 2 if name in HIGHER_IS_BETTER else found.median * 2
-        stats[name] = MetricStats(value, value, value)
+        value = found["median"] / 2 if name in HIGHER_IS_BETTER else found["median"] * 2
+        stats[name] = _stats(value)
     return Summary(night.run_id, night.host, night.samples, night.failed, stats)
+
+
+def _stats(value: float) -> MetricStats:
+    return MetricStats(median=value, min=value, max=value)
 
 
 def told(judgement: Judgement) -> str:
@@ -95,7 +99,7 @@ def rate(
 
 def night(value: float) -> Summary:
     value = max(1, round(value))
-    return Summary("", {}, 1, 0, {"wall_ms": MetricStats(value, value, value)})
+    return Summary("", {}, 1, 0, {"wall_ms": _stats(value)})
 
 
 def simulate() -> None:
@@ -157,12 +161,12 @@ def cost() -> None:
         stats = {}
         for name in METRICS:
             value = round(rng.gauss(1000, 50) * scale)
-            stats[name] = MetricStats(value, value, value)
+            stats[name] = _stats(value)
         return Summary("", {"os": "linux", "arch": "x86_64", "cpu_count": 4}, 10, 0, stats)
 
     history = [full(1.0) for _ in range(20)]
     one = full(1.0)
-    one.stats["wall_ms"] = MetricStats(2000, 2000, 2000)
+    one.stats["wall_ms"] = _stats(2000)
     print("\n## one comparison of 11 metrics, its answer made, 20 records")
     for name, current in (("none", full(1.0)), ("one", one), ("ten", full(2.0))):
         timer = timeit.Timer(

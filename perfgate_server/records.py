@@ -176,9 +176,9 @@ def trend_point(baseline: Baseline, metric: str) -> dict[str, Any] | None:
         "version": baseline.version,
         "created_at": baseline.created_at,
         "git_sha": baseline.git_sha,
-        "value": stats.median,
-        "min": stats.min,
-        "max": stats.max,
+        "value": stats["median"],
+        "min": stats["min"],
+        "max": stats["max"],
         "source": baseline.source,
     }
     return {name: value for name, value in point.items() if value is not None}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, TypedDict
 
 from perfgate_server import jsonio
 from perfgate_server.columns import columns_of
@@ -19,7 +19,7 @@ _decode = json.JSONDecoder().raw_decode
 _HOST = ("arch", "cpu_count", "memory_bytes", "os")
 
 
-class MetricStats(NamedTuple):
+class MetricStats(TypedDict):
     """A metric over the measured samples, in its own unit; the numbers are the receipt's."""
 
     median: int | float
@@ -50,15 +50,16 @@ def summarize(receipt: dict[str, Any]) -> bytes:
 
 def summary_of(receipt: dict[str, Any]) -> Summary:
     """Return the summary of a checked receipt."""
-    return _summary(_members(receipt))
+    return Summary(**_members(receipt))
 
 
 def parse(body: bytes) -> Summary:
     """Return a stored summary."""
-    return _summary(_decode(body.decode())[0])
+    return Summary(**_decode(body.decode())[0])
 
 
 def _members(receipt: dict[str, Any]) -> dict[str, Any]:
+    """Return what a `Summary` of the receipt is made of."""
     measured, failed = _counts(receipt["samples"])
     host, stats = receipt["run"]["host"], receipt["stats"]
     return {
@@ -87,12 +88,3 @@ def _counts(samples: list[Any]) -> tuple[int, int]:
         sample for sample in measured if sample["exit_code"] != 0 or sample.get("timed_out") is True
     ]
     return len(measured), len(failed)
-
-
-def _summary(members: dict[str, Any]) -> Summary:
-    stats = {
-        metric: MetricStats(parts["median"], parts["min"], parts["max"])
-        for metric, parts in members["stats"].items()
-    }
-    run_id, host = members["run_id"], members["host"]
-    return Summary(run_id, host, members["samples"], members["failed"], stats)

@@ -19,7 +19,9 @@ HOST = {"os": "linux", "arch": "x86_64"}
 
 
 def run(*, host: dict[str, Any] = HOST, failed: int = 0, **medians: float) -> Summary:
-    stats = {name: MetricStats(value, value, value) for name, value in medians.items()}
+    stats = {
+        name: MetricStats(median=value, min=value, max=value) for name, value in medians.items()
+    }
     return Summary("run", host, 5, failed, stats)
 
 
@@ -45,7 +47,7 @@ CURRENT = run(
     wall_ms=1500, cpu_ms=96, page_faults=7, ctx_switches=7, max_rss_kb=19304, throughput_per_s=15.0
 )
 MIXED = answer(
-    BASELINE, run(**{n: s.median for n, s in CURRENT.stats.items()}, binary_bytes=5), noise=False
+    BASELINE, run(**{n: s["median"] for n, s in CURRENT.stats.items()}, binary_bytes=5), noise=False
 )
 
 

@@ -25,7 +25,9 @@ ORDER = {"pass": 0, "warn": 1, "fail": 2}
 def run(
     *, host: dict[str, Any] = HOST, samples: int = 5, failed: int = 0, **medians: float
 ) -> Summary:
-    stats = {name: MetricStats(value, value, value) for name, value in medians.items()}
+    stats = {
+        name: MetricStats(median=value, min=value, max=value) for name, value in medians.items()
+    }
     return Summary("run", host, samples, failed, stats)
 
 
@@ -401,7 +403,7 @@ summaries = st.builds(
     failed=st.integers(0, 1),
     stats=st.dictionaries(
         st.sampled_from(METRICS),
-        st.builds(lambda value: MetricStats(value, value, value), medians),
+        st.builds(lambda value: MetricStats(median=value, min=value, max=value), medians),
         max_size=4,
     ),
 )
@@ -438,7 +440,7 @@ def test_slower_is_never_judged_better(
     if not current.stats:
         return
     name = data.draw(st.sampled_from(sorted(current.stats)))
-    before = current.stats[name].median
+    before = current.stats[name]["median"]
     if name == "throughput_per_s":
         worse = data.draw(st.floats(0, float(before)))
     else:
@@ -448,7 +450,7 @@ def test_slower_is_never_judged_better(
         current.host,
         current.samples,
         current.failed,
-        {**current.stats, name: MetricStats(worse, worse, worse)},
+        {**current.stats, name: MetricStats(median=worse, min=worse, max=worse)},
     )
     one = judge(current, baseline, lambda: history, options)
     other = judge(slower, baseline, lambda: history, options)

@@ -45,7 +45,7 @@ def past(
 
 def wall_ms(summary: bytes) -> float:
     """Return what tells the receipts here apart."""
-    return summaries.parse(summary).stats["wall_ms"].min
+    return summaries.parse(summary).stats["wall_ms"]["min"]
 
 
 def versions(records: Sequence[Baseline]) -> list[str]:

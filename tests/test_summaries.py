@@ -190,7 +190,7 @@ def test_numbers_are_the_receipts_own(value: dict[str, Any]) -> None:
     """Integers exactly, other numbers as the same double."""
     for metric, parts in summaries.parse(receipt_of(value).summary).stats.items():
         for part in ("min", "median", "max"):
-            number = getattr(parts, part)
+            number = parts[part]
             assert (type(number), repr(number)) == (
                 type(value["stats"][metric][part]),
                 repr(value["stats"][metric][part]),

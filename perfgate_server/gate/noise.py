@@ -27,7 +27,8 @@ import math
 from bisect import insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, starmap
+from operator import add, sub
 from statistics import median
 
 #: The name of the method, for the answers.
@@ -109,7 +110,9 @@ def _shift(series: Sequence[float], unit: float) -> int | None:
     """Return where the second of two levels begins, or None if one explains the series."""
     n = len(series)
     before, since = _deviations(series), _deviations(series[::-1])[::-1]
-    left, split = min((before[t] + since[t], t) for t in range(2, n - 1))
+    both = [*map(add, before, since)][2 : n - 1]
+    left = min(both)
+    split = both.index(left) + 2
     # Values rounded to a unit deviate by a quarter of it on average without showing it.
     mean = left / (n - 2) + unit / 4
     if before[n] - left > _SHIFT * mean and n - split >= _LEAST_SINCE:
@@ -123,14 +126,15 @@ def _deviations(series: Sequence[float]) -> list[float]:
     A further value adds its distance from the middle of those before: from their median, or
     from the two in their middle, between which every point is as good.
     """
-    ordered: list[float] = []
-    sums = [0.0]
-    for n, value in enumerate(series):
-        if n:
-            low, high = ordered[(n - 1) // 2], ordered[n // 2]
-            sums.append(sums[-1] + max(low - value, value - high, 0.0))
-        else:
-            sums.append(0.0)
+    ordered = [series[0]]
+    total, sums = 0.0, [0.0, 0.0]
+    for n, value in enumerate(series[1:], start=1):
+        low, high = ordered[(n - 1) // 2], ordered[n // 2]
+        if value < low:
+            total += low - value
+        elif value > high:
+            total += value - high
+        sums.append(total)
         insort(ordered, value)
     return sums
 
@@ -139,7 +143,7 @@ def qn(values: Sequence[float]) -> float:
     """Return the scale Qn of at least 2 values; for normal ones it estimates sigma."""
     n = len(values)
     half = n // 2 + 1
-    distances = sorted(b - a for a, b in combinations(sorted(values), 2))
+    distances: list[float] = sorted(starmap(sub, combinations(sorted(values, reverse=True), 2)))
     if n < 10:
         factor = _QN_SMALL[n - 2]
     else:

@@ -198,11 +198,11 @@ def _compare(current: Summary, baseline: Summary, history: History, options: Opt
             if judged or runs:
                 metrics.skipped[name] = "missing_baseline" if now else "missing_current"
             quiet = False
-        elif before.median <= 0:
+        elif before["median"] <= 0:
             metrics.skipped[name] = "zero_baseline"
-            quiet = _worsening(name, before.median, now.median, options) == 0
+            quiet = _worsening(name, before["median"], now["median"], options) == 0
         else:
-            delta = measure(name, before.median, now.median, options)
+            delta = measure(name, before["median"], now["median"], options)
             if judged and delta.status == "fail" and options.noise:
                 if metrics.records is None:
                     records = _comparable(current, history(), options)
@@ -271,7 +271,7 @@ def _comparable(current: Summary, history: Sequence[Summary], options: Options) 
 
 def _noise(name: str, current: float, records: Sequence[Summary]) -> Noise:
     """Return what the records say of a metric that is beyond its threshold."""
-    values = [past.stats[name].median for past in records if name in past.stats]
+    values = [past.stats[name]["median"] for past in records if name in past.stats]
     expected = noise.interval(values, 0.0 if name in _FRACTIONAL else 1.0)
     if expected is None:
         return Noise(len(values), None, "too_little_history")
