@@ -590,12 +590,24 @@ def test_a_backup_beside_the_log_of_another_database_is_not_touched(tmp_path: Pa
     path.unlink()
     backup.rename(path)
     Path(f"{path}-wal").write_bytes(log)
-    for command in (["check"], ["export"], ["import", os.devnull]):
+    for command in (["check"], ["export"], ["backup", "copy.db"], ["import", os.devnull]):
         result = run(*command, folder=tmp_path)
         assert result.returncode == 2 and b"it is a copy, and " in result.stderr
         assert path.read_bytes() == whole
     Path(f"{path}-wal").unlink()
     assert b"\nbaselines: 1\n" in run("check", folder=tmp_path).stdout
+
+
+def test_of_an_emptied_database_no_backup_is_made_and_its_log_stays(tmp_path: Path) -> None:
+    """SQLite would throw the log away, and what is only in it."""
+    path, log = tmp_path / "perfgate.db", tmp_path / "perfgate.db-wal"
+    path.touch()
+    result = run("backup", "copy.db", folder=tmp_path)
+    assert result.returncode == 2 and b"it is empty" in result.stderr
+    log.write_bytes(b"what is only here")
+    result = run("backup", "copy.db", folder=tmp_path)
+    assert result.returncode == 2 and b"it is gone or empty, but " in result.stderr
+    assert {*tmp_path.iterdir()} == {path, log} and log.read_bytes() == b"what is only here"
 
 
 @pytest.mark.parametrize("command", ["backup", "export"])

@@ -246,10 +246,7 @@ def backup(path: Path, target: Path) -> None:
     """Copy a database that may be in use to a new file, which gets its name only once it is
     complete and was found intact. Raises CannotOpen."""
     try:
-        if not path.is_file():
-            raise CannotOpen("there is no such file")
-        with files.whole(target) as partial, closing(connect(path, "rw", OPEN_TIMEOUT)) as source:
-            _check_origin(source)
+        with _existing(path) as (source, _), files.whole(target) as partial:
             with closing(sqlite3.connect(partial)) as copy:
                 # In one step: page by page, it begins anew whenever somebody writes.
                 source.backup(copy, pages=-1)
