@@ -207,14 +207,14 @@ def import_command(
 
     with contextlib.ExitStack() as stack:
         config = _storage_config(context, options)
-        if merge and file == "-":
-            raise ConfigError("--merge reads FILE twice: it cannot be standard input")
         try:
             source: BinaryIO = (
                 sys.stdin.buffer if file == "-" else stack.enter_context(open(file, "rb"))
             )
         except OSError as error:
             raise ConfigError(f"cannot read {file}: {error.strerror}") from None
+        if merge and not source.seekable():
+            raise ConfigError("--merge reads FILE twice: it cannot be a pipe")
         storage = stack.enter_context(_opened(config, create=True))
         size = 0 if file == "-" else Path(file).stat().st_size
         progress = stack.enter_context(_progress("importing", size))

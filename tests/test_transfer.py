@@ -434,6 +434,7 @@ def test_the_exit_status_of_an_import_tells(tmp_path: Path) -> None:
         (["backup", "copy.db"], b"no such file"),
         (["import", "nowhere"], b"nowhere"),
         (["import", "--merge", "-"], b"twice"),
+        (["import", "--merge", "/dev/stdin"], b"twice"),  # what a shell's <(…) is
         (["export", "--storage-type", "memory"], b"memory"),
         (
             ["backup", "--storage-type", "postgres", "--database-url", "postgresql://x/y", "f"],
@@ -441,10 +442,10 @@ def test_the_exit_status_of_an_import_tells(tmp_path: Path) -> None:
         ),
         (["nonsense"], b"nonsense"),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_what_is_wrong_is_one_line(tmp_path: Path, arguments: list[str], said: bytes) -> None:
-    result = run(*arguments, folder=tmp_path)
+    result = run(*arguments, folder=tmp_path, text=b"")
     assert result.returncode == 2
     assert result.stderr.startswith(b"Error: ") and result.stderr.count(b"\n") == 1
     assert said in result.stderr and result.stdout == b""
