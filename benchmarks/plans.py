@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument("location")
     parser.add_argument("--rows", type=int, default=1_000_000)
     options = parser.parse_args()
-    storage: Any = open_storage(options.backend, options.location, timeout=60, pool_size=1)
+    storage: Any = open_storage(options.backend, options.location, pool_size=1)
     if storage.counts(deadline=time.monotonic() + 600).baselines == 0:
         fill(storage, options.rows)
     for name, query in queries(storage, options.rows):

@@ -228,7 +228,7 @@ def _milliseconds(side: Side, path: str) -> float:
 
 def _store(path: Path, rows: int, few: int | None = None) -> None:
     """Fill a database. With `few`, the filters of `_scaled` match every `few`-th record."""
-    storage: Any = open_storage("sqlite", str(path), timeout=60, pool_size=1)
+    storage: Any = open_storage("sqlite", str(path), pool_size=1)
     with contextlib.closing(storage):
         fill(storage, rows)
         if few is None:

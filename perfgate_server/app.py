@@ -56,7 +56,6 @@ def create_app(config: ServerConfig | None = None) -> Flask:
         open_storage(
             config.storage_type,
             config.location,
-            timeout=config.timeout,
             pool_size=config.effective_pool_size,
             shared=config.effective_workers > 1,
         ),

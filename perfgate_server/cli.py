@@ -133,9 +133,7 @@ def _storage_config(context: click.Context, options: dict[str, str | None]) -> S
 def _opened(config: ServerConfig, *, create: bool) -> Iterator[Storage]:
     from perfgate_server.storage import open_storage
 
-    storage = open_storage(
-        config.storage_type, config.location, timeout=config.timeout, pool_size=2, create=create
-    )
+    storage = open_storage(config.storage_type, config.location, pool_size=2, create=create)
     with contextlib.closing(storage):
         yield storage
 

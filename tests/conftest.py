@@ -67,7 +67,7 @@ def location(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> It
 
 @pytest.fixture
 def storage(backend: str, location: str | None) -> Iterator[Storage]:
-    opened = open_storage(backend, location, timeout=20.0, pool_size=16)
+    opened = open_storage(backend, location, pool_size=16)
     yield opened
     opened.close()
 

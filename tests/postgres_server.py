@@ -193,4 +193,4 @@ def server_on(url: str, folder: Path, *more: str, **options: Any) -> Any:
 
 
 def opened(url: str) -> Any:
-    return open_storage("postgres", url, timeout=20, pool_size=4)
+    return open_storage("postgres", url, pool_size=4)

@@ -47,7 +47,7 @@ class Aged:
                 connection.execute(script.encode())
 
     def opened(self) -> Storage:
-        return open_storage(self.backend, self.location, timeout=20, pool_size=2)
+        return open_storage(self.backend, self.location, pool_size=2)
 
     def contents(self) -> Any:
         """Return all that is in the database, the schema too, read without the storage."""
@@ -136,7 +136,7 @@ def test_who_only_looks_at_it_leaves_it_as_it_is(aged: Aged) -> None:
     """A backup, say, for which the earlier program may be wanted again; or a server runs on it."""
     before = aged.contents()
     with pytest.raises(CannotOpen, match=f"earlier perfgate-server .schema {aged.version};"):
-        open_storage(aged.backend, aged.location, timeout=20, pool_size=1, create=False)
+        open_storage(aged.backend, aged.location, pool_size=1, create=False)
     assert aged.contents() == before
 
 
@@ -160,7 +160,7 @@ more = migrate.Migration(
     "UPDATE baselines SET more = 'x';\\nDELETE FROM baseline_tags;\\n",
 )
 migrate.load = lambda _: [*known, more, Interrupting()]
-open_storage(sys.argv[1], sys.argv[2], timeout=20, pool_size=1)
+open_storage(sys.argv[1], sys.argv[2], pool_size=1)
 """
 
 

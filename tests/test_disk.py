@@ -136,7 +136,7 @@ cd /tmp && exec "$@"
 UPLOADS = """import sys
 from support import soon, stored
 from perfgate_server.storage import open_storage
-storage = open_storage("sqlite", sys.argv[1], timeout=20, pool_size=1)
+storage = open_storage("sqlite", sys.argv[1], pool_size=1)
 for number in range(1500):
     storage.create(*stored(f"b{number % 30}", f"v{number}"), deadline=soon())
 """
@@ -161,7 +161,7 @@ def test_uploads_need_no_room_for_temporary_files() -> None:
 def test_a_full_disk_at_start_is_said(small_disk: Path) -> None:
     (small_disk / "ballast").write_bytes(b"x" * (2**22 - 2**13))
     with pytest.raises(CannotOpen, match="full|disk I/O error"):
-        open_storage("sqlite", str(small_disk / "perfgate.db"), timeout=5, pool_size=1)
+        open_storage("sqlite", str(small_disk / "perfgate.db"), pool_size=1)
 
 
 # -- damaged, removed, locked
@@ -245,7 +245,7 @@ def test_a_damaged_page_is_no_empty_answer(tmp_path: Path, cut: bool) -> None:
 def test_a_log_without_its_database_is_refused(tmp_path: Path, emptied: bool) -> None:
     """SQLite would throw away what is only in the log, and begin with an empty database."""
     path = tmp_path / "perfgate.db"
-    storage = open_storage("sqlite", str(path), timeout=5, pool_size=1)
+    storage = open_storage("sqlite", str(path), pool_size=1)
     storage.create(*stored(), deadline=soon())
     copy = tmp_path / "copy.db"
     for suffix in ("", "-wal", "-shm"):
@@ -256,10 +256,10 @@ def test_a_log_without_its_database_is_refused(tmp_path: Path, emptied: bool) ->
     if emptied:
         copy.touch()
     with pytest.raises(CannotOpen, match="gone or empty, but .*copy.db-wal") as error:
-        open_storage("sqlite", str(copy), timeout=5, pool_size=1)
+        open_storage("sqlite", str(copy), pool_size=1)
     assert "\n" not in str(error.value)
     copy.write_bytes(main)
-    storage = open_storage("sqlite", str(copy), timeout=5, pool_size=1)
+    storage = open_storage("sqlite", str(copy), pool_size=1)
     assert storage.latest("p", "b", receipt=True, deadline=soon()).receipt
     storage.close()
 
@@ -268,17 +268,17 @@ def test_a_database_that_another_program_has_locked_is_refused_at_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "perfgate.db"
-    open_storage("sqlite", str(path), timeout=5, pool_size=1).close()
+    open_storage("sqlite", str(path), pool_size=1).close()
     monkeypatch.setattr(sqlite_file, "OPEN_TIMEOUT", 0.2)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(CannotOpen, match="locked"):
-            open_storage("sqlite", str(path), timeout=5, pool_size=1)
+            open_storage("sqlite", str(path), pool_size=1)
 
 
 def test_a_read_of_a_database_that_is_locked_whole_ends_at_its_deadline(tmp_path: Path) -> None:
     path = tmp_path / "perfgate.db"
-    storage = open_storage("sqlite", str(path), timeout=30, pool_size=1)
+    storage = open_storage("sqlite", str(path), pool_size=1)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")

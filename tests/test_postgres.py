@@ -450,7 +450,7 @@ def test_uploads_do_not_depend_on_the_database_s_isolation(postgres: Postgres, u
     name = url.rsplit("/", 1)[1]
     isolation = "default_transaction_isolation = 'repeatable read'"
     postgres.execute(f'ALTER DATABASE "{name}" SET {isolation}', name)
-    with contextlib.closing(open_storage("postgres", url, timeout=20, pool_size=20)) as storage:
+    with contextlib.closing(open_storage("postgres", url, pool_size=20)) as storage:
 
         def work(number: int) -> None:
             for turn in range(10):

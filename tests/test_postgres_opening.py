@@ -35,7 +35,7 @@ from pathlib import Path
 from support import soon, stored, wait_for
 from perfgate_server.storage import open_storage
 wait_for(Path(sys.argv[2]).exists, "the start")
-storage = open_storage("postgres", sys.argv[1], timeout=30.0, pool_size=1)
+storage = open_storage("postgres", sys.argv[1], pool_size=1)
 storage.create(*stored("b", sys.argv[3]), deadline=soon())
 storage.close()
 """
@@ -145,7 +145,7 @@ def test_a_role_that_may_make_no_tables_can_serve_what_is_made(own: OwnPostgres)
         try:
             with pytest.raises(CannotOpen, match="its role may not write to the tables"):
                 opened(lesser)
-            open_storage("postgres", lesser, timeout=9, pool_size=1, create=False).close()
+            open_storage("postgres", lesser, pool_size=1, create=False).close()
             writing = "GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO lesser"
             own.execute(writing, name)
             with contextlib.closing(opened(lesser)) as storage:

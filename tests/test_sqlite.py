@@ -34,8 +34,8 @@ from perfgate_server.storage.sqlite import SqliteEngine
 from perfgate_server.storage.verdicts import VerdictFilters
 
 
-def opened(path: Path, timeout: float = 30.0) -> SqlStorage:
-    return SqlStorage(SqliteEngine(path, timeout))
+def opened(path: Path) -> SqlStorage:
+    return SqlStorage(SqliteEngine(path))
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def storage(path: Path):  # type: ignore[no-untyped-def]
-    storage = opened(path, 5.0)
+    storage = opened(path)
     yield storage
     storage.close()
 
@@ -145,7 +145,7 @@ from pathlib import Path
 from support import soon, stored, wait_for
 from perfgate_server.storage import open_storage
 wait_for(Path(sys.argv[1]).with_suffix(".go").exists, "the start")
-storage = open_storage("sqlite", sys.argv[1], timeout=30.0, pool_size=1)
+storage = open_storage("sqlite", sys.argv[1], pool_size=1)
 storage.create(*stored("b", sys.argv[2]), deadline=soon())
 storage.close()
 """
@@ -158,7 +158,7 @@ def test_an_sqlite_without_what_is_asked_of_it_is_refused(
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
     for backend, location in (("sqlite", str(tmp_path / "perfgate.db")), ("memory", None)):
         with pytest.raises(CannotOpen, match="3.35.0 or newer"):
-            open_storage(backend, location, timeout=1, pool_size=1)
+            open_storage(backend, location, pool_size=1)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -498,7 +498,7 @@ def test_an_odd_path_is_opened_or_refused_in_words(tmp_path: Path, name: str) ->
 
 def test_a_write_waits_for_another_process_until_its_deadline_and_no_longer(path: Path) -> None:
     """However patient the writes before it were."""
-    with closing(SqliteEngine(path, timeout=PATIENCE)) as engine:
+    with closing(SqliteEngine(path)) as engine:
         with engine.writing("", "", soon()) as db:
             db.execute("CREATE TABLE t (a)")
         with closing(sqlite3.connect(path, isolation_level=None)) as other:

@@ -171,7 +171,7 @@ def check(storage: Storage) -> None:
 def test_migrating_sqlite_summarizes_what_is_there(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     make_old_sqlite(path)
-    storage = open_storage("sqlite", str(path), timeout=20, pool_size=1)
+    storage = open_storage("sqlite", str(path), pool_size=1)
     check(storage)
     assert storage.counts(deadline=soon()).schema_version == len(migrate.load("sqlite"))
     storage.close()
@@ -180,7 +180,7 @@ def test_migrating_sqlite_summarizes_what_is_there(tmp_path: Path) -> None:
 def test_migrating_postgres_summarizes_what_is_there(postgres: Postgres) -> None:
     with postgres.database() as url:
         make_old_postgres(url)
-        storage = open_storage("postgres", url, timeout=20, pool_size=1)
+        storage = open_storage("postgres", url, pool_size=1)
         check(storage)
         storage.close()
 

@@ -91,11 +91,11 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
     if request.param == "postgres":
         postgres: Postgres = request.getfixturevalue("postgres")
         with postgres.database() as url:
-            opened = open_storage("postgres", url, timeout=20, pool_size=4)
+            opened = open_storage("postgres", url, pool_size=4)
             yield opened
             opened.close()
     else:
-        opened = open_storage(request.param, str(tmp_path / "target.db"), timeout=20, pool_size=1)
+        opened = open_storage(request.param, str(tmp_path / "target.db"), pool_size=1)
         yield opened
         opened.close()
 
@@ -391,7 +391,7 @@ def run(*arguments: Any, folder: Path, text: bytes | None = None, **variables: s
 
 
 def sqlite_file(folder: Path, name: str = "perfgate.db") -> Storage:
-    return open_storage("sqlite", str(folder / name), timeout=20, pool_size=1)
+    return open_storage("sqlite", str(folder / name), pool_size=1)
 
 
 def test_from_sqlite_to_postgres_and_back(postgres: Postgres, tmp_path: Path) -> None:

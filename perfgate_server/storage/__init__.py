@@ -16,22 +16,21 @@ def open_storage(
     storage_type: str,
     location: str | None,
     *,
-    timeout: float,
     pool_size: int,
     shared: bool = False,
     create: bool = True,
 ) -> Storage:
     """Return the storage, migrated and holding no connection, so that a fork may follow.
 
-    `location` is the path of ``sqlite`` or the URL of ``postgres``; `timeout` bounds waiting for
-    a lock, in seconds; `pool_size` is how many threads use it at once, and bounds the connections
-    to ``postgres``; `shared` says whether other processes of the server use it too. Without
-    `create` a database must be there, with this program's schema. Raises CannotOpen.
+    `location` is the path of ``sqlite`` or the URL of ``postgres``; `pool_size` is how many
+    threads use it at once, and bounds the connections to ``postgres``; `shared` says whether other
+    processes of the server use it too. Without `create` a database must be there, with this
+    program's schema. Raises CannotOpen.
     """
     if storage_type == "postgres":
         return SqlStorage(_postgres(location or "", pool_size, create))
     path = Path(location or "") if storage_type == "sqlite" else None
-    return SqlStorage(SqliteEngine(path, timeout, pool_size, shared, create))
+    return SqlStorage(SqliteEngine(path, pool_size, shared, create))
 
 
 def _postgres(url: str, pool_size: int, create: bool) -> Engine:

@@ -27,15 +27,13 @@ class SqliteEngine:
     """See `engine.Engine`. One of `path` (a file; it is created and migrated here) or None
     (memory: migrated on first use, and gone with the process).
 
-    `timeout` is the longest that any lock is waited for, in seconds; `threads` is how many call
-    at once, and `shared` says whether other processes do too. Without `create` the file must be
-    there, with this program's schema. Raises CannotOpen.
+    `threads` is how many call at once, and `shared` says whether other processes do too. Without
+    `create` the file must be there, with this program's schema. Raises CannotOpen.
     """
 
     def __init__(
         self,
         path: Path | None,
-        timeout: float = 30.0,
         threads: int = 4,
         shared: bool = False,
         create: bool = True,
@@ -43,7 +41,6 @@ class SqliteEngine:
         sqlite_file.check_library()
         self.backend = "memory" if path is None else "sqlite"
         self._path = path
-        self._timeout = timeout
         # Connections are opened on first use, so in the process that uses them: one must not
         # be carried across a fork. A thread holds one at a time.
         self._slots: queue.SimpleQueue[sqlite_file.Connection | None] = queue.SimpleQueue()
@@ -164,7 +161,7 @@ class SqliteEngine:
 
     def _open(self, deadline: float) -> sqlite_file.Connection:
         # Needed to open the file: later, in WAL mode, only writers wait for a lock.
-        left = min(self._timeout, max(0.0, deadline - time.monotonic()))
+        left = min(sqlite_file.OPEN_TIMEOUT, max(0.0, deadline - time.monotonic()))
         connection = sqlite_file.connect(self._path, "rw", left)
         try:
             connection.execute("PRAGMA foreign_keys = ON")

@@ -16,7 +16,7 @@ from perfgate_server import files
 from perfgate_server.storage import migrate
 from perfgate_server.storage.base import CannotOpen, StorageError
 
-#: How long opening may wait for other processes that are migrating the same file, in seconds.
+#: How long opening may wait for other processes that open, or migrate, the same file, in seconds.
 OPEN_TIMEOUT = 30.0
 #: The first with RETURNING and MATERIALIZED.
 OLDEST_SQLITE = (3, 35, 0)
