@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import functools
 import math
 from typing import Any
 
@@ -98,11 +99,6 @@ def _judge(
     # A job that uploads first and compares then must not compare with itself.
     # It may have been uploaded normalized.
     itself = records.content_hashes(receipt)
-
-    def comparable(summary: bytes) -> Summary | None:
-        past = summaries.parse(summary)
-        return past if is_comparable(current, past, options) else None
-
     found = requests.storage().comparison(
         project,
         benchmark,
@@ -110,32 +106,37 @@ def _judge(
         excluding=itself,
         deadline=g.deadline,
     )
-
-    def history() -> list[Summary]:
-        # Read only if a metric is beyond its threshold: most runs are not slower. Runs after the
-        # baseline do not count, as they may contain the slowdown that is looked for; nor, for a
-        # git_ref selector, do runs of other refs, such as pull requests.
-        assert found.baseline is not None and found.selector is not None
-        ref = found.selector.value if found.selector.kind == "git_ref" else None
-        past = requests.storage().past(
-            found.baseline,
-            git_ref=ref,
-            excluding=itself,
-            limit=options.history,
-            read=comparable,
-            deadline=g.deadline,
-        )
-        return [*reversed(past)]  # oldest first
-
-    candidate = None
-    if found.baseline is not None and found.selector is not None:
-        candidate = Candidate(
-            _summary(found.baseline),
-            found.baseline.version,
-            _name(found.selector),
-            _age(found.baseline),
-        )
+    baseline, selector = found.baseline, found.tried[-1]
+    if baseline is None:
+        return judge(current, None, list, options), found
+    candidate = Candidate(_summary(baseline), baseline.version, _name(selector), _age(baseline))
+    # Read only if a metric is beyond its threshold: most runs are not slower.
+    history = functools.partial(_history, baseline, selector, itself, current, options)
     return judge(current, candidate, history, options), found
+
+
+def _history(
+    baseline: Baseline, selector: Selector, itself: list[str], current: Summary, options: Options
+) -> list[Summary]:
+    """Return the comparable runs up to the baseline's, oldest first.
+
+    Runs after it do not count, as they may contain the slowdown that is looked for; nor, for a
+    git_ref selector, do runs of other refs, such as pull requests.
+    """
+
+    def comparable(summary: bytes) -> Summary | None:
+        past = summaries.parse(summary)
+        return past if is_comparable(current, past, options) else None
+
+    past = requests.storage().past(
+        baseline,
+        git_ref=selector.value if selector.kind == "git_ref" else None,
+        excluding=itself,
+        limit=options.history,
+        read=comparable,
+        deadline=g.deadline,
+    )
+    return [*reversed(past)]
 
 
 def _rule(asked: dict[str, Any]) -> Options:

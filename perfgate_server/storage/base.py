@@ -173,12 +173,11 @@ class Selector:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What a run is compared with: the record that `selector` found, with its summary, None if
-    none did; the selectors that were tried up to that one; and whether there are other records of
-    the benchmark, where none of them fitted."""
+    """What a run is compared with: the record that was found, with its summary, None if none was;
+    the selectors that were tried, of which the last one found it; and whether there are other
+    records of the benchmark, where none of them fitted."""
 
     baseline: Baseline | None
-    selector: Selector | None
     tried: list[Selector]
     others: bool = False
 

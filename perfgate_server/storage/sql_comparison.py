@@ -51,16 +51,14 @@ def compare(
     excluding: Sequence[str],
 ) -> Comparison:
     """See `base.Storage.comparison`."""
-    baseline, tried = None, []
+    tried = []
     for selector in selectors:
         tried.append(selector)
         baseline = _select(db, engine, project, benchmark, selector, excluding)
         if baseline is not None:
-            break
-    if baseline is not None:
-        return Comparison(baseline, tried[-1], tried)
+            return Comparison(baseline, tried)
     other = _select(db, engine, project, benchmark, Selector("latest"), excluding)
-    return Comparison(None, None, tried, other is not None)
+    return Comparison(None, tried, other is not None)
 
 
 def _select(
