@@ -18,7 +18,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from perfgate_server import errors, logs
 from perfgate_server.blueprints import baselines, compare, health, verdicts
-from perfgate_server.config import ConfigError, ServerConfig, error_line, misspelt
+from perfgate_server.config import ConfigError, ServerConfig, end, misspelt
 from perfgate_server.keys import ApiKey, redact
 from perfgate_server.lean import App
 from perfgate_server.storage import Storage, open_storage
@@ -88,8 +88,7 @@ def _create_standalone() -> Flask:
         if click.get_current_context(silent=True) is None:
             raise
         # In the flask command, which would show a traceback.
-        print(error_line(error), file=sys.stderr)
-        sys.exit(2)
+        end(error)
     if key is not None:
         announce_key(key, _development_url())
     return app

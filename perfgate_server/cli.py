@@ -17,7 +17,7 @@ from perfgate_server.config import (
     DEFAULT_SQLITE_PATH,
     ConfigError,
     ServerConfig,
-    error_line,
+    end,
     option_of,
     without_password,
 )
@@ -288,17 +288,11 @@ def main() -> None:
     try:
         status = command.main(standalone_mode=False)
     except click.ClickException as error:
-        _fail(error.format_message())
+        end(error.format_message())
     except (ConfigError, CannotOpen) as error:
-        _fail(str(error))
+        end(error)
     except (StorageError, OSError) as error:
-        print(error_line(error), file=sys.stderr)
-        sys.exit(1)
+        end(error, 1)
     except click.Abort:
         sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)
-
-
-def _fail(message: str) -> None:
-    print(error_line(message), file=sys.stderr)
-    sys.exit(2)

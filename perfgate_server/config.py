@@ -6,10 +6,11 @@ import difflib
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import parse_qs, urlsplit
 
 from perfgate_server import keys
@@ -27,12 +28,13 @@ class ConfigError(Exception):
     """A setting that cannot be used. Its text never holds a key."""
 
 
-def error_line(reason: object) -> str:
-    """Return the one line that says why the server does not start, with no key in it."""
+def end(reason: object, status: int = 2) -> NoReturn:
+    """End the process with one line on standard error that says why, with no key in it."""
     text = str(reason)
     if not text.isprintable():
         text = text.encode("unicode_escape").decode()
-    return f"Error: {keys.redact(text)}"
+    print(f"Error: {keys.redact(text)}", file=sys.stderr)
+    sys.exit(status)
 
 
 def _setting(env: str, parse: Callable[[str], Any], default: Any, **options: Any) -> Any:

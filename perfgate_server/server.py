@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import socket
-import sys
 import tempfile
 from collections import Counter
 from typing import Any
@@ -19,7 +18,7 @@ from gunicorn.arbiter import Arbiter
 
 from perfgate_server import logs
 from perfgate_server.app import announce_key, configure_logs, create_app
-from perfgate_server.config import ConfigError, ServerConfig, error_line, without_password
+from perfgate_server.config import ConfigError, ServerConfig, end, without_password
 from perfgate_server.storage.base import CannotOpen
 from perfgate_server.worker import NOBODY, STOPPING, Worker, load_of
 
@@ -267,10 +266,9 @@ def create_wsgi_app() -> Flask:
         logs.configure(config.log_level, config.log_format)
         return create_app(config)
     except (ConfigError, CannotOpen) as error:
-        print(error_line(error), file=sys.stderr)
         # Without our gunicorn.conf.py a worker comes here, and gunicorn starts another for
         # ever, unless it ends with this status.
-        sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        end(error, Arbiter.WORKER_BOOT_ERROR)
 
 
 @functools.cache
@@ -286,8 +284,7 @@ def wsgi_settings() -> dict[str, Any]:
         configure_logs(config)
         create_app(config).extensions["perfgate"].storage.close()
     except (ConfigError, CannotOpen) as error:
-        print(error_line(error), file=sys.stderr)
-        sys.exit(2)
+        end(error)
     os.environ[_CONFIGURED] = "yes"
     return gunicorn_settings(config) | {
         "bind": f"{f'[{config.bind}]' if ':' in config.bind else config.bind}:{config.port}",
