@@ -19,7 +19,6 @@ from perfgate_server.config import (
     ServerConfig,
     end,
     option_of,
-    without_password,
 )
 from perfgate_server.files import whole
 from perfgate_server.storage.base import CannotOpen, StorageError
@@ -256,11 +255,9 @@ def check_command(context: click.Context, /, **options: str | None) -> int:
 
     config = _storage_config(context, options)
     problem = None
-    where = without_password(config.location or "")
     if config.storage_type == "sqlite":
-        where = config.location or ""
-        problem = sqlite_file.check(Path(where))
-    print(f"database: {where}")
+        problem = sqlite_file.check(Path(config.location or ""))
+    print(f"database: {config.shown_location}")
     if problem:
         print(f"integrity: {problem}")
         return 1

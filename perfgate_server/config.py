@@ -163,6 +163,12 @@ class ServerConfig:
         return self.database_url
 
     @property
+    def shown_location(self) -> str:
+        """Where the database is, for people: a URL without its password."""
+        location = self.location or ""
+        return without_password(location) if self.storage_type == "postgres" else location
+
+    @property
     def effective_pool_size(self) -> int:
         """How many use the storage at once in each process: all threads, unless postgres is to
         have fewer connections, or more."""

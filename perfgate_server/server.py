@@ -18,7 +18,7 @@ from gunicorn.arbiter import Arbiter
 
 from perfgate_server import logs
 from perfgate_server.app import announce_key, configure_logs, create_app
-from perfgate_server.config import ConfigError, ServerConfig, end, without_password
+from perfgate_server.config import ConfigError, ServerConfig, end
 from perfgate_server.storage.base import CannotOpen
 from perfgate_server.worker import NOBODY, STOPPING, Worker, load_of
 
@@ -197,10 +197,8 @@ def _url(listener: socket.socket) -> str:
 
 def _started(config: ServerConfig, url: str) -> str:
     where = config.storage_type
-    if config.storage_type == "sqlite":
-        where += f" at {config.location}"
-    elif config.storage_type == "postgres":
-        where += f" at {without_password(config.location or '')}"
+    if config.location:
+        where += f" at {config.shown_location}"
     roles = Counter(key.role.value for key in config.api_keys)
     granted = ", ".join(f"{count} {role}" for role, count in roles.items())
     return f"listening on {url}, storing in {where}, keys: {granted}"
