@@ -41,10 +41,6 @@ def _setting(env: str, parse: Callable[[str], Any], default: Any, **options: Any
     return field(default=default, metadata={"env": env, "parse": parse}, **options)
 
 
-def _text(text: str) -> str:
-    return text
-
-
 def _integer(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,18}", text):
         raise ValueError("must be a whole number")
@@ -100,10 +96,10 @@ class ServerConfig:
     Raises ConfigError for a value, or a combination, that cannot be used.
     """
 
-    bind: str = _setting("PERFGATE_BIND", _text, "0.0.0.0")
+    bind: str = _setting("PERFGATE_BIND", str, "0.0.0.0")
     port: int = _setting("PERFGATE_PORT", _integer, 8080)
-    storage_type: str = _setting("PERFGATE_STORAGE_TYPE", _text, "memory")
-    database_url: str | None = _setting("PERFGATE_DATABASE_URL", _text, None, repr=False)
+    storage_type: str = _setting("PERFGATE_STORAGE_TYPE", str, "memory")
+    database_url: str | None = _setting("PERFGATE_DATABASE_URL", str, None, repr=False)
     no_cors: bool = _setting("PERFGATE_NO_CORS", _boolean, False)
     timeout: float = _setting("PERFGATE_TIMEOUT", _seconds, 30.0)
     log_level: str = _setting("PERFGATE_LOG_LEVEL", str.lower, "info")

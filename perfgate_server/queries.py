@@ -196,10 +196,6 @@ class PageQuery(Query):
     total = BooleanParameter(load_default=True)
 
 
-class HistoryQuery(PageQuery):
-    pass
-
-
 class ListQuery(PageQuery):
     benchmark = Parameter()
     benchmark_prefix = Parameter()

@@ -65,7 +65,7 @@ _put_schema = schemas.PutSchema()
 _put_query = queries.PutQuery()
 _read_query = queries.ReadQuery()
 _list_query = queries.ListQuery()
-_history_query = queries.HistoryQuery()
+_page_query = queries.PageQuery()
 _trend_query = queries.TrendQuery()
 _no_query = queries.NoQuery()
 
@@ -183,7 +183,7 @@ def list_baselines(project: str) -> Response:
 @requires(Permission.READ)
 def get_history(project: str, benchmark: str) -> Response:
     parameters = requests.pairs()
-    page = requests.page(requests.query(_history_query, parameters))
+    page = requests.page(requests.query(_page_query, parameters))
     listing = requests.storage().history(project, benchmark, page, deadline=g.deadline)
     entries = responses.entries(
         records.version_entry(baseline, listing.current) for baseline in listing.baselines
