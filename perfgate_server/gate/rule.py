@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from perfgate_server.gate import hosts, noise
-from perfgate_server.names import METRICS
+from perfgate_server.names import COUNTS, METRICS
 from perfgate_server.summaries import Summary
 
 Status = Literal["pass", "warn", "fail", "skip"]
@@ -23,8 +23,6 @@ History = Callable[[], Sequence[Summary]]
 _JUDGED: tuple[Status, ...] = ("pass", "warn", "fail")
 
 HIGHER_IS_BETTER = frozenset({"throughput_per_s"})
-# All others are counted in whole units, so a change of 1 may be rounding alone.
-_FRACTIONAL = frozenset({"throughput_per_s"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +270,8 @@ def _comparable(current: Summary, history: Sequence[Summary], options: Options) 
 def _noise(name: str, current: float, records: Sequence[Summary]) -> Noise:
     """Return what the records say of a metric that is beyond its threshold."""
     values = [past.stats[name]["median"] for past in records if name in past.stats]
-    expected = noise.interval(values, 0.0 if name in _FRACTIONAL else 1.0)
+    # Of what is counted in whole units, a change of 1 may be rounding alone.
+    expected = noise.interval(values, 1.0 if name in COUNTS else 0.0)
     if expected is None:
         return Noise(len(values), None, "too_little_history")
     if name in HIGHER_IS_BETTER:
