@@ -49,8 +49,9 @@ class Baseline(NamedTuple):
 
     def is_copy_of(self, other: Baseline) -> bool:
         """Whether both are equal, their sequences, receipts and summaries aside."""
-        place = {"sequence": 0, "receipt": None, "summary": None}
-        return self._replace(**place) == other._replace(**place)  # type: ignore[arg-type]  # members of two types
+        return self == other._replace(
+            sequence=self.sequence, receipt=self.receipt, summary=self.summary
+        )
 
     def differences(self, other: Baseline) -> list[str]:
         """Return in which of its contents this record is not `other`'s equal.

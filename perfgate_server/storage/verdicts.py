@@ -32,7 +32,7 @@ class VerdictRecord:
 
     def is_copy_of(self, other: VerdictRecord) -> bool:
         """Whether both are the same in every member, their places in the order aside."""
-        return replace(self, sequence=0) == replace(other, sequence=0)
+        return self == replace(other, sequence=self.sequence)
 
 
 #: A coefficient of variation over which a run counts as flaky, and how many verdicts are looked at.
