@@ -33,14 +33,10 @@ def select(db: Session, engine: Engine, project: str, filters: Filters) -> Selec
     """Return the selection for `filters`, or None if it can hold nothing."""
     if filters.tags and len(filters.tags) > MAX_TAGS:
         return None
-    conditions, values = _conditions(filters)
     visible = only_visible(db, engine, project, "baselines", "b.benchmark", filters.visible)
     if visible is None:
         return None
-    limited = bool(visible)
-    for condition, value in visible:
-        conditions.append(condition)
-        values.append(value)
+    conditions, values = _conditions(filters, visible)
     if filters.tags and filters.git_sha is None:
         # The first tag leads: its rows stand in the list's order. The records themselves are
         # looked at only if there is more to know of them.
@@ -53,34 +49,37 @@ def select(db: Session, engine: Engine, project: str, filters: Filters) -> Selec
         return Selection("t.seq", table, leading, [project, filters.tags[0], *bound, *values])
     tagged, bound = _tagged("b", filters.tags or ())
     leading = ["b.project = ?", *tagged, *conditions]
-    table = f"baselines b {engine.walk(_index(filters, limited))}"
+    table = f"baselines b {engine.walk(_index(filters, bool(visible)))}"
     whole = "baselines" if len(leading) == 1 else None
     return Selection("b.seq", table, leading, [project, *bound, *values], whole)
 
 
-def _conditions(filters: Filters) -> tuple[list[str], list[Any]]:
+def _conditions(
+    filters: Filters, visible: Sequence[tuple[str, Any]]
+) -> tuple[list[str], list[Any]]:
     """Return the conditions on the records themselves, and the values bound in them."""
-    conditions: list[str] = []
-    values: list[Any] = []
-    for column in ("benchmark", "git_ref", "git_sha"):
-        value = getattr(filters, column)
-        if value is not None:
-            conditions.append(f"b.{column} = ?")
-            values.append(value)
+    prefix = filters.benchmark_prefix
+    conditions, values = given(
+        ("b.benchmark = ?", filters.benchmark),
+        ("b.git_ref = ?", filters.git_ref),
+        ("b.git_sha = ?", filters.git_sha),
+        ("b.benchmark >= ?", prefix),
+        # Names are ASCII, so DEL sorts behind every character that may follow the prefix.
+        ("b.benchmark < ?", None if prefix is None else prefix + "\x7f"),
+        ("b.created_at >= ?", filters.since),
+        ("b.created_at <= ?", filters.until),
+        *visible,
+    )
     if filters.source is not None:
         # In words, not bound: so the planner sees that the index of promotions holds them all.
         conditions.append(f"b.source = '{'promote' if filters.source == 'promote' else 'upload'}'")
-    if filters.benchmark_prefix is not None:
-        # Names are ASCII, so DEL sorts behind every character that may follow the prefix.
-        conditions.append("b.benchmark >= ? AND b.benchmark < ?")
-        values += [filters.benchmark_prefix, filters.benchmark_prefix + "\x7f"]
-    if filters.since is not None:
-        conditions.append("b.created_at >= ?")
-        values.append(filters.since)
-    if filters.until is not None:
-        conditions.append("b.created_at <= ?")
-        values.append(filters.until)
     return conditions, values
+
+
+def given(*pairs: tuple[str, Any]) -> tuple[list[str], list[Any]]:
+    """Return the conditions whose values are not None, and these values."""
+    kept = [pair for pair in pairs if pair[1] is not None]
+    return [condition for condition, _ in kept], [value for _, value in kept]
 
 
 def _tagged(table: str, tags: Sequence[str]) -> tuple[list[str], list[Any]]:

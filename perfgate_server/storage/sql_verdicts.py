@@ -9,7 +9,7 @@ from typing import Any
 
 from perfgate_server.storage.base import Outcome, Page
 from perfgate_server.storage.engine import Engine, Session
-from perfgate_server.storage.selection import Selection, count, only_visible, page_rows
+from perfgate_server.storage.selection import Selection, count, given, only_visible, page_rows
 from perfgate_server.storage.verdicts import (
     FLAKINESS_WINDOW,
     VerdictFilters,
@@ -95,24 +95,19 @@ def listing(
 
 def _select(db: Session, engine: Engine, project: str, filters: VerdictFilters) -> Selection | None:
     """Return the selection for `filters`, or None if it can hold nothing."""
-    conditions, values = ["v.project = ?"], [project]
-    for condition, value in (
+    visible = only_visible(db, engine, project, "verdicts", "v.benchmark", filters.visible)
+    if visible is None:
+        return None
+    conditions, values = given(
+        ("v.project = ?", project),
         ("v.benchmark = ?", filters.benchmark),
         ("v.status = ?", filters.status),
         ("v.git_ref = ?", filters.git_ref),
         ("v.git_sha = ?", filters.git_sha),
         ("v.created_at >= ?", filters.since),
         ("v.created_at <= ?", filters.until),
-    ):
-        if value is not None:
-            conditions.append(condition)
-            values.append(value)
-    visible = only_visible(db, engine, project, "verdicts", "v.benchmark", filters.visible)
-    if visible is None:
-        return None
-    for condition, value in visible:
-        conditions.append(condition)
-        values.append(value)
+        *visible,
+    )
     table = f"verdicts v {engine.walk(_index(filters, bool(visible)))}"
     whole = "verdicts" if len(conditions) == 1 else None
     return Selection("v.seq", table, conditions, values, whole)
