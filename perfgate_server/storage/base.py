@@ -40,7 +40,7 @@ class Baseline(NamedTuple):
     content_hash: str
     source: str
     promoted_from: str | None = None
-    #: Its place in the order of all records; given by the storage.
+    #: Its place in the order of all records, from 1 on; given by the storage.
     sequence: int = 0
     receipt: bytes | None = None
     #: Its receipt's summary. A server of a version without summaries that still runs on a

@@ -278,13 +278,14 @@ class SqlStorage:
                 for row in db.execute(
                     """SELECT seq FROM baselines WHERE project = ? AND benchmark = ? AND seq > ?
                        ORDER BY seq""",
-                    (project, benchmark, -(2**63) if after is None else after),
+                    (project, benchmark, after or 0),
                 ).fetchall()
             ]
-            if newer and place is None:
-                return Restored(Outcome.REFUSED)
-            if newer and place is not None and newer[0] < place:
-                move(db, project, newer)
+            if newer:
+                if place is None:
+                    return Restored(Outcome.REFUSED)
+                if newer[0] < place:
+                    move(db, project, newer)
             receipt_id = self._shared_receipt(db, record) or insert_receipt(db, project, receipt)
             return Restored(Outcome.KEPT, insert(db, record, receipt_id, place).sequence)
 
