@@ -29,7 +29,8 @@ _SIGNALS = [*Arbiter.SIGNALS, signal.SIGCHLD]
 
 
 def gunicorn_settings(config: ServerConfig) -> dict[str, Any]:
-    """Return gunicorn's settings, for `run_server` and for gunicorn.conf.py."""
+    """Return gunicorn's settings, for `run_server` and for gunicorn.conf.py. Raises ConfigError if
+    there is no folder for the workers' heartbeats."""
     return {
         "worker_class": "perfgate_server.worker.Worker",
         "logger_class": "perfgate_server.logs.GunicornLogger",
@@ -191,8 +192,11 @@ def _cannot_listen(host: str, port: int, error: Exception) -> ConfigError:
 
 
 def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"http://{_address(*listener.getsockname()[:2])}"
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _started(config: ServerConfig, url: str) -> str:
@@ -285,7 +289,7 @@ def wsgi_settings() -> dict[str, Any]:
         end(error)
     os.environ[_CONFIGURED] = "yes"
     return gunicorn_settings(config) | {
-        "bind": f"{f'[{config.bind}]' if ':' in config.bind else config.bind}:{config.port}",
+        "bind": _address(config.bind, config.port),
         "when_ready": lambda server: logger.info(_started(config, str(server.LISTENERS[0]))),
         "on_exit": _log_stop,
         "post_fork": _die_young,
