@@ -1,4 +1,4 @@
-"""How records look to a client: JSON members, ETags, identifiers, times. Pure functions."""
+"""How records look to a client: JSON members, ETags, identifiers, times. No I/O."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def transaction(db: sqlite3.Connection, begin: str) -> Iterator[None]:
         raise
 
 
-def identity(path: str | Path) -> tuple[int, int] | None:
+def identity(path: Path) -> tuple[int, int] | None:
     """Return what tells a file from any other; None if it is gone, or empty, as no database is
     that was made."""
     try:
