@@ -50,15 +50,15 @@ class Field(fields.Field[Any]):
 
 
 class Integer(Field):
-    """A JSON integer in a range: 1.0, "1" and true are none."""
+    """A JSON integer from 0 to `high`: 1.0, "1" and true are none."""
 
-    def __init__(self, low: int = 0, high: int = U64, **options: Any) -> None:
+    def __init__(self, high: int = U64, **options: Any) -> None:
         super().__init__(**options)
-        self.low, self.high = low, high
+        self.high = high
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> int:
-        if type(value) is not int or not self.low <= value <= self.high:
-            raise ValidationError(integer_rule(self.low, self.high))
+        if type(value) is not int or not 0 <= value <= self.high:
+            raise ValidationError(integer_rule(0, self.high))
         return value
 
 
@@ -228,7 +228,7 @@ class ToolSchema(Object):
 class HostSchema(Object):
     os = Text(required=True)
     arch = Text(required=True)
-    cpu_count = Integer(high=U32)
+    cpu_count = Integer(U32)
     memory_bytes = Integer()
     hostname_hash = Text()
 
@@ -244,8 +244,8 @@ class BenchSchema(Object):
     name = Text(required=True)
     cwd = Text()
     command = Strings(required=True)
-    repeat = Integer(high=U32, required=True)
-    warmup = Integer(high=U32, required=True)
+    repeat = Integer(U32, required=True)
+    warmup = Integer(U32, required=True)
     work_units = Integer()
     timeout_ms = Integer()
 
