@@ -123,8 +123,11 @@ class OwnPostgres(Postgres):
         return False
 
     def send(self, number: int) -> None:
-        """Send a signal to every process of the server."""
+        """Send SIGSTOP, SIGCONT or SIGKILL to every process of the server."""
         assert self._process is not None
+        # Stopped, it forks no process that would be missed here.
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         backends = self._backends()  # they are in sessions of their own
         os.killpg(self._process.pid, number)
         for pid in backends:
