@@ -80,7 +80,7 @@ def drive(server: Server) -> None:
     assert server.request("POST", path, promote)[0] == 201
     assert server.request("POST", path, promote, role="contributor")[0] == 403
     assert server.request("GET", LATEST, role=None)[0] == 401
-    listed = json.loads(server.request("GET", "/projects/p/baselines")[2])
+    listed = json.loads(server.request("GET", "/projects/p/baselines?benchmark=b")[2])
     assert [entry["version"] for entry in listed["baselines"]] == ["v2", "v1"]
     assert server.request("DELETE", "/projects/p/baselines/b/versions/v2")[0] == 200
     (line,) = [line for line in server.lines() if line["method"] == "DELETE"]
@@ -726,7 +726,7 @@ def test_twenty_parallel_uploads_by_curl(tmp_path: Path) -> None:
         )
         result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
         assert result.stdout.split() == ["201"] * 20
-        listed = json.loads(server.request("GET", "/projects/p/baselines")[2])
+        listed = json.loads(server.request("GET", "/projects/p/baselines?benchmark=b")[2])
         assert listed["pagination"]["total"] == 20
 
 
@@ -750,7 +750,7 @@ def test_of_racing_writers_in_several_processes_one_wins(tmp_path: Path) -> None
 
             statuses = sorted(pool.map(promote, range(8)))
             assert statuses == [200] * 3 + [201] + [409] * 4
-        listed = json.loads(server.request("GET", "/projects/p/baselines")[2])
+        listed = json.loads(server.request("GET", "/projects/p/baselines?benchmark=b")[2])
         assert listed["pagination"]["total"] == 6
 
 
