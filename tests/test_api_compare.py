@@ -483,10 +483,23 @@ def test_runs_of_other_hosts_and_failed_ones_tell_nothing(
 def test_the_history_reaches_behind_what_tells_nothing(api: Api) -> None:
     past(api, *NOISY)
     past(api, *NOISY, 90, 95, prefix="other", host={**HOST, "cpu_count": 4})
-    api.promote("v4", "back")
+    api.put("b", "last", json=run(110, "last"))
     found = judged(api, "?history=5", run(150))
     assert found["verdict"]["reasons"] == ["wall_ms_warn", "within_noise"]
     assert found["noise"]["history"] == {"requested": 5, "comparable": 5, "needed": 5}
+
+
+def test_a_history_may_be_longer_than_by_default(api: Api) -> None:
+    past(api, *range(100, 130))
+    found = judged(api, "?history=25", run(300))
+    assert found["noise"]["history"] == {"requested": 25, "comparable": 25, "needed": 5}
+
+
+def test_a_threshold_of_a_metric_may_be_nothing(api: Api) -> None:
+    past(api, 100)
+    for number in ("0", "0.0"):
+        query = f"?noise=off&threshold.wall_ms={number}"
+        assert verdict(api, query, run(101)) == ("fail", ["wall_ms_fail"])
 
 
 def test_runs_before_the_last_level_shift_tell_nothing(api: Api) -> None:

@@ -307,3 +307,10 @@ def test_every_verdict_has_both_forms_with_its_rows_the_worst_first(
     assert len(shown) == (len(table) + 5 if table else 2)
     assert all(line.count("|") == 6 for line in shown[2:-1])
     assert render.text(judged, "p", "b").isascii()
+
+
+@pytest.mark.parametrize("text", ["`a", "a`", " a", "a "])
+def test_a_code_span_ends_where_its_text_does(text: str) -> None:
+    """Or a backtick beside the fence would be one of it, and a space be taken off."""
+    fence = "``" if "`" in text else "`"
+    assert render.code_span(text) == f"{fence} {text} {fence}"

@@ -212,6 +212,19 @@ def test_a_run_that_was_promoted_into_a_ref_is_one_of_that_ref(shelf: Storage) -
     assert past(shelf, "merged-5", git_ref="main") == []
 
 
+@pytest.mark.parametrize("elsewhere", [{"benchmark": "c"}, {"project": "q"}], ids=str)
+def test_what_is_promoted_within_a_ref_is_no_run_whatever_others_name_theirs(
+    storage: Storage, elsewhere: dict[str, str]
+) -> None:
+    keep(storage, **{"benchmark": "b", "version": "v1", **elsewhere}, git_ref="dev")
+    keep(storage, "b", "v1", value=receipt(wall_ms=1), git_ref="main")
+    keep(storage, "b", "v2", value=receipt(wall_ms=2), git_ref="main")
+    storage.promote(promotion("v1", "good"), deadline=soon())
+    delete(storage, "v1")
+    keep(storage, "b", "v3", value=receipt(wall_ms=3), git_ref="main")
+    assert past(storage, "v3", git_ref="main") == [3, 2]
+
+
 def test_a_past_holds_what_is_made_of_summaries(shelf: Storage) -> None:
     """None is not wanted, and makes room for what is older."""
     odd = {summaries.summarize(receipt(wall_ms=number)): number for number in (1, 3)}
