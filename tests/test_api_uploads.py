@@ -499,3 +499,14 @@ def test_an_upload_that_takes_long_is_as_old_as_its_end(api: Api) -> None:
     newest, other = api.get("/projects/p/baselines/b/versions").json["versions"]
     assert (newest["version"], other["version"]) == ("slow", "fast")
     assert newest["created_at"] == slow.json["created_at"] > other["created_at"]
+
+
+def test_what_normalized_is(api: Api) -> None:
+    """In so many words: the other tests ask the program."""
+    api.upload(normalize=True)
+    epoch = "1970-01-01T00:00:00Z"
+    run = {**receipt()["run"], "id": "baseline", "started_at": epoch, "ended_at": epoch}
+    assert api.get("/projects/p/baselines/b/versions/v1?receipt=only").json == {
+        **receipt(),
+        "run": run,
+    }

@@ -706,3 +706,16 @@ def test_a_record_that_holds_as_much_as_is_taken_comes_back(storage: Storage) ->
     text = exported(storage)
     storage.delete("p", "b", "v1", deadline=soon())
     assert restored(storage, text)[0].complete
+
+
+def test_a_command_takes_the_options_before_it_and_no_keys(tmp_path: Path) -> None:
+    sqlite_file(tmp_path, "mine.db").close()
+    result = run(
+        "--database-url",
+        "mine.db",
+        "check",
+        folder=tmp_path,
+        PERFGATE_API_KEYS="not a list of keys",
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b"/mine.db\nintegrity: ok\n" in result.stdout
