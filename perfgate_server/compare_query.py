@@ -23,6 +23,8 @@ from perfgate_server.queries import (
 from perfgate_server.schemas import Text
 
 MAX_SELECTORS = 16
+#: No version, tag, sha or ref that is stored has more characters.
+_LONGEST = 256
 #: The most options in a body: as many as a query string may have.
 MAX_OPTIONS = 256
 #: The most past records that a prediction is made of; its cost grows with their square.
@@ -48,8 +50,12 @@ class SelectorsParameter(Parameter):
     """``latest,git_ref:refs/heads/main``, as pairs of a kind and a value."""
 
     def parse(self, text: str) -> list[tuple[str, str]]:
+        # Looked at first, as a body may hold millions of selectors, or one of megabytes.
+        parts = _SELECTOR_END.split(text, MAX_SELECTORS)
+        if len(parts) > MAX_SELECTORS:
+            raise ValidationError(f"Must be at most {MAX_SELECTORS} selectors.")
         selectors = []
-        for part in _SELECTOR_END.split(text):
+        for part in parts:
             kind, _, value = part.partition(":")
             if part not in _PLAIN and (kind not in _VALUED or not value):
                 raise ValidationError(
@@ -57,14 +63,13 @@ class SelectorsParameter(Parameter):
                     " separated by commas; V, T, S and R must not be empty."
                 )
             # Refused here: "no baseline" is a skip, which looks like a pass.
-            if not _POSSIBLE[kind].fullmatch(value) or _holds_misspelt(value):
+            is_possible = len(value) <= _LONGEST and _POSSIBLE[kind].fullmatch(value)
+            if not is_possible or _holds_misspelt(value):
                 raise ValidationError(
                     f"{value[:300]!r} cannot be a {kind}; behind a comma there must be another"
                     " selector, no space."
                 )
             selectors.append((kind, value))
-        if len(selectors) > MAX_SELECTORS:
-            raise ValidationError(f"Must be at most {MAX_SELECTORS} selectors.")
         return selectors
 
 
@@ -155,7 +160,7 @@ def per_metric(options: dict[str, Any], kind: str) -> dict[str, float]:
 
 def _wrong_selectors(items: list[str]) -> dict[str, Any]:
     """Return what is wrong with an array of selectors: joined, one could seem a part of another."""
-    for item in items:
+    for item in items[:MAX_SELECTORS]:
         try:
             COMPARE_QUERY.fields["against"].parse(item)
         except ValidationError as error:

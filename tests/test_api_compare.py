@@ -154,6 +154,14 @@ def test_an_option_beside_options_is_no_unknown_member(quick: Api, option: str) 
     assert envelope(quick, {}, metadata={option: 1}).json["ignored"] == ["metadata"]
 
 
+def test_no_body_makes_the_server_look_for_megabytes_of_mistakes(quick: Api) -> None:
+    """It took seconds, in which nobody else was served, and gigabytes."""
+    for against in ("git_ref:" + "a" * 257, ["latest"] * 17, "git_ref:x" + ",latxst" * 99_999):
+        fails(envelope(quick, {"against": against}), 400, "options.against")
+    fails(envelope(quick, {}, **{f"x{number}": 1 for number in range(257)}), 400, "options")
+    assert envelope(quick, {}, **{"options" * 9_999: 1}).status_code == 200
+
+
 @pytest.mark.parametrize("form", ["markdown", "text"])
 def test_ignored_members_are_told_of_in_words_too(quick: Api, form: str) -> None:
     answer = envelope(quick, {"format": form}, bench=1)
@@ -207,6 +215,7 @@ def test_options_within_a_receipt_are_refused(quick: Api) -> None:
         ("?against=git_ref:main%20", ["against"]),
         ("?against=git_ref:main%0Alatest", ["against"]),
         ("?against=" + ",".join(["latest"] * 17), ["against"]),
+        ("?against=git_ref:" + "x" * 257, ["against"]),
         ("?metrics=wall_ms,speed", ["metrics"]),
         ("?metrics=", ["metrics"]),
         ("?history=101", ["history"]),

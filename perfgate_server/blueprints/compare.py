@@ -14,7 +14,7 @@ from perfgate_server import jsonio, record_schemas, records, schemas, summaries
 from perfgate_server.auth import check_permission, enforce, requires
 from perfgate_server.blueprints import requests, responses
 from perfgate_server.blueprints.baselines import BENCHMARK, check_receipt
-from perfgate_server.compare_query import COMPARE_QUERY, pairs_of, per_metric
+from perfgate_server.compare_query import COMPARE_QUERY, MAX_OPTIONS, pairs_of, per_metric
 from perfgate_server.errors import bad_request
 from perfgate_server.gate import render
 from perfgate_server.gate.document import document
@@ -66,6 +66,8 @@ def _asked(pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, Any]
     sent, ignored = jsonio.loads(requests.body()), []
     if isinstance(sent, dict) and "receipt" in sent and "schema" not in sent:
         ignored = [name for name in sent if name not in ("receipt", "options")]
+        if len(ignored) > MAX_OPTIONS:
+            raise bad_request({"options": f"Must not have {len(ignored)} members beside it."})
         # Ignored, they would mean no gate, or another limit.
         astray = [name for name in ignored if name in _DECIDING or _is_misspelt(name)]
         if astray:
@@ -84,7 +86,10 @@ def _asked(pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, Any]
 
 
 def _is_misspelt(name: str) -> bool:
-    return bool(difflib.get_close_matches(name.lower(), ["options"], cutoff=0.8))
+    # The ratio looked for is twice what both have in common by the sum of their lengths.
+    return len(name) <= 10 and bool(
+        difflib.get_close_matches(name.lower(), ["options"], cutoff=0.8)
+    )
 
 
 # -- the verdict
