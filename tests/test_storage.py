@@ -11,7 +11,7 @@ import pytest
 from support import receipt, soon, stored
 
 from perfgate_server.names import MAX_TAGS
-from perfgate_server.records import new_id, normalize_body, now
+from perfgate_server.records import new_id, normalize_body, now, receipt_of
 from perfgate_server.storage import Storage, base
 from perfgate_server.storage.base import (
     Baseline,
@@ -22,6 +22,7 @@ from perfgate_server.storage.base import (
     Page,
     PreconditionFailed,
     Promotion,
+    Receipt,
     Unavailable,
 )
 from perfgate_server.storage.verdicts import VerdictFilters
@@ -221,6 +222,34 @@ def test_a_promotion_can_change_the_receipt(storage: Storage) -> None:
     assert get(storage, "v2").receipt == normal.body
     assert made.content_hash == normal.content_hash
     assert get(storage).receipt == stored()[1].body
+
+
+def test_nobody_waits_while_a_promotion_changes_the_receipt(storage: Storage) -> None:
+    def normalize(body: bytes) -> Receipt:
+        keep(storage, version="beside")
+        return normalize_body(body)
+
+    keep(storage)
+    assert storage.promote(promotion(normalize=normalize), deadline=soon())[1]
+    assert listed(storage) == ["v2", "beside", "v1"]
+
+
+def test_a_source_that_is_replaced_while_its_receipt_is_changed(storage: Storage) -> None:
+    """Seen from outside, it was replaced before."""
+    other, calls = receipt(wall_ms=7), []
+
+    def normalize(body: bytes) -> Receipt:
+        calls.append(body)
+        if len(calls) == 1:
+            delete(storage, "v1")
+            keep(storage, value=other)
+        return normalize_body(body)
+
+    keep(storage)
+    made, _ = storage.promote(promotion(normalize=normalize), deadline=soon())
+    assert len(calls) == 2
+    assert made.content_hash == normalize_body(receipt_of(other).body).content_hash
+    assert get(storage, "v2").receipt == normalize_body(calls[1]).body
 
 
 @pytest.mark.parametrize("normalize", [None, normalize_body])

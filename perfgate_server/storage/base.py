@@ -100,6 +100,12 @@ class Promotion:
             receipt=None,
         )
 
+    def normalized(self, source: Baseline | None) -> Receipt | None:
+        """Return the receipt that is made of a source's, if one is to be made of it."""
+        if source is None or self.normalize is None:
+            return None
+        return self.normalize(source.receipt or b"")
+
     def may_have_made(self, target: Baseline) -> bool:
         """Whether `target`, which holds its receipt, can be what this promotion made of a
         source that is gone since."""

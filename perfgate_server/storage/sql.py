@@ -101,10 +101,15 @@ class SqlStorage:
         now: Clock | None = None,
     ) -> tuple[Baseline, bool]:
         project, benchmark = promotion.project, promotion.benchmark
+        normal, normalized_of = None, None
+        if promotion.normalize is not None:
+            # Of a large receipt it takes a second, for which nobody need wait.
+            with self._engine.single(deadline) as db:
+                source = self._find(db, project, benchmark, promotion.from_version, receipt=True)
+            normal = promotion.normalized(source)
+            normalized_of = source.content_hash if source else None
         with self._engine.writing(project, benchmark, deadline) as db:
-            source = self._find(
-                db, project, benchmark, promotion.from_version, receipt=bool(promotion.normalize)
-            )
+            source = self._find(db, project, benchmark, promotion.from_version)
             target = self._find(
                 db, project, benchmark, promotion.to_version, receipt=source is None
             )
@@ -114,7 +119,10 @@ class SqlStorage:
                 if target is not None and promotion.may_have_made(target):
                     return target, False
                 raise self._missing(db, project, benchmark, promotion.from_version)
-            normal = promotion.normalize(source.receipt or b"") if promotion.normalize else None
+            if promotion.normalize is not None and source.content_hash != normalized_of:
+                # It came, or was replaced, meanwhile.
+                whole = self._find(db, project, benchmark, source.version, receipt=True)
+                normal = promotion.normalized(whole)
             new = promotion.result(source, normal.content_hash if normal else source.content_hash)
             if target is not None:
                 if target.promoted_from == new.promoted_from and not target.differences(new):
