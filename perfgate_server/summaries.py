@@ -16,6 +16,8 @@ from perfgate_server.names import METRICS
 #: Without the look for white space around it that json.loads takes: we wrote it.
 _decode = json.JSONDecoder().raw_decode
 
+#: Characters of a text in a summary: hundreds of summaries may be read for one answer.
+_LONGEST = 1024
 _HOST = ("arch", "cpu_count", "memory_bytes", "os")
 
 
@@ -64,8 +66,8 @@ def _members(receipt: dict[str, Any]) -> dict[str, Any]:
     host, stats = receipt["run"]["host"], receipt["stats"]
     return {
         "failed": failed,
-        "host": {name: host[name] for name in _HOST if host.get(name) is not None},
-        "run_id": receipt["run"]["id"],
+        "host": {name: _short(host[name]) for name in _HOST if host.get(name) is not None},
+        "run_id": _short(receipt["run"]["id"]),
         "samples": measured,
         "stats": {
             metric: {part: stats[metric][part] for part in ("max", "median", "min")}
@@ -73,6 +75,10 @@ def _members(receipt: dict[str, Any]) -> dict[str, Any]:
             if stats.get(metric) is not None
         },
     }
+
+
+def _short(value: Any) -> Any:
+    return value[:_LONGEST] if isinstance(value, str) else value
 
 
 def _counts(samples: list[Any]) -> tuple[int, int]:

@@ -52,6 +52,12 @@ def test_a_summary_holds_what_comparisons_read_and_nothing_else() -> None:
     )
 
 
+def test_a_summary_is_short_whatever_a_receipt_holds() -> None:
+    long = "x" * 1025
+    summary = summaries.summary_of(receipt(run=run(long, os=long, arch=long)))
+    assert summary.run_id == summary.host["os"] == summary.host["arch"] == long[:-1]
+
+
 @pytest.mark.parametrize(
     ("change", "counts"),
     [
