@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from perfgate_server.names import MAX_TAGS
 from perfgate_server.storage.base import Filters, Page
 from perfgate_server.storage.engine import Engine, Session
+from perfgate_server.storage.verdicts import VerdictFilters
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ def select(db: Session, engine: Engine, project: str, filters: Filters) -> Selec
     """Return the selection for `filters`, or None if it can hold nothing."""
     if filters.tags and len(filters.tags) > MAX_TAGS:
         return None
-    visible = only_visible(db, engine, project, "baselines", "b.benchmark", filters.visible)
+    visible = only_visible(db, engine, project, "baselines", "b.benchmark", filters)
     if visible is None:
         return None
     conditions, values = _conditions(filters, visible)
@@ -112,12 +113,15 @@ def only_visible(
     project: str,
     table: str,
     column: str,
-    visible: Callable[[str], bool] | None,
+    filters: Filters | VerdictFilters,
 ) -> list[tuple[str, Any]] | None:
     """Return the conditions, each with its value, that leave of a table's benchmarks those that
     may be seen: none if that is all of them. Return None if there is nothing to see."""
+    visible = filters.visible
     if visible is None:
         return []
+    if filters.benchmark is not None:  # which leaves no other
+        return [] if visible(filters.benchmark) else None
     names = _benchmarks(db, project, table)
     seen = [name for name in names if visible(name)]
     if not seen:

@@ -95,7 +95,7 @@ def listing(
 
 def _select(db: Session, engine: Engine, project: str, filters: VerdictFilters) -> Selection | None:
     """Return the selection for `filters`, or None if it can hold nothing."""
-    visible = only_visible(db, engine, project, "verdicts", "v.benchmark", filters.visible)
+    visible = only_visible(db, engine, project, "verdicts", "v.benchmark", filters)
     if visible is None:
         return None
     conditions, values = given(
