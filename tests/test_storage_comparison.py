@@ -212,6 +212,17 @@ def test_a_run_that_was_promoted_into_a_ref_is_one_of_that_ref(shelf: Storage) -
     assert past(shelf, "merged-5", git_ref="main") == []
 
 
+def test_a_run_of_a_ref_that_left_it_and_came_back_is_as_old_as_it_is(shelf: Storage) -> None:
+    """Not as its second promotion: what came between may be the slowdown that is looked for."""
+    shelf.promote(promotion("v1", "released", git_ref="release"), deadline=soon())
+    shelf.promote(promotion("released", "good", git_ref="main"), deadline=soon())
+    assert past(shelf, "good", git_ref="main") == [1]
+    shelf.promote(promotion("v3", "tried", git_ref="staging"), deadline=soon())
+    shelf.promote(promotion("tried", "better", git_ref="main"), deadline=soon())
+    assert past(shelf, "better", git_ref="main")[0] == 3
+    assert past(shelf, "better", git_ref="dev") == [3]
+
+
 @pytest.mark.parametrize("elsewhere", [{"benchmark": "c"}, {"project": "q"}], ids=str)
 def test_what_is_promoted_within_a_ref_is_no_run_whatever_others_name_theirs(
     storage: Storage, elsewhere: dict[str, str]

@@ -168,18 +168,22 @@ def _place_of_run(
     db: Session, engine: Engine, baseline: Baseline, git_ref: str | None
 ) -> int | None:
     """Return the sequence of the run that a record was promoted from, or its own; with `git_ref`
-    within that ref only. None if a record in between is deleted."""
-    place, source = baseline.sequence, baseline.promoted_from
-    while source is not None:
+    of the oldest in between that has that ref. None if one of them is deleted, or for a chain
+    longer than anybody's."""
+    place = seen = baseline.sequence
+    source = baseline.promoted_from
+    for _ in range(base.MAX_SCANNED):
+        if source is None:
+            return place
         row = db.execute(
             f"""SELECT b.seq, b.promoted_from, b.git_ref
                 FROM baselines b {engine.walk("baselines_by_version")}
                 WHERE b.project = ? AND b.benchmark = ? AND b.version = ? AND b.seq < ?""",
-            (baseline.project, baseline.benchmark, source, place),
+            (baseline.project, baseline.benchmark, source, seen),
         ).fetchone()
         if row is None:
             return None
-        if git_ref is not None and row[2] != git_ref:
-            break
-        place, source = int(row[0]), row[1]
-    return place
+        seen, source = int(row[0]), row[1]
+        if git_ref is None or row[2] == git_ref:
+            place = seen
+    return None
