@@ -138,8 +138,11 @@ def _opened(config: ServerConfig, *, create: bool) -> Iterator[Storage]:
 
 
 def _end_in_order() -> None:
-    """Let SIGTERM end a command as Ctrl-C does: no part of a file is left."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    """Let SIGTERM, and a terminal that is closed, end a command as Ctrl-C does: no part of a file
+    is left."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(ending, lambda number, _: sys.exit(128 + number))
 
 
 @contextlib.contextmanager

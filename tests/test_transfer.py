@@ -611,12 +611,15 @@ def test_of_an_emptied_database_no_backup_is_made_and_its_log_stays(tmp_path: Pa
     assert {*tmp_path.iterdir()} == {path, log} and log.read_bytes() == b"what is only here"
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize("command", ["backup", "export"])
-def test_what_is_told_to_stop_leaves_no_part_of_a_file(tmp_path: Path, command: str) -> None:
+def test_what_is_told_to_stop_leaves_no_part_of_a_file(
+    tmp_path: Path, command: str, number: signal.Signals
+) -> None:
     storage = sqlite_file(tmp_path)
-    for number in range(12):
-        samples = [{"wall_ms": number, "exit_code": 0, "stdout": "x" * 5_000_000}]
-        keep(storage, "b", f"v{number}", value=receipt(samples=samples))
+    for place in range(12):
+        samples = [{"wall_ms": place, "exit_code": 0, "stdout": "x" * 5_000_000}]
+        keep(storage, "b", f"v{place}", value=receipt(samples=samples))
     storage.close()
     folder = tmp_path / "copies"
     folder.mkdir()
@@ -627,8 +630,8 @@ def test_what_is_told_to_stop_leaves_no_part_of_a_file(tmp_path: Path, command: 
         env=environment(),
     )
     wait_for(lambda: any(folder.iterdir()), "a part of it")
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+    process.send_signal(number)
+    assert process.wait(PATIENCE) == 128 + number
     assert list(folder.iterdir()) == []
 
 
