@@ -277,6 +277,16 @@ def test_a_removed_database_is_noticed_at_once_by_health_and_writers_and_then_by
 # -- locks, deadlines, full disks
 
 
+def test_a_read_is_given_up_at_its_deadline(path: Path) -> None:
+    count = """WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30000000)
+        SELECT count(*) FROM n"""
+    with closing(SqliteEngine(path)) as engine:
+        with pytest.raises(Unavailable), engine.single(soon(0.2)) as db:
+            db.execute(count).fetchone()
+        with engine.single(soon()) as db:
+            assert db.execute("SELECT 1").fetchone() == (1,)
+
+
 def test_a_lock_held_by_another_program_is_waited_for_until_the_deadline(
     storage: SqlStorage, path: Path
 ) -> None:

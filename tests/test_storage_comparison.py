@@ -236,6 +236,15 @@ def test_what_is_promoted_within_a_ref_is_no_run_whatever_others_name_theirs(
     assert past(storage, "v3", git_ref="main") == [3, 2]
 
 
+def test_a_promotion_is_no_run_by_what_took_the_place_of_its_source(storage: Storage) -> None:
+    keep(storage, "b", "pr", value=receipt(wall_ms=1), git_ref="dev")
+    storage.promote(promotion("pr", "merged", git_ref="main"), deadline=soon())
+    delete(storage, "pr")
+    keep(storage, "b", "pr", value=receipt(wall_ms=2), git_ref="dev")
+    keep(storage, "b", "v3", value=receipt(wall_ms=3), git_ref="main")
+    assert past(storage, "v3", git_ref="main") == [3]
+
+
 def test_a_past_holds_what_is_made_of_summaries(shelf: Storage) -> None:
     """None is not wanted, and makes room for what is older."""
     odd = {summaries.summarize(receipt(wall_ms=number)): number for number in (1, 3)}
