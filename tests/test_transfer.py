@@ -611,10 +611,10 @@ def test_of_an_emptied_database_no_backup_is_made_and_its_log_stays(tmp_path: Pa
     assert {*tmp_path.iterdir()} == {path, log} and log.read_bytes() == b"what is only here"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("ending", ["SIGTERM", "SIGHUP", "SIGHUP under nohup"])
 @pytest.mark.parametrize("command", ["backup", "export"])
 def test_what_is_told_to_stop_leaves_no_part_of_a_file(
-    tmp_path: Path, command: str, number: signal.Signals
+    tmp_path: Path, command: str, ending: str
 ) -> None:
     storage = sqlite_file(tmp_path)
     for place in range(12):
@@ -623,16 +623,20 @@ def test_what_is_told_to_stop_leaves_no_part_of_a_file(
     storage.close()
     folder = tmp_path / "copies"
     folder.mkdir()
+    name, _, nohup = ending.partition(" ")
+    # Whoever runs the tests may have said nohup, too.
+    action = signal.SIG_IGN if nohup else signal.SIG_DFL
     process = subprocess.Popen(
         [program(), command, "--database-url", "perfgate.db", str(folder / "copy")],
         cwd=tmp_path,
         stderr=subprocess.DEVNULL,
         env=environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, action),
     )
     wait_for(lambda: any(folder.iterdir()), "a part of it")
-    process.send_signal(number)
-    assert process.wait(PATIENCE) == 128 + number
-    assert list(folder.iterdir()) == []
+    process.send_signal(signal.Signals[name])
+    assert process.wait(PATIENCE) == (0 if nohup else 128 + signal.Signals[name])
+    assert [path.name for path in folder.iterdir()] == ["copy"] * bool(nohup)
 
 
 def test_check_tells_what_is_there_and_what_is_damaged(tmp_path: Path) -> None:
