@@ -86,7 +86,7 @@ def _asked(pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, Any]
 
 
 def _is_misspelt(name: str) -> bool:
-    # The ratio looked for is twice what both have in common by the sum of their lengths.
+    # No longer name can be so much alike, and to find out would take difflib long.
     return len(name) <= 10 and bool(
         difflib.get_close_matches(name.lower(), ["options"], cutoff=0.8)
     )
