@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from marshmallow import ValidationError
 
 from perfgate_server import jsonio, record_schemas, records, schemas
 from perfgate_server.storage import Storage
-from perfgate_server.storage.base import Baseline, Outcome, Receipt
+from perfgate_server.storage.base import Baseline, Outcome, Receipt, Unavailable
 from perfgate_server.storage.verdicts import VerdictRecord
 
 #: Seconds that one export, or the keeping of one record, may take.
@@ -171,17 +171,23 @@ class _Places:
         self._db.execute("BEGIN")
 
     def last(self, record: Baseline) -> int | None:
-        row = self._db.execute(
+        row = self._execute(
             "SELECT seq FROM places WHERE project = ? AND benchmark = ?",
             (record.project, record.benchmark),
         ).fetchone()
         return row[0] if row else None
 
     def put(self, record: Baseline, sequence: int) -> None:
-        self._db.execute(
+        self._execute(
             "INSERT OR REPLACE INTO places VALUES (?, ?, ?)",
             (record.project, record.benchmark, sequence),
         )
+
+    def _execute(self, sql: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(sql, values)
+        except sqlite3.Error as error:
+            raise Unavailable(f"the folder for temporary files (TMPDIR): {error}") from error
 
     def close(self) -> None:
         self._db.close()

@@ -26,6 +26,7 @@ from support import (
     receipt,
     serving,
     soon,
+    stored,
     wait_for,
 )
 from test_storage import keep, listed, promotion
@@ -36,7 +37,7 @@ from perfgate_server.files import whole
 from perfgate_server.record_schemas import STATUSES
 from perfgate_server.records import etag_of, exported_verdict, normalize_body
 from perfgate_server.storage import Storage, open_storage
-from perfgate_server.storage.base import Filters, Outcome, Page
+from perfgate_server.storage.base import Filters, Outcome, Page, Unavailable
 from perfgate_server.storage.sql import SqlStorage
 from perfgate_server.storage.verdicts import VerdictFilters
 
@@ -251,6 +252,14 @@ def test_a_record_of_the_file_that_lies_behind_its_next_moves_nothing_back(
         assert listed(storage) == ["v3", "v2", "v1"]
     else:  # its `latest` would move
         assert report.outcomes[Outcome.REFUSED] == 1 and listed(storage) == ["v2", "v1"]
+
+
+def test_a_temporary_folder_without_room_is_named() -> None:
+    with contextlib.closing(transfer._Places()) as places:
+        places._db.execute("PRAGMA max_page_count = 3")
+        with pytest.raises(Unavailable, match=r"TMPDIR.*full"):
+            for number in range(1000):
+                places.put(stored(f"b{number}")[0], number)
 
 
 def test_the_places_of_a_file_never_go_back(storage: Storage) -> None:
