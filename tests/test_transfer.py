@@ -510,6 +510,14 @@ def test_a_file_gets_its_name_once_it_is_whole(
             pytest.fail("it has no name")
 
 
+def test_a_file_that_took_the_name_meanwhile_stays(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    with pytest.raises(FileExistsError), whole(target) as partial:
+        partial.write_text("ours")
+        target.write_text("another's")
+    assert (target.read_text(), list(tmp_path.iterdir())) == ("another's", [target])
+
+
 def test_a_dash_is_standard_output_as_it_is_standard_input(tmp_path: Path) -> None:
     source = sqlite_file(tmp_path)
     keep(source, "b", "v1")
