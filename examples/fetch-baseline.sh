@@ -8,7 +8,7 @@ answer=$(mktemp)
 trap 'rm -f "$answer"' EXIT
 trap 'exit 2' INT TERM
 code=$(printf 'Authorization: Bearer %s\n' "$PERFGATE_KEY" |
-    curl -gsS --retry 5 --retry-connrefused --retry-max-time 60 --max-time 60 -H @- -o "$answer" -w '%{http_code}' \
+    curl -gsS --path-as-is --retry 5 --retry-connrefused --retry-max-time 60 --max-time 60 -H @- -o "$answer" -w '%{http_code}' \
     "${PERFGATE_URL%/}/projects/$PROJECT/baselines/$BENCHMARK/latest?receipt=only") || exit 1
 if [ "$code" = 200 ] && grep -q '"perfgate.run.v1"' "$answer"; then
     cat "$answer" > baseline.json

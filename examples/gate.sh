@@ -10,7 +10,7 @@ answer=$(mktemp) || exit 2
 trap 'rm -f "$answer"' EXIT
 trap 'exit 2' INT TERM
 code=$(printf 'Authorization: Bearer %s\n' "$PERFGATE_KEY" |
-    curl -gsS --retry 5 --retry-connrefused --retry-max-time 60 --max-time 60 -H @- --data-binary @run.json -o "$answer" -w '%{http_code}' \
+    curl -gsS --path-as-is --retry 5 --retry-connrefused --retry-max-time 60 --max-time 60 -H @- --data-binary @run.json -o "$answer" -w '%{http_code}' \
     "${PERFGATE_URL%/}/projects/$PROJECT/baselines/$BENCHMARK/compare?gate=true&format=markdown${1:+&$1}") || exit 2
 read -r verdict < "$answer" || verdict=
 case "$code $verdict" in

@@ -11,7 +11,7 @@ trap 'exit 2' INT TERM
 ref=$(printf %s "$GIT_REF" | od -An -v -tx1 | tr -d ' \n' | sed 's/../%&/g')
 # By way of standard input the key is in no process list.
 code=$(printf 'Authorization: Bearer %s\n' "$PERFGATE_KEY" |
-    curl -gsS --retry 5 --retry-connrefused --retry-max-time 60 --max-time 60 -H @- -T run.json -o "$answer" -w '%{http_code}' \
+    curl -gsS --path-as-is --retry 5 --retry-connrefused --retry-max-time 60 --max-time 60 -H @- -T run.json -o "$answer" -w '%{http_code}' \
     "${PERFGATE_URL%/}/projects/$PROJECT/baselines/$BENCHMARK/versions/$GIT_SHA?git_sha=$GIT_SHA&git_ref=$ref")
 case "$code $(cat "$answer")" in
 20[01]\ *'"etag"'*) cat "$answer" ;;

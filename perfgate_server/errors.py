@@ -160,8 +160,8 @@ def _no_route() -> str:
     if re.fullmatch(r"/projects/[^/]*/baselines/.+", path, re.DOTALL):
         return (
             "There is no such route. Of a benchmark there are …/{benchmark}/latest,"
-            " …/{benchmark}/versions, …/{benchmark}/versions/{version}, …/{benchmark}/trend"
-            " and …/{benchmark}/compare; a version holds no slash."
+            " …/{benchmark}/versions, …/{benchmark}/versions/{version}, …/{benchmark}/trend,"
+            " …/{benchmark}/promote and …/{benchmark}/compare; a version holds no slash."
         )
     if re.fullmatch(
         r"/projects/[^/]+/(?!verdicts/)[^/]+/(?:.*/)?(?:baselines|verdicts)(?:/.*)?",

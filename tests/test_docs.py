@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -131,7 +132,9 @@ def test_the_ci_scripts_work_and_tell_by_their_exit_status(tmp_path: Path) -> No
         assert json.loads((tmp_path / "baseline.json").read_text()) == receipt()
         assert run("upload-baseline.sh", PERFGATE_KEY=KEYS["viewer"]) not in (0, 3)
         assert run("fetch-baseline.sh", PERFGATE_KEY="wrong") not in (0, 3)
-        assert run("fetch-baseline.sh", BENCHMARK="") not in (0, 3)
+        for name in ("", ".", "..", "a/../b", "./b", "../../other/baselines/b"):
+            assert run("fetch-baseline.sh", BENCHMARK=name) not in (0, 3)
+            assert run("upload-baseline.sh", BENCHMARK=name, GIT_SHA="dots") not in (0, 3)
         for url in (f"{server.url}/wrong", "http://[1"):
             assert run("fetch-baseline.sh", PERFGATE_URL=url, BENCHMARK="other") not in (0, 3)
         assert json.loads((tmp_path / "baseline.json").read_text()) == receipt()
@@ -210,6 +213,7 @@ def test_the_gate_script_tells_each_outcome_by_its_exit_status(tmp_path: Path) -
         for options, changed, said in (
             ([], {"PERFGATE_KEY": "wrong"}, "UNAUTHORIZED"),
             ([], {"PROJECT": ".p"}, "VALIDATION_ERROR"),
+            ([], {"BENCHMARK": "a/../tests/io[gzip]"}, "VALIDATION_ERROR"),
             (["threshhold=0.1"], {}, "threshhold"),
             ([], {"PERFGATE_URL": f"{server.url}/wrong"}, f"HTTP 404 from {server.url}/wrong"),
             ([], {"PERFGATE_KEY": ""}, "PERFGATE_KEY"),
@@ -222,6 +226,29 @@ def test_the_gate_script_tells_each_outcome_by_its_exit_status(tmp_path: Path) -
             assert gate(100, PERFGATE_URL=url)[::2] == (2, f"HTTP 301 from {url}:\n")
         # Another gate may run beside it, and so it writes nothing there.
         assert not [*tmp_path.glob("*.md"), *tmp_path.glob("answer*")]
+
+
+def test_the_deletion_of_old_uploads_tells_by_its_exit_status(tmp_path: Path) -> None:
+    if shutil.which("jq") is None:
+        assert not os.environ.get("CI"), "jq is not installed (apt-get install jq)"
+        pytest.skip("jq is not installed")
+    [script] = [block for block in blocks("sh") if "-X DELETE" in block]
+    script = script.replace("2026-01-01", "2126-01-01").replace("/demo/", "/p/")
+    with serving(perfgate_server(), tmp_path) as server:
+        for version in ("v1", "v2"):
+            assert server.put("io[gzip]", version, receipt()) == 201
+
+        def delete(key: str, url: str = server.url) -> tuple[int, str]:
+            head = f'as() {{ echo "Authorization: Bearer {key}"; }}; URL={url}\n'
+            result = subprocess.run(["sh"], input=head + script, capture_output=True, text=True)
+            return result.returncode, result.stdout + result.stderr
+
+        for key, said in ((KEYS["viewer"], "FORBIDDEN"), ("wrong", "UNAUTHORIZED")):
+            status, output = delete(key)
+            assert status == 1 and said in output
+        assert delete(KEYS["admin"], f"http://127.0.0.1:{free_port()}")[0] == 1
+        status, output = delete(KEYS["admin"])
+        assert (status, output.count('"deleted":true')) == (0, 2)
 
 
 @contextlib.contextmanager
