@@ -117,7 +117,10 @@ def _development_url() -> str:
     """Return the URL that `flask run` is about to serve."""
     context = click.get_current_context(silent=True)
     options = context.params if context else {}
-    return f"http://{options.get('host') or '127.0.0.1'}:{options.get('port') or 5000}"
+    host = options.get("host") or "127.0.0.1"
+    # Which port it will be, if any free one is asked for, nobody knows yet.
+    port = options.get("port", 5000) or "PORT"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _begin() -> None:

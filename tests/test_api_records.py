@@ -333,6 +333,8 @@ def test_links_lead_through_the_whole_list_and_keep_the_filters(api: Api) -> Non
     assert [entry["version"] for entry in walked] == ["v5", "v3", "v1"]
     walked = follow(api, "/projects/p/baselines/cpu/versions?limit=3", "versions")
     assert [entry["version"] for entry in walked] == ["v6", "v4", "v2", "v0"]
+    link = api.list("?benchmark_prefix=io/&since=2026-01-01T00:00:00Z&limit=1").headers["Link"]
+    assert link.startswith("<?benchmark_prefix=io/&since=2026-01-01T00:00:00Z&limit=1&cursor=")
     walked = follow(api, "/projects/p/baselines?offset=2&limit=2", "baselines")
     assert [entry["version"] for entry in walked] == ["v4", "v3", "v2", "v1", "v0"]
 

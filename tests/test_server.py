@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import click
 import pytest
 from support import (
     EVERY_KEY,
@@ -39,6 +40,7 @@ from support import (
 )
 
 from perfgate_server import ServerConfig
+from perfgate_server.app import _development_url
 from perfgate_server.config import ConfigError
 from perfgate_server.server import gunicorn_settings
 
@@ -165,6 +167,20 @@ def test_a_misspelt_variable_is_told_at_start(tmp_path: Path, command: list[str]
             " PERFGATE_STORAGE_TYPE?"
         )
         assert [line["level"] for line in server.lines(sentence)] == ["warn"]
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "url"),
+    [
+        ("127.0.0.1", 5001, "http://127.0.0.1:5001"),
+        ("::1", 5001, "http://[::1]:5001"),
+        ("127.0.0.1", 0, "http://127.0.0.1:PORT"),
+    ],
+)
+def test_the_line_to_try_a_made_key_holds_a_url(host: str, port: int, url: str) -> None:
+    with click.Context(click.Command("run")) as context:
+        context.params = {"host": host, "port": port}
+        assert _development_url() == url
 
 
 def test_one_line_on_start_tells_where_what_and_who(tmp_path: Path) -> None:

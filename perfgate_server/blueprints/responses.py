@@ -49,6 +49,6 @@ def listed(
     if listing.has_more and listing.last is not None:
         kept = [pair for pair in parameters if pair[0] not in ("offset", "cursor")]
         cursor = queries.encode_cursor(listing.last)
-        others = f"{urlencode(kept)}&" if kept else ""
+        others = f"{urlencode(kept, safe='/:')}&" if kept else ""
         response.headers["Link"] = f'<?{others}cursor={cursor}>; rel="next"'
     return response
