@@ -272,19 +272,18 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         super().init_process()
 
     def enqueue_req(self, conn: Any) -> None:
-        if not conn.initialized and not isinstance(conn.sock, _Client):
-            conn.sock = _Client(conn.sock, self.wsgi.extensions["perfgate"].config.timeout)
-        if not conn.initialized and not conn.data_ready:
-            self._await_data(conn)
-        else:
+        if conn.initialized or conn.data_ready:
             self._count(1)
             super().enqueue_req(conn)
+        else:
+            self._await_data(conn)
 
     def _await_data(self, conn: Any) -> None:
         """Let a new connection wait among the idle ones until it says something: gunicorn would
         let it hold a thread for five seconds, and be idle for as long as one that is kept."""
-        conn.sock.setblocking(False)
         patience = self.wsgi.extensions["perfgate"].config.timeout
+        conn.sock = _Client(conn.sock, patience)
+        conn.sock.setblocking(False)
         conn.timeout = time.monotonic() + min(patience, self.cfg.keepalive)
         self.pending_conns.append(conn)
         ready = functools.partial(self.on_pending_socket_readable, conn)
