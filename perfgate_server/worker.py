@@ -138,7 +138,14 @@ class _Client(socket.socket):
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
-    """gunicorn's threaded worker, whose own errors are envelopes too."""
+    """gunicorn's threaded worker, and what that lacks.
+
+    - No client holds a thread, or the loop, for long: `_Client`, `_await_data`, `_linger`.
+    - Clients are shared out among the workers: `load_of`, `_stands_back`, `_gives_way`,
+      `_has_too_many`.
+    - It keeps to one core: `core`.
+    - What gunicorn refuses is answered as the application would: `handle_error`.
+    """
 
     #: The core to run on, or None for any. Only one thread at a time runs Python. On two cores
     #: the next one wakes at once whenever the interpreter is let go, for a read or a lock, and
