@@ -13,7 +13,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -322,23 +322,23 @@ def _upgrade(options: dict[str, Any], create: bool, lock_timeout: int) -> str:
 
 def _check_fitness(db: psycopg.Connection[Any], *, to_write: bool) -> None:
     """Raise CannotOpen for a database that cannot hold all texts, or cannot be written to."""
-    encoding = _shown(db, "server_encoding")
+    encoding = _value(db, "SHOW server_encoding")
     if encoding != "UTF8":
         raise CannotOpen(f"its encoding is {encoding}; make one with ENCODING 'UTF8'")
-    if to_write and _shown(db, "transaction_read_only") == "on":
+    if to_write and _value(db, "SHOW transaction_read_only") == "on":
         raise CannotOpen("it is read-only, as a standby is")
 
 
 def _check_role(db: psycopg.Connection[Any]) -> None:
     """Raise CannotOpen for a role that may only read: nothing would show it before an upload."""
-    row = db.execute("SELECT has_table_privilege('baselines', 'INSERT')").fetchone()
-    if row is None or not row[0]:
+    if not _value(db, "SELECT has_table_privilege('baselines', 'INSERT')"):
         raise CannotOpen("its role may not write to the tables")
 
 
-def _shown(db: psycopg.Connection[Any], setting: str) -> str:
-    row = db.execute(f"SHOW {setting}".encode()).fetchone()
-    return str(row[0]) if row else ""
+def _value(db: psycopg.Connection[Any], query: LiteralString) -> Any:
+    """Return the one value that a query answers, None without a row."""
+    row = db.execute(query).fetchone()
+    return row[0] if row else None
 
 
 def _reason(error: Exception) -> str:
@@ -348,18 +348,15 @@ def _reason(error: Exception) -> str:
 
 def _version(db: psycopg.Connection[Any]) -> int:
     """Return the version of the schema, 0 for none."""
-    row = db.execute("SELECT to_regclass('perfgate_migrations')").fetchone()
-    if row is None or row[0] is None:
+    if _value(db, "SELECT to_regclass('perfgate_migrations')") is None:
         return 0
-    row = db.execute("SELECT coalesce(max(version), 0) FROM perfgate_migrations").fetchone()
-    return int(row[0]) if row else 0
+    return int(_value(db, "SELECT coalesce(max(version), 0) FROM perfgate_migrations"))
 
 
 def _origin(db: psycopg.Connection[Any]) -> str:
     """Return what tells this database from all others, but for its copies: when, to the
     microsecond, its first tables were made."""
-    row = db.execute("SELECT applied_at FROM perfgate_migrations WHERE version = 1").fetchone()
-    return str(row[0]) if row else ""
+    return str(_value(db, "SELECT applied_at FROM perfgate_migrations WHERE version = 1"))
 
 
 def _apply_migrations(db: psycopg.Connection[Any]) -> tuple[int, list[migrate.Migration]]:
