@@ -256,10 +256,9 @@ class Samples(Field):
     They come back as `Rows`: whoever writes them wants the columns too.
     """
 
-    counts = dict.fromkeys(names.COUNTS, (0, U64))
-    integers = {**counts, "exit_code": (-(2**31), 2**31 - 1)}
+    integers = {**dict.fromkeys(names.COUNTS, (0, U64)), "exit_code": (-(2**31), 2**31 - 1)}
     #: The same ranges as type codes of `array`, which refuses in C what does not fit.
-    codes = {**dict.fromkeys(counts, "Q"), "exit_code": "i"}
+    codes = {**dict.fromkeys(names.COUNTS, "Q"), "exit_code": "i"}
     others = {
         "warmup": (bool, "Must be true or false."),
         "timed_out": (bool, "Must be true or false."),
@@ -352,7 +351,7 @@ def _stats(kind: type[Integer] | type[Number]) -> Any:
 _CountStats, _NumberStats = _stats(Integer), _stats(Number)
 StatsSchema: Any = Object.from_dict(
     {
-        **{name: Nested(_CountStats, required=name == "wall_ms") for name in Samples.counts},
+        **{name: Nested(_CountStats, required=name == "wall_ms") for name in names.COUNTS},
         "throughput_per_s": Nested(_NumberStats),
     },
     name="StatsSchema",
