@@ -121,6 +121,7 @@ def _storage_config(context: click.Context, options: dict[str, str | None]) -> S
     """Return the configuration of a command on a storage: in sqlite, unless told otherwise."""
     before: dict[str, str] = context.obj
     given = before | {name: text for name, text in options.items() if text is not None}
+    # Keys are the server's: whoever backs up need not be able to read their file.
     environ = {name: text for name, text in os.environ.items() if "API_KEYS" not in name}
     config = ServerConfig.load(given, environ=environ, storage_type="sqlite")
     if config.storage_type == "memory":
