@@ -173,8 +173,11 @@ def export_command(context: click.Context, /, file: str | None, **options: str |
     with contextlib.ExitStack() as stack:
         config = _storage_config(context, options)
         storage = stack.enter_context(_opened(config, create=False))
-        out: BinaryIO = sys.stdout.buffer
-        if file is not None and file != "-":
+        if file is None or file == "-":
+            if sys.stdout is None:
+                raise ConfigError("standard output is closed; name a FILE")
+            out: BinaryIO = sys.stdout.buffer
+        else:
             try:
                 out = stack.enter_context(stack.enter_context(whole(Path(file))).open("xb"))
             except OSError as error:
@@ -286,6 +289,8 @@ def _deadline() -> float:
 
 def main() -> None:
     """Run the command; what is wrong becomes one ``Error:`` line and exit status 2."""
+    if sys.stderr is None:  # closed, as by 2>&-; what is printed there would go to standard output
+        sys.stderr = open(os.devnull, "w")
     try:
         status = command.main(standalone_mode=False)
     except click.ClickException as error:

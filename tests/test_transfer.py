@@ -528,6 +528,22 @@ def test_a_dash_is_standard_output_as_it_is_standard_input(tmp_path: Path) -> No
     assert not (tmp_path / "-").exists()
 
 
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-"])
+def test_a_closed_stream_that_is_not_needed_changes_nothing(tmp_path: Path, closed: str) -> None:
+    source = sqlite_file(tmp_path)
+    keep(source, "b", "v1")
+    expected = exported(source)
+    source.close()
+    command = f"{program()} export all.ndjson {closed} && {program()} import all.ndjson {closed}"
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environment(), check=True, timeout=60)
+    assert (tmp_path / "all.ndjson").read_bytes() == expected
+    command = f"{program()} export 1>&-"
+    result = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, timeout=60
+    )
+    assert (result.returncode, result.stderr.count(b"\n")) == (2, 1)
+
+
 def test_an_import_that_was_killed_is_finished_by_another(tmp_path: Path) -> None:
     source = sqlite_file(tmp_path, "source.db")
     for number in range(300):
