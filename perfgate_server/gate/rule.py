@@ -143,19 +143,19 @@ def judge(
         doubts = _doubts(current, baseline, bool(differing), options)
     failed = "failed_samples" if current.failed and not options.allow_failed else ""
     reasons = [reason for reason in (failed, missing, *metrics.reasons, *doubts) if reason]
+    # A metric that was asked for by its name and could not be judged: a warning, and no mere skip.
+    in_vain = any(f"{name}_skip" in metrics.reasons for name in options.named)
     status: Status
     if failed or ("host_mismatch" in doubts and options.host_mismatch == "fail"):
         status = "fail"
-    elif missing == "no_metrics" and options.on_missing == "skip" and _in_vain(metrics, options):
-        status = "warn"  # as for `_in_vain` below
-    elif missing:
+    elif missing and not (in_vain and options.on_missing == "skip"):
         status = options.on_missing
     elif "host_mismatch" in doubts:
         # The numbers of another machine show neither a failure nor a pass.
         status = "warn"
     elif metrics.counts["fail"]:
         status = "fail"
-    elif metrics.counts["warn"] or doubts or _in_vain(metrics, options):
+    elif metrics.counts["warn"] or doubts or in_vain:
         status = "warn"
     else:
         status = "pass"
@@ -172,11 +172,6 @@ def _doubts(current: Summary, baseline: Candidate, differing: bool, options: Opt
         "insufficient_samples": min(current.samples, before.samples) < options.min_samples,
     }
     return [reason for reason, holds in doubts.items() if holds]
-
-
-def _in_vain(metrics: Metrics, options: Options) -> bool:
-    """Tell whether a metric was asked for by its name and could not be judged."""
-    return any(f"{name}_skip" in metrics.reasons for name in options.named)
 
 
 def _compare(current: Summary, baseline: Summary, history: History, options: Options) -> Metrics:
