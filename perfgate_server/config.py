@@ -30,11 +30,13 @@ class ConfigError(Exception):
 
 def end(reason: object, status: int = 2) -> NoReturn:
     """End the process with one line on standard error that says why, with no key in it."""
-    text = str(reason)
-    if not text.isprintable():
-        text = text.encode("unicode_escape").decode()
-    print(f"Error: {keys.redact(text)}", file=sys.stderr)
+    print(f"Error: {keys.redact(_printable(str(reason)))}", file=sys.stderr)
     sys.exit(status)
+
+
+def _printable(text: str) -> str:
+    """Return a text that can be printed as it is: a path need not be UTF-8, nor one line."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def _setting(env: str, parse: Callable[[str], Any], default: Any, **options: Any) -> Any:
@@ -162,7 +164,9 @@ class ServerConfig:
     def shown_location(self) -> str:
         """Where the database is, for people: a URL without its password."""
         location = self.location or ""
-        return without_password(location) if self.storage_type == "postgres" else location
+        if self.storage_type == "postgres":
+            location = without_password(location)
+        return _printable(location)
 
     @property
     def effective_pool_size(self) -> int:

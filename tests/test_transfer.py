@@ -703,6 +703,14 @@ def test_check_tells_what_is_there_and_what_is_damaged(tmp_path: Path) -> None:
     assert run("check", "--database-url", "garbage", folder=tmp_path).returncode == 2
 
 
+def test_check_names_a_file_whose_name_is_not_utf_8(tmp_path: Path) -> None:
+    path = os.fsdecode(bytes(tmp_path) + b"/caf\xe9.db")
+    open_storage("sqlite", path, pool_size=1).close()
+    result = run("check", "--database-url", path, folder=tmp_path, PYTHONIOENCODING="utf-8:strict")
+    assert result.returncode == 0
+    assert result.stdout.startswith(f"database: {tmp_path}/caf\\udce9.db\nintegrity: ok".encode())
+
+
 def test_only_a_record_of_its_own_benchmark_puts_a_line_in_its_place(storage: Storage) -> None:
     text = file_of(storage, "v1")
     before = [json.loads(text) | {"benchmark": "a", "id": "1"}, json.loads(text)]
