@@ -116,6 +116,14 @@ def test_after_a_level_shift_the_new_level_counts(factor: float, since: int) -> 
     assert found.n == max(since, LEAST)
 
 
+def test_in_one_of_a_hundred_normal_series_a_shift_is_seen_that_is_not_there() -> None:
+    """Seen too readily, one leaves a short series, and a wide interval."""
+    rng = random.Random(1)
+    series = [[rng.gauss(100, 5) for _ in range(n)] for n in range(6, 21) for _ in range(200)]
+    seen = sum(since_last_shift(one, 0.0) is not one for one in series)
+    assert 0.006 <= seen / len(series) <= 0.010
+
+
 def test_of_several_shifts_the_last_counts() -> None:
     series = normal(6) + normal(6, 200.0) + normal(6, 150.0)
     assert median(since_last_shift(series, 0.0)) == pytest.approx(150, rel=0.05)
