@@ -545,6 +545,40 @@ def test_a_closed_stream_that_is_not_needed_changes_nothing(tmp_path: Path, clos
     assert (result.returncode, result.stderr.count(b"\n")) == (2, 1)
 
 
+def test_a_pipe_is_told_the_outcome_and_shown_no_bar(tmp_path: Path) -> None:
+    """What reads standard error is a log of CI."""
+    source = sqlite_file(tmp_path)
+    keep(source, "b", "v1")
+    source.close()
+    result = run("export", "all.ndjson", folder=tmp_path)
+    assert (result.returncode, result.stderr) == (0, b"1 baselines and 0 verdicts exported\n")
+    result = run("import", "all.ndjson", folder=tmp_path)
+    assert (result.returncode, result.stderr.count(b"\n")) == (0, 1)
+    assert result.stderr.startswith(b"0 kept, 1 present, ")
+
+
+def test_a_command_that_ctrl_c_ends_says_so_by_its_exit_status(tmp_path: Path) -> None:
+    """A script that went on would take what is there for all of the file."""
+    source = sqlite_file(tmp_path, "source.db")
+    keep(source, "b", "v1")
+    process = subprocess.Popen(
+        [program(), "import", "-"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env=environment(),
+    )
+    assert process.stdin
+    process.stdin.write(exported(source))
+    process.stdin.flush()
+    source.close()
+    target = tmp_path / "perfgate.db"
+    wait_for(lambda: target.is_file() and _count(target) == 1, "the record, and the wait for more")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130 and b"Traceback" not in said
+
+
 def test_an_import_that_was_killed_is_finished_by_another(tmp_path: Path) -> None:
     source = sqlite_file(tmp_path, "source.db")
     for number in range(300):
