@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -246,6 +247,18 @@ def test_the_password_is_never_logged(own: OwnPostgres, tmp_path: Path) -> None:
                 server.stop()
                 assert f"perfgate@127.0.0.1:{own.port}" in server.log
                 assert "hunter2" not in server.log
+
+
+def test_a_host_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the URL says: a start would wait for over two minutes."""
+    from perfgate_server.storage import postgres
+
+    least = min(2, postgres._OPTIONS["connect_timeout"])  # seconds; libpq's least
+    monkeypatch.setitem(postgres._OPTIONS, "connect_timeout", least)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://x@127.0.0.1:{silent.getsockname()[1]}/x?connect_timeout=60"
+        with pytest.raises(CannotOpen, match="timeout"):
+            opened(url)
 
 
 def test_an_upgrade_takes_the_time_it_needs(
