@@ -293,6 +293,17 @@ def test_the_database_goes_away_and_comes_back_under_load(
         assert "Traceback" not in server.log and "hunter2" not in server.log
 
 
+def _idle_and_unheard(url: str) -> list[int]:
+    """Return what the kernel was told of a connection."""
+    with contextlib.closing(opened(url)) as storage, storage._engine.single(soon()) as session:
+        descriptor = os.dup(session._connection.fileno())
+        with socket.socket(fileno=descriptor) as connection:
+            return [
+                connection.getsockopt(socket.IPPROTO_TCP, option)
+                for option in (socket.TCP_KEEPIDLE, socket.TCP_USER_TIMEOUT)
+            ]
+
+
 @pytest.mark.parametrize(
     ("more", "idle", "unheard"), [("", 10, 15000), ("?keepalives_idle=7&tcp_user_timeout=0", 7, 0)]
 )
@@ -300,16 +311,33 @@ def test_a_connection_that_a_firewall_forgot_is_found_out(
     url: str, more: str, idle: int, unheard: int
 ) -> None:
     """Linux would look after two hours whether one that lies idle is there still."""
-    with contextlib.closing(opened(url + more)) as storage:
-        storage.ping(deadline=soon())
-        with storage._engine.single(soon()) as session:
-            descriptor = os.dup(session._connection.fileno())
-            with socket.socket(fileno=descriptor) as connection:
-                found = [
-                    connection.getsockopt(socket.IPPROTO_TCP, option)
-                    for option in (socket.TCP_KEEPIDLE, socket.TCP_USER_TIMEOUT)
-                ]
-    assert found == [idle, unheard]
+    assert _idle_and_unheard(url + more) == [idle, unheard]
+
+
+def test_a_service_file_says_how_connections_are_kept(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the URL says wins over the file: so it must say nothing there."""
+    (tmp_path / "services").write_text("[perfgate]\nkeepalives_idle=7\ntcp_user_timeout=0\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    assert _idle_and_unheard(f"{url}?service=perfgate") == [7, 0]
+    monkeypatch.setenv("PGSERVICE", "perfgate")
+    assert _idle_and_unheard(url) == [7, 0]
+
+
+def test_places_are_reserved_behind_all_records_where_the_sequence_is_not(
+    postgres: Postgres, url: str
+) -> None:
+    """As where the rows were copied, and the sequence was not."""
+    with contextlib.closing(opened(url)) as storage:
+        for version in ("v1", "v2", "v3"):
+            storage.create(*stored("b", version), deadline=soon())
+        name = url.rsplit("/", 1)[1]
+        begin_anew = "SELECT setval(pg_get_serial_sequence('baselines', 'seq'), 1, false)"
+        postgres.execute(begin_anew, name)
+        assert storage.reserve(2, deadline=soon()) == 4
+        storage.create(*stored("b", "v4"), deadline=soon())
+        assert postgres.execute("SELECT max(seq) > 5 FROM baselines", name) == [(True,)]
 
 
 # -- several servers
