@@ -204,6 +204,14 @@ def test_what_cannot_be_opened_is_said_in_one_line(tmp_path: Path) -> None:
     assert query(foreign, "SELECT name FROM sqlite_schema") == [("theirs",)]
 
 
+@pytest.mark.parametrize("left", ["-wal", "-shm"])
+def test_what_is_left_of_a_database_is_told_and_not_built_upon(path: Path, left: str) -> None:
+    Path(f"{path}{left}").touch()
+    with pytest.raises(CannotOpen, match=f"is gone or empty, but {path}{left} of it is there"):
+        opened(path)
+    assert not path.exists()
+
+
 def test_an_empty_file_is_a_fresh_database(path: Path) -> None:
     path.touch()
     opened(path)
@@ -272,6 +280,17 @@ def test_a_removed_database_is_noticed_at_once_by_health_and_writers_and_then_by
     for name in ("latest", "ping", "create", "latest"):
         with pytest.raises(Unavailable):
             calls[name]()
+
+
+def test_a_removed_database_is_noticed_by_reads_alone(path: Path) -> None:
+    """Also on a connection that is open."""
+    with closing(open_storage("sqlite", str(path), pool_size=1)) as storage:
+        storage.create(*stored(), deadline=soon())
+        assert storage.latest("p", "b", receipt=True, deadline=soon())
+        path.unlink()
+        time.sleep(0.005)
+        with pytest.raises(Unavailable, match="is gone"):
+            storage.latest("p", "b", receipt=True, deadline=soon())
 
 
 # -- locks, deadlines, full disks
