@@ -33,6 +33,13 @@ def test_a_key_is_kept_as_its_digest_alone() -> None:
     assert KEY not in repr(key)
 
 
+def test_a_key_as_it_is_read_from_a_file_with_its_line_end_is_refused() -> None:
+    """No header could ever hold it: nobody would get in, and nothing would say why."""
+    with pytest.raises(ValueError, match="32 or more") as error:
+        keys.make(f"{KEY}\n", Role.VIEWER)
+    assert KEY not in str(error.value)
+
+
 @pytest.mark.parametrize("entry", [f"viewer:{KEY}", f"viewer:{KEY}:", f"viewer:{KEY}::*"])
 def test_without_a_project_a_key_reaches_every_project(entry: str) -> None:
     key = keys.parse(entry)
