@@ -194,6 +194,26 @@ def test_an_upgrade_that_waits_for_a_reader_keeps_others_out_only_for_moments(ur
                 assert storage.counts(deadline=soon()).schema_version > 4
 
 
+def test_servers_that_start_at_once_do_not_depend_on_the_database_s_isolation(
+    postgres: Postgres, url: str
+) -> None:
+    """The second is to see the tables that the first has made while it waited."""
+    from perfgate_server.storage.postgres import _MIGRATION_LOCK
+
+    name = url.rsplit("/", 1)[1]
+    isolation = "default_transaction_isolation = 'repeatable read'"
+    postgres.execute(f'ALTER DATABASE "{name}" SET {isolation}')
+    waits = """SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database
+        WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted"""
+    with psycopg.connect(url) as other, ThreadPoolExecutor(2) as pool:
+        other.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
+        starts = [pool.submit(opened, url) for _ in range(2)]
+        wait_for(lambda: other.execute(waits).fetchone() == (2,), "both starts")
+        other.rollback()
+        for start in starts:
+            start.result(PATIENCE).close()
+
+
 @contextlib.contextmanager
 def standby_away(own: OwnPostgres) -> Iterator[None]:
     """Let every commit wait for a standby that never comes."""
