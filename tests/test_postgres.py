@@ -340,6 +340,15 @@ def test_places_are_reserved_behind_all_records_where_the_sequence_is_not(
         assert postgres.execute("SELECT max(seq) > 5 FROM baselines", name) == [(True,)]
 
 
+def test_no_record_takes_a_place_that_is_being_reserved(url: str) -> None:
+    with contextlib.closing(opened(url)) as storage:
+        with storage._engine.writing("p", "other", soon()) as session:
+            session.reserve(10)
+            with pytest.raises(Unavailable):
+                storage.create(*stored(), deadline=soon(0.2))
+        assert storage.create(*stored(), deadline=soon())[1]
+
+
 # -- several servers
 
 
