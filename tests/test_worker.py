@@ -77,6 +77,20 @@ def test_a_client_is_taken_at_once_where_no_other_worker_has_fewer(
     assert passes(worker, listener) == 1
 
 
+def test_less_than_a_slow_line_carries_buys_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    here, there = socket.socketpair()
+    with there, module._Client(here, 30.0) as client:
+        for _ in range(30):
+            there.sendall(bytes(1000))
+            assert len(client.recv(4096)) == 1000
+            now += 1.0
+        there.sendall(bytes(1000))
+        with pytest.raises(TimeoutError):
+            client.recv(4096)
+
+
 def test_a_worker_with_fewer_clients_goes_first(
     worker: Any, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
