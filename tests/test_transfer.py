@@ -435,6 +435,21 @@ def test_the_exit_status_of_an_import_tells(tmp_path: Path) -> None:
         assert run("import", "-", folder=tmp_path, text=spoiled).returncode == status
 
 
+def test_the_switches_of_an_import_do_what_they_say(tmp_path: Path) -> None:
+    source = sqlite_file(tmp_path, "source.db")
+    for version in ("v1", "v2"):
+        keep(source, "b", version)
+    first, second = exported(source).splitlines(keepends=True)
+    source.close()
+    result = run("import", "--strict", "-", folder=tmp_path, text=b"x\n" + second)
+    assert result.returncode == 1 and b"0 kept" in result.stderr
+    assert run("import", "-", folder=tmp_path, text=second).returncode == 0
+    (tmp_path / "first").write_bytes(first)
+    result = run("import", "first", folder=tmp_path)
+    assert result.returncode == 1 and b"--merge puts it before them" in result.stderr
+    assert run("import", "--merge", "first", folder=tmp_path).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -543,6 +558,26 @@ def test_a_closed_stream_that_is_not_needed_changes_nothing(tmp_path: Path, clos
         ["sh", "-c", command], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, timeout=60
     )
     assert (result.returncode, result.stderr.count(b"\n")) == (2, 1)
+
+
+def test_an_export_that_is_not_read_to_its_end_does_not_say_that_it_is_done(
+    tmp_path: Path,
+) -> None:
+    source = sqlite_file(tmp_path)
+    keep(source, "b", "v1")
+    source.close()
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as pipe:
+        result = subprocess.run(
+            [program(), "export"],
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            cwd=tmp_path,
+            env=environment(PYTHONUNBUFFERED=""),
+            timeout=60,
+        )
+    assert (result.returncode, result.stderr) == (1, b"")
 
 
 def test_a_pipe_is_told_the_outcome_and_shown_no_bar(tmp_path: Path) -> None:
