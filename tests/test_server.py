@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import http.client
 import json
+import logging
 import os
 import re
 import signal
@@ -41,6 +42,9 @@ from support import (
 
 from perfgate_server import ServerConfig
 from perfgate_server.app import _development_url
+
+
+from perfgate_server import ServerConfig, logs
 from perfgate_server.config import ConfigError
 from perfgate_server.server import gunicorn_settings
 
@@ -411,6 +415,14 @@ def test_variables_configure_and_options_win(tmp_path: Path) -> None:
         assert len(server.workers()) == 1
         assert server.request("GET", LATEST, role="admin")[0] == 401
     assert (tmp_path / "perfgate.db").is_file()
+
+
+def test_a_file_of_keys_and_no_cross_origin_headers_are_options_too(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"viewer:{KEYS['viewer']}\n")
+    options = ["--bind", "127.0.0.1", "--port", "{port}", "--api-keys-file", "keys", "--no-cors"]
+    with serving([program(), *options], tmp_path) as server:
+        status, headers, _ = server.request("GET", LATEST, role="viewer")
+        assert status == 404 and "access-control-allow-origin" not in headers
 
 
 def test_nothing_is_written_but_the_database(tmp_path: Path) -> None:
@@ -889,6 +901,14 @@ def test_a_heartbeat_goes_where_something_can_be_written(
         gunicorn_settings(config)
 
 
+@pytest.mark.parametrize("timeout", [0.1, 30.0, 3600.0])
+def test_gunicorn_waits_for_longer_than_a_request_may_take(timeout: float) -> None:
+    """Before it kills a worker, and as it stops; nor does it close before nginx does (60 s)."""
+    settings = gunicorn_settings(ServerConfig(timeout=timeout))
+    assert settings["timeout"] >= settings["graceful_timeout"] > timeout + 1
+    assert settings["keepalive"] > 60
+
+
 def test_the_line_of_a_path_with_two_slashes_shows_both(tmp_path: Path) -> None:
     """A client whose base URL ends with one too many asks for it; it is no route of ours."""
     with serving(perfgate_server(), tmp_path) as server:
@@ -952,6 +972,20 @@ def test_a_line_for_people_has_the_request_id_that_the_client_was_told(tmp_path:
         (said,) = [line for line in server.log.splitlines() if "storage unavailable" in line]
         assert said.endswith(" request_id=job-7")
         assert r"'X-Test: a\tb'" in server.log
+
+
+@pytest.mark.parametrize("lines", [logs.JsonLines, logs.PrettyLines])
+def test_times_in_the_log_are_those_of_utc_wherever_the_server_runs(
+    monkeypatch: pytest.MonkeyPatch, lines: Any
+) -> None:
+    with monkeypatch.context() as there:
+        there.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        record = logging.LogRecord("x", logging.INFO, "", 0, "m", None, None)
+        record.created = 0.000025
+        logs._second.cache_clear()
+        assert "1970-01-01T00:00:00.000025Z" in lines().format(record)
+    time.tzset()
 
 
 def test_colours_are_for_terminals() -> None:
