@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import sqlite3
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -58,6 +59,19 @@ def test_whoever_keeps_a_refused_connection_open_stalls_nobody(tmp_path: Path) -
             assert connection.recv(65536) == b""
         # The server has closed its side, and keeps the rest of them for a moment only.
         wait_for(lambda: established(server) == 0, "the end of the connections")
+
+
+def test_whoever_resets_a_refused_connection_ends_no_worker(tmp_path: Path) -> None:
+    with serving(perfgate_server(), tmp_path) as server:
+        workers = server.workers()
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
+            connection.sendall(b"nonsense\r\n\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
+            # Closed now, it is reset.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wait_for(lambda: established(server) == 0, "the end of the connection")
+        answers_within(server, 5)
+        assert server.workers() == workers and "Traceback" not in server.log
 
 
 @pytest.mark.parametrize("kind", [drip_head, drip_body, drip_chunks])
