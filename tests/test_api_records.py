@@ -340,6 +340,12 @@ def test_links_lead_through_the_whole_list_and_keep_the_filters(api: Api) -> Non
     assert [entry["version"] for entry in walked] == ["v4", "v3", "v2", "v1", "v0"]
 
 
+def test_a_prefix_holds_whatever_letter_follows_it(api: Api) -> None:
+    for number, name in enumerate(("io/0", "io/zip", "io/zz", "io0", "i")):
+        api.upload(name, f"v{number}")
+    assert api.versions_listed("?benchmark_prefix=io/") == ["v2", "v1", "v0"]
+
+
 def test_a_page_of_nothing_has_no_link(api: Api) -> None:
     api.upload()
     answer = api.list("?limit=0")
