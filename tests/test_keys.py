@@ -98,6 +98,8 @@ def test_what_is_no_benchmark_belongs_to_no_limited_key(name: str) -> None:
         f"viewer:{KEY}:web:*a",
         f"viewer:{KEY}:web:api/.* # ci key",
         f"viewer:{KEY}:web:[[a]",
+        f"viewer:{KEY}:web:a{{99999999999999999999}}",
+        f"viewer:{KEY}:web:" + "(" * 5000,
         f"viewer:{KEY}:web:io/.*,promotor:{KEY}",
     ],
 )
