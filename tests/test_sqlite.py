@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -291,6 +292,19 @@ def test_a_removed_database_is_noticed_by_reads_alone(path: Path) -> None:
         time.sleep(0.005)
         with pytest.raises(Unavailable, match="is gone"):
             storage.latest("p", "b", receipt=True, deadline=soon())
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+def test_a_log_in_the_place_of_the_one_that_was_opened_is_not_written_to(
+    path: Path, suffix: str
+) -> None:
+    """As where a backup of it was put there: what is written to either may be lost."""
+    with closing(open_storage("sqlite", str(path), pool_size=1)) as storage:
+        storage.create(*stored(), deadline=soon())
+        shutil.copy(f"{path}{suffix}", f"{path}.copy")
+        os.replace(f"{path}.copy", f"{path}{suffix}")
+        with pytest.raises(Unavailable, match="the log of .* is gone"):
+            storage.create(*stored("b", "v2"), deadline=soon())
 
 
 # -- locks, deadlines, full disks
