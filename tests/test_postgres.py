@@ -340,6 +340,14 @@ def test_places_are_reserved_behind_all_records_where_the_sequence_is_not(
         assert postgres.execute("SELECT max(seq) > 5 FROM baselines", name) == [(True,)]
 
 
+def test_whoever_fails_gives_the_connection_back(url: str) -> None:
+    with contextlib.closing(open_storage("postgres", url, pool_size=1)) as storage:
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError), storage._engine.writing("p", "b", soon(2)):
+                raise ZeroDivisionError
+        assert storage.create(*stored(), deadline=soon(2))[1]
+
+
 def test_no_record_takes_a_place_that_is_being_reserved(url: str) -> None:
     with contextlib.closing(opened(url)) as storage:
         with storage._engine.writing("p", "other", soon()) as session:
@@ -460,9 +468,14 @@ def test_nothing_that_is_set_stays_in_a_session_of_the_pooler(bounced: str) -> N
         with contextlib.ExitStack() as stack:
             # At once, and so in both sessions that there are.
             found = [stack.enter_context(psycopg.connect(bounced)) for _ in range(2)]
-            for name in ("lock_timeout", "statement_timeout", "synchronous_commit"):
+            for name, value in (
+                ("lock_timeout", "0"),
+                ("statement_timeout", "0"),
+                ("idle_in_transaction_session_timeout", "0"),
+                ("synchronous_commit", "on"),
+            ):
                 shown = [one.execute(f"SHOW {name}".encode()).fetchone() for one in found]
-                assert shown == [("on" if name == "synchronous_commit" else "0",)] * 2
+                assert shown == [(value,)] * 2
 
 
 def test_gunicorn_serves_it_too(url: str, tmp_path: Path) -> None:
