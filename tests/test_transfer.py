@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -532,6 +533,39 @@ def test_a_file_that_took_the_name_meanwhile_stays(tmp_path: Path) -> None:
         partial.write_text("ours")
         target.write_text("another's")
     assert (target.read_text(), list(tmp_path.iterdir())) == ("another's", [target])
+
+
+def test_a_file_has_its_name_once_the_disk_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the disk has the name before anybody is told that it is done."""
+    target = tmp_path / "file"
+    synced: list[tuple[Path, bool]] = []
+
+    def fsync(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append((path, target.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with whole(target) as partial:
+        partial.write_text("all of it")
+    assert synced == [(partial, False), (tmp_path, True)]
+
+
+def test_an_export_for_which_there_is_no_room_is_one_line_and_no_file(tmp_path: Path) -> None:
+    source = sqlite_file(tmp_path)
+    keep(source, "b", "v1", value=receipt(pad="x" * 200_000))
+    source.close()
+    result = subprocess.run(
+        [program(), "export", "all.ndjson"],
+        capture_output=True,
+        cwd=tmp_path,
+        env=environment(),
+        timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert (result.returncode, result.stderr) == (1, b"Error: [Errno 27] File too large\n")
+    assert not [*tmp_path.glob("all.ndjson*")]
 
 
 def test_a_dash_is_standard_output_as_it_is_standard_input(tmp_path: Path) -> None:
