@@ -139,7 +139,7 @@ def test_as_a_library(tmp_path: Path) -> None:
     with serving([program("python"), "-c", code], tmp_path) as server:
         drive(server)
         assert server.stop() == -signal.SIGTERM  # by now it is the caller's again
-        assert server.log.endswith("after\n")
+        assert server.log.endswith("after\n") and server.log.count("after\n") == 1
     assert (tmp_path / "perfgate.db").is_file()
 
 
@@ -218,6 +218,7 @@ def run(*arguments: str, folder: Path | None = None, **variables: str) -> Any:
         (["--port", "http"], "--port"),
         (["--port"], "--port"),
         (["--nonsense"], "--nonsense"),
+        (["--api-keys", f"viewer:{KEYS['viewer']}:p:[[a]"], "no regular expression"),
         (["--bind", "256.1.1.1"], "256.1.1.1"),
         (["--bind", "a\nb"], "a\\nb"),
         (["--storage-type", "postgres"], "postgresql://"),
@@ -227,7 +228,7 @@ def run(*arguments: str, folder: Path | None = None, **variables: str) -> Any:
         (["--storage-type", "sqlite", "--database-url", ""], "empty"),
         (["--workers", "2"], "one process"),
     ],
-    ids=range(17),
+    ids=range(18),
 )
 def test_what_is_wrong_is_one_line_and_status_2(
     tmp_path: Path, arguments: list[str], said: str
@@ -279,6 +280,23 @@ def test_gunicorn_refuses_to_start_without_what_it_needs(variables: dict[str, st
         assert "Error: " in result.stderr and "Traceback" not in result.stderr
         if not more:
             assert result.stderr.count("\n") == 1
+
+
+def test_gunicorn_listens_on_the_ipv6_address_that_is_named(tmp_path: Path) -> None:
+    """Without the brackets it would listen on every address there is."""
+    result = subprocess.run(
+        [program("gunicorn"), "--print-config", "wsgi:app"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        cwd=ROOT,
+        env=environment(
+            PERFGATE_API_KEYS=EVERY_KEY,
+            PERFGATE_DATABASE_URL=str(tmp_path / "perfgate.db"),
+            PERFGATE_BIND="::1",
+        ),
+    )
+    assert re.search(r"^bind += \['\[::1\]:8080'\]$", result.stdout, re.MULTILINE), result.stderr
 
 
 def test_gunicorn_must_have_read_our_settings(tmp_path: Path) -> None:
@@ -423,6 +441,8 @@ def test_a_file_of_keys_and_no_cross_origin_headers_are_options_too(tmp_path: Pa
     with serving([program(), *options], tmp_path) as server:
         status, headers, _ = server.request("GET", LATEST, role="viewer")
         assert status == 404 and "access-control-allow-origin" not in headers
+        refused = server.raw(b"nonsense\r\n\r\n")
+        assert refused.startswith(b"HTTP/1.1 400 ") and b"Access-Control" not in refused
 
 
 def test_nothing_is_written_but_the_database(tmp_path: Path) -> None:
@@ -901,6 +921,11 @@ def test_a_heartbeat_goes_where_something_can_be_written(
         gunicorn_settings(config)
 
 
+def test_gunicorn_runs_as_many_workers_and_threads_as_are_asked_for() -> None:
+    settings = gunicorn_settings(ServerConfig(storage_type="sqlite", workers=3, threads=7))
+    assert (settings["workers"], settings["threads"]) == (3, 7)
+
+
 @pytest.mark.parametrize("timeout", [0.1, 30.0, 3600.0])
 def test_gunicorn_waits_for_longer_than_a_request_may_take(timeout: float) -> None:
     """Before it kills a worker, and as it stops; nor does it close before nginx does (60 s)."""
@@ -936,6 +961,7 @@ ATTACKS = [
     b"GET /health HTTP/1.1\r\nHost: x\r\nAuthorization: Basic aHVudGVyMg==\r\n\r\n",
     b"GET /health HTTP/1.1\r\nAuthorization: Basic aHVudGVyMg==\r\nX",
     b"PUT /projects/p/baselines/%s/versions/v HTTP/1.1\r\nAuthorization: Bearer %s\r\n\r\n",
+    b"GET /%1B%5B2J%0Aforged HTTP/1.1\r\nHost: x\r\n\r\n",
 ]
 
 
