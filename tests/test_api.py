@@ -346,7 +346,8 @@ def test_a_limited_key_reaches_its_own_and_nothing_else(limited: Any) -> None:
         "/projects/q/baselines/io/read/latest",
         "/projects/.bad/baselines",
     ):
-        fails(limited.get(path, **own), 403)
+        denied = "benchmark" if path.startswith("/projects/p/") else "project"
+        assert fails(limited.get(path, **own), 403)["details"] == {"denied": denied}
     fails(limited("DELETE", "/projects/p/baselines/cpu/versions/v1", **own), 403)
     promote = {"from_version": "v1", "to_version": "v2"}
     fails(limited("POST", "/projects/p/baselines/cpu/promote", json=promote, **own), 403)
