@@ -571,6 +571,12 @@ def test_broken_requests_get_an_envelope(server: Server, sent: bytes, status: in
     assert body["error"]["details"] or answered != 400
 
 
+def test_a_refusal_by_gunicorn_is_found_in_the_log_by_its_id(server: Server) -> None:
+    _, body = parse(server.raw(b"nonsense\r\n\r\n"))
+    logged = [line["request_id"] for line in server.lines("refused by gunicorn")]
+    assert body["error"]["request_id"] in logged
+
+
 def test_a_key_with_the_line_end_of_windows_is_explained(server: Server) -> None:
     sent = b"GET /health HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer x\r\r\n\r\n"
     status, body = parse(server.raw(sent))
