@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, soon, stored
+from support import PATIENCE, ROOT, soon, stored
 
 from perfgate_server.records import trend_point
 from perfgate_server.storage import (
@@ -115,6 +115,14 @@ def test_a_newer_schema_is_refused_and_left_alone(storage: SqlStorage, path: Pat
     with pytest.raises(CannotOpen, match="newer perfgate-server"):
         opened(path)
     assert query(path, "SELECT max(version) FROM perfgate_migrations") == [(999,)]
+
+
+def test_a_command_that_only_reads_does_not_upgrade(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript((ROOT / "tests/dumps/sqlite-0004.sql").read_text())
+    with pytest.raises(CannotOpen, match="an earlier perfgate-server"):
+        open_storage("sqlite", str(path), pool_size=1, create=False)
+    assert query(path, "SELECT max(version) FROM perfgate_migrations") == [(4,)]
 
 
 def test_a_failed_migration_leaves_the_old_schema_and_its_data(
