@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from support import PATIENCE, soon, wait_for
 
-from perfgate_server.storage import sqlite_file
+from perfgate_server.storage import sqlite_file, sqlite_writer
 from perfgate_server.storage.base import Unavailable
 from perfgate_server.storage.sqlite_file import Connection
 from perfgate_server.storage.sqlite_writer import Writer
@@ -244,6 +244,21 @@ def test_deadlines_that_pass_in_the_queue_lose_nothing(desk: Desk) -> None:
     desk.write(9999)
     assert set(desk.rows()) >= kept | {9999}
     assert 100 < len(kept) < 1500
+
+
+def test_the_only_thread_of_a_process_waits_until_its_deadline(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no other that it could leave free."""
+    monkeypatch.setattr(sqlite_writer, "_IMPATIENCE", 0.0)
+    desk.writer = Writer(desk._checked, 1)
+    with closing(sqlite3.connect(desk.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        waiting = desk.pool.submit(desk.write, 1)
+        wait_for(lambda: "BEGIN IMMEDIATE" in desk.statements, "an attempt")
+        other.execute("COMMIT")
+        waiting.result(PATIENCE)
+    assert desk.rows() == [1]
 
 
 def test_another_process_has_the_lock(desk: Desk) -> None:
