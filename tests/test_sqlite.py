@@ -302,6 +302,15 @@ def test_a_removed_database_is_noticed_by_reads_alone(path: Path) -> None:
             storage.latest("p", "b", receipt=True, deadline=soon())
 
 
+def test_where_sqlite_ended_a_transaction_itself_its_own_reason_is_told() -> None:
+    """And not that there is nothing to undo."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        with pytest.raises(sqlite3.OperationalError, match="disk is full"):
+            with sqlite_file.transaction(db, "BEGIN"):
+                db.execute("ROLLBACK")
+                raise sqlite3.OperationalError("database or disk is full")
+
+
 @pytest.mark.parametrize("suffix", ["-wal", "-shm"])
 def test_a_log_in_the_place_of_the_one_that_was_opened_is_not_written_to(
     path: Path, suffix: str
