@@ -185,7 +185,12 @@ def export_command(context: click.Context, /, file: str | None, **options: str |
         counts = storage.counts(deadline=_deadline())
         total = counts.baselines + counts.verdicts
         progress = stack.enter_context(_progress("exporting", total))
-        baselines, verdicts = transfer.export(storage, out, progress)
+        try:
+            baselines, verdicts = transfer.export(storage, out, progress)
+        except BrokenPipeError:
+            raise  # whoever reads has had enough, and wants no word
+        except OSError as error:
+            end(f"cannot write {file or 'standard output'}: {error.strerror}", 1)
     print(f"{baselines} baselines and {verdicts} verdicts exported", file=sys.stderr)
 
 

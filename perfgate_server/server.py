@@ -34,7 +34,6 @@ def gunicorn_settings(config: ServerConfig) -> dict[str, Any]:
     return {
         "worker_class": "perfgate_server.worker.Worker",
         "logger_class": "perfgate_server.logs.GunicornLogger",
-        "loglevel": {"trace": "debug", "warn": "warning"}.get(config.log_level, config.log_level),
         "proc_name": "perfgate-server",
         # Set always: gunicorn's own default is taken from WEB_CONCURRENCY.
         "workers": config.effective_workers,

@@ -343,9 +343,9 @@ def test_places_are_reserved_behind_all_records_where_the_sequence_is_not(
 def test_whoever_fails_gives_the_connection_back(url: str) -> None:
     with contextlib.closing(open_storage("postgres", url, pool_size=1)) as storage:
         for _ in range(2):
-            with pytest.raises(ZeroDivisionError), storage._engine.writing("p", "b", soon(2)):
+            with pytest.raises(ZeroDivisionError), storage._engine.writing("p", "b", soon()):
                 raise ZeroDivisionError
-        assert storage.create(*stored(), deadline=soon(2))[1]
+        assert storage.create(*stored(), deadline=soon())[1]
 
 
 def test_no_record_takes_a_place_that_is_being_reserved(url: str) -> None:

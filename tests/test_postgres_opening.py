@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -71,8 +72,7 @@ def test_a_newer_schema_is_refused(postgres: Postgres, url: str) -> None:
 
 def test_a_database_that_cannot_hold_every_text_is_refused(postgres: Postgres) -> None:
     for encoding in ("SQL_ASCII", "LATIN1"):
-        name = f"perfgate_test_{encoding.lower()}"
-        postgres.execute(f"DROP DATABASE IF EXISTS {name}")
+        name = f"perfgate_test_{os.getpid()}_{encoding.lower()}"
         postgres.execute(
             f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
         )

@@ -40,11 +40,8 @@ from support import (
     wait_for,
 )
 
-from perfgate_server import ServerConfig
-from perfgate_server.app import _development_url
-
-
 from perfgate_server import ServerConfig, logs
+from perfgate_server.app import _development_url
 from perfgate_server.config import ConfigError
 from perfgate_server.server import gunicorn_settings
 
