@@ -294,6 +294,7 @@ def test_a_filter_that_can_match_nothing_is_an_empty_list(api: Api, query: str) 
         ("2026-03-08T17:47:00.123457%2B05:47", False, True),
         ("2026-03-08T08:43:00.123456-03:17", True, True),
         ("2026-03-08T08:43:00.123455-03:17", True, False),
+        ("2026-03-09T11:59:00.123456%2B23:59", True, True),
         ("0001-01-01T00:00:00%2B14:00", True, False),
         ("9999-12-31T23:59:59-14:00", False, True),
     ],

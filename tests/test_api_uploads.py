@@ -432,6 +432,8 @@ def test_put_takes_the_receipt_as_it_is_and_the_rest_from_the_query(api: Api) ->
         ("?tags=a", "tags"),
         ("?git_ref=", "git_ref"),
         ("?git_ref=a&git_ref=b", "git_ref"),
+        (f"?git_ref={'a' * 257}", "git_ref"),
+        (f"?git_sha={'a' * 257}", "git_sha"),
         ("?tag=", "tag.0"),
         ("?tag=a&tag=b,c", "tag.1"),
         ("?meta.=x", "meta."),
