@@ -123,10 +123,8 @@ def restore(
                 )
                 outcome = restored.outcome
                 # Without --merge nothing goes before a record that is another than the file's.
-                is_ours = merge or outcome is not Outcome.DIFFERS
-                at = restored.sequence
-                if at is not None and is_ours and (last is None or at > last):
-                    places.put(record, at)
+                if restored.sequence is not None and (merge or outcome is not Outcome.DIFFERS):
+                    places.put(record, restored.sequence)
             report.outcomes[outcome] += 1
             if outcome in _COMPLAINTS:
                 complain(f"line {number}: {name}: {_COMPLAINTS[outcome]}")
@@ -178,8 +176,10 @@ class _Places:
         return row[0] if row else None
 
     def put(self, record: Baseline, sequence: int) -> None:
+        """Note the place of a record, unless one of its benchmark went behind it."""
         self._execute(
-            "INSERT OR REPLACE INTO places VALUES (?, ?, ?)",
+            """INSERT INTO places VALUES (?, ?, ?)
+               ON CONFLICT (project, benchmark) DO UPDATE SET seq = max(seq, excluded.seq)""",
             (record.project, record.benchmark, sequence),
         )
 
