@@ -12,6 +12,7 @@ import secrets
 import selectors
 import signal
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -49,6 +50,7 @@ _REFUSALS: dict[type[Exception], tuple[int, str]] = {
     http.ObsoleteFolding: (400, "A header is folded over two lines, which is obsolete in HTTP."),
     http.InvalidHTTPVersion: (400, f"The HTTP version is not supported. {_ENCODE}"),
     http.ParseException: (400, f"The request is not well-formed HTTP. {_ENCODE}"),
+    ssl.SSLError: (400, "The connection is no TLS that the server takes."),
 }
 
 #: The signals that stop a worker.

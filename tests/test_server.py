@@ -12,6 +12,7 @@ import re
 import signal
 import socket
 import sqlite3
+import ssl
 import statistics
 import subprocess
 import threading
@@ -294,6 +295,41 @@ def test_gunicorn_listens_on_the_ipv6_address_that_is_named(tmp_path: Path) -> N
         ),
     )
     assert re.search(r"^bind += \['\[::1\]:8080'\]$", result.stdout, re.MULTILINE), result.stderr
+
+
+def test_what_is_no_tls_is_refused_by_gunicorn_and_no_failure(tmp_path: Path) -> None:
+    """Alerts come of lines of level error, and a scanner would make as many as it likes."""
+    key, cert, log = (tmp_path / name for name in ("key", "cert", "log"))
+    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    subprocess.run([*new, "-keyout", key, "-out", cert], check=True, capture_output=True)
+    trusting, port = ssl.create_default_context(cafile=cert), free_port()
+
+    def answers() -> bool:
+        connection = http.client.HTTPSConnection("localhost", port, context=trusting)
+        with contextlib.closing(connection), contextlib.suppress(OSError):
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        return False
+
+    variables = {"PERFGATE_DATABASE_URL": str(tmp_path / "perfgate.db")}
+    variables |= {"PERFGATE_BIND": "127.0.0.1", "PERFGATE_PORT": str(port)}
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [program("gunicorn"), "--keyfile", key, "--certfile", cert, "wsgi:app"],
+            stderr=stderr,
+            cwd=ROOT,
+            env=environment(PERFGATE_API_KEYS=EVERY_KEY, **variables),
+        )
+    try:
+        wait_for(answers, "health by TLS")
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as plain:
+            plain.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            plain.recv(65536)
+        wait_for(lambda: "refused by gunicorn" in log.read_text(), "the refusal's line")
+        assert '"error"' not in log.read_text() and answers()
+    finally:
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
 
 
 def test_gunicorn_must_have_read_our_settings(tmp_path: Path) -> None:
