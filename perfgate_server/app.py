@@ -18,7 +18,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from perfgate_server import errors, logs
 from perfgate_server.blueprints import baselines, compare, health, verdicts
-from perfgate_server.config import ConfigError, ServerConfig, end, misspelt
+from perfgate_server.config import ConfigError, ServerConfig, address, end, misspelt
 from perfgate_server.keys import ApiKey, redact
 from perfgate_server.lean import App
 from perfgate_server.storage import Storage, open_storage
@@ -120,7 +120,7 @@ def _development_url() -> str:
     host = options.get("host") or "127.0.0.1"
     # Which port it will be, if any free one is asked for, nobody knows yet.
     port = options.get("port", 5000) or "PORT"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{address(host, port)}"
 
 
 def _begin() -> None:

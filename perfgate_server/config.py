@@ -30,13 +30,13 @@ class ConfigError(Exception):
 
 def end(reason: object, status: int = 2) -> NoReturn:
     """End the process with one line on standard error that says why, with no key in it."""
-    print(f"Error: {keys.redact(_printable(str(reason)))}", file=sys.stderr)
+    print(f"Error: {keys.redact(keys.printable(str(reason)))}", file=sys.stderr)
     sys.exit(status)
 
 
-def _printable(text: str) -> str:
-    """Return a text that can be printed as it is: a path need not be UTF-8, nor one line."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
+def address(host: str, port: object) -> str:
+    """Return a host and a port as they stand in a URL."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _setting(env: str, parse: Callable[[str], Any], default: Any, **options: Any) -> Any:
@@ -166,7 +166,7 @@ class ServerConfig:
         location = self.location or ""
         if self.storage_type == "postgres":
             location = without_password(location)
-        return _printable(location)
+        return keys.printable(location)
 
     @property
     def effective_pool_size(self) -> int:

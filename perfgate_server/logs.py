@@ -17,7 +17,7 @@ from gunicorn.glogging import Logger
 from pythonjsonlogger.json import JsonFormatter
 from werkzeug.datastructures import EnvironHeaders
 
-from perfgate_server.keys import redact
+from perfgate_server.keys import printable, redact
 
 TRACE = 5
 _LEVELS = {
@@ -118,10 +118,10 @@ class PrettyLines(logging.Formatter):
             f" {name}={record.__dict__[name]}" for name in _SHOWN if name in record.__dict__
         )
         # Nothing that a client sends may end the line, or move the cursor.
-        lines = [f"{_time(record)} {tag} {_printable(message)}"]
+        lines = [f"{_time(record)} {tag} {printable(message)}"]
         if record.exc_info:
             traceback = self.formatException(record.exc_info)
-            lines += [_printable(line) for line in traceback.splitlines()]
+            lines += [printable(line) for line in traceback.splitlines()]
         return redact("\n".join(lines))
 
     @staticmethod
@@ -132,10 +132,6 @@ class PrettyLines(logging.Formatter):
             f"{fields['method']} {fields['path']} {fields['status']} {fields['duration_ms']} ms"
             f" {fields['bytes']} B {key} {fields['request_id']}{more}"
         )
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def _time(record: logging.LogRecord) -> str:

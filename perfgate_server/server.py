@@ -18,7 +18,7 @@ from gunicorn.arbiter import Arbiter
 
 from perfgate_server import logs
 from perfgate_server.app import announce_key, configure_logs, create_app
-from perfgate_server.config import ConfigError, ServerConfig, end
+from perfgate_server.config import ConfigError, ServerConfig, address, end
 from perfgate_server.storage.base import CannotOpen
 from perfgate_server.worker import NOBODY, STOPPING, Worker, load_of
 
@@ -191,11 +191,7 @@ def _cannot_listen(host: str, port: int, error: Exception) -> ConfigError:
 
 
 def _url(listener: socket.socket) -> str:
-    return f"http://{_address(*listener.getsockname()[:2])}"
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"http://{address(*listener.getsockname()[:2])}"
 
 
 def _started(config: ServerConfig, url: str) -> str:
@@ -288,7 +284,7 @@ def wsgi_settings() -> dict[str, Any]:
         end(error)
     os.environ[_CONFIGURED] = "yes"
     return gunicorn_settings(config) | {
-        "bind": _address(config.bind, config.port),
+        "bind": address(config.bind, config.port),
         "when_ready": lambda server: logger.info(_started(config, str(server.LISTENERS[0]))),
         "on_exit": _log_stop,
         "post_fork": _die_young,
