@@ -130,22 +130,23 @@ def prepare(path: Path, create: bool = True) -> None:
                 _enter_wal(db)
                 apply_migrations(db)
         else:
-            with _existing(path) as db:
-                migrate.missing("sqlite", _check_origin(db), upgrade=False)
+            with _existing(path) as (_, version):
+                migrate.missing("sqlite", version, upgrade=False)
     except (StorageError, sqlite3.Error, OSError) as error:
         raise CannotOpen(f"cannot open the database {path}: {error}") from error
 
 
 @contextmanager
-def _existing(path: Path) -> Iterator[Connection]:
-    """Open a database of ours that must be there."""
+def _existing(path: Path) -> Iterator[tuple[Connection, int]]:
+    """Open a database of ours that must be there; yield it, and the version of its schema."""
     _check_leftovers(path)
     if not path.is_file():
         raise CannotOpen("there is no such file")
     with closing(connect(path, "rw", OPEN_TIMEOUT)) as db:
-        if _check_origin(db) == 0:
+        version = _check_origin(db)
+        if version == 0:
             raise CannotOpen("it is empty")
-        yield db
+        yield db, version
 
 
 def _check_leftovers(path: Path) -> None:
@@ -245,7 +246,7 @@ def backup(path: Path, target: Path) -> None:
     """Copy a database that may be in use to a new file, which gets its name only once it is
     complete and was found intact. Raises CannotOpen."""
     try:
-        with _existing(path) as source, files.whole(target) as partial:
+        with _existing(path) as (source, _), files.whole(target) as partial:
             with closing(sqlite3.connect(partial)) as copy:
                 # In one step: page by page, it begins anew whenever somebody writes.
                 source.backup(copy, pages=-1)
@@ -268,7 +269,7 @@ def check(path: Path) -> str | None:
     """Return the first thing that is wrong with a database file of ours, or None. Changes
     nothing. Raises CannotOpen."""
     try:
-        with _existing(path) as db:
+        with _existing(path) as (db, _):
             return check_integrity(db)
     except (StorageError, sqlite3.Error, OSError) as error:
         raise CannotOpen(f"cannot open the database {path}: {error}") from error
