@@ -15,15 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import pytest
-from support import PATIENCE, free_port, perfgate_server, serving, wait_for
+from support import PATIENCE, free_port, not_installed, perfgate_server, serving, wait_for
 
 from perfgate_server.storage import open_storage
-
-MISSING = (
-    "PostgreSQL is not installed (apt-get install postgresql),"
-    " nor is PERFGATE_TEST_POSTGRES_URL set"
-)
 
 
 class Postgres:
@@ -172,8 +166,7 @@ def own_postgres(fsync: str = "on") -> Iterator[OwnPostgres]:
     """Run a server of one's own, started."""
     found = programs()
     if found is None:
-        assert not os.environ.get("CI"), MISSING
-        pytest.skip(MISSING)
+        not_installed("PostgreSQL (apt-get install postgresql; or set PERFGATE_TEST_POSTGRES_URL)")
     with tempfile.TemporaryDirectory(prefix="perfgate-postgres-") as folder:
         server = OwnPostgres(Path(folder), found, fsync)
         server.start()

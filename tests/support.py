@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from perfgate_server.records import new_id, now, receipt_of
 from perfgate_server.storage.base import Baseline, Receipt
@@ -100,6 +100,14 @@ def wait_for(condition: Callable[[], Any], what: str) -> Any:
             return value
         time.sleep(0.02)
     raise AssertionError(f"{what} did not happen in {PATIENCE} s")
+
+
+def not_installed(program: str) -> NoReturn:
+    """Skip the test, or the whole module, that needs a program; in CI every one must be there."""
+    import pytest  # benchmarks do without
+
+    assert not os.environ.get("CI"), f"{program} is not installed"
+    pytest.skip(f"{program} is not installed", allow_module_level=True)
 
 
 def environment(**variables: str) -> dict[str, str]:

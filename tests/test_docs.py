@@ -18,7 +18,17 @@ from typing import Any
 
 import pytest
 from conftest import Create
-from support import KEYS, ROOT, environment, free_port, perfgate_server, program, receipt, serving
+from support import (
+    KEYS,
+    ROOT,
+    environment,
+    free_port,
+    not_installed,
+    perfgate_server,
+    program,
+    receipt,
+    serving,
+)
 
 from perfgate_server import ServerConfig
 from perfgate_server.cli import command
@@ -230,8 +240,7 @@ def test_the_gate_script_tells_each_outcome_by_its_exit_status(tmp_path: Path) -
 
 def test_the_deletion_of_old_uploads_tells_by_its_exit_status(tmp_path: Path) -> None:
     if shutil.which("jq") is None:
-        assert not os.environ.get("CI"), "jq is not installed (apt-get install jq)"
-        pytest.skip("jq is not installed")
+        not_installed("jq")
     [script] = [block for block in blocks("sh") if "-X DELETE" in block]
     script = script.replace("2026-01-01", "2126-01-01").replace("/demo/", "/p/")
     with serving(perfgate_server(), tmp_path) as server:

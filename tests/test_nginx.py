@@ -22,6 +22,7 @@ from support import (
     ROOT,
     Server,
     free_port,
+    not_installed,
     perfgate_server,
     receipt,
     serving,
@@ -31,8 +32,8 @@ from test_server import drive
 
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
-if NGINX is None and not os.environ.get("CI"):
-    pytest.skip("nginx is not installed: apt-get install nginx-light", allow_module_level=True)
+if NGINX is None:
+    not_installed("nginx (apt-get install nginx-light)")
 
 
 @contextlib.contextmanager

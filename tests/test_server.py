@@ -1054,9 +1054,5 @@ def test_times_in_the_log_are_those_of_utc_wherever_the_server_runs(
 
 
 def test_colours_are_for_terminals() -> None:
-    import logging
-
-    from perfgate_server.logs import PrettyLines
-
     record = logging.LogRecord("x", logging.WARNING, "", 0, "said", None, None)
-    assert "\033" not in PrettyLines().format(record)
+    assert "\033" not in logs.PrettyLines().format(record)
