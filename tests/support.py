@@ -1,4 +1,4 @@
-"""What the tests share: receipts, keys, and a server as a real process."""
+"""What the tests share: receipts, keys, and a server as a real process that they drive."""
 
 from __future__ import annotations
 
@@ -28,12 +28,20 @@ KEYS = {
 }
 EVERY_KEY = ",".join(f"{role}:{key}" for role, key in KEYS.items())
 
+#: Benchmark b of project p, to which `Server.put` uploads.
+LATEST = "/projects/p/baselines/b/latest"
+
 #: How long a condition may take to come true, in seconds; nothing waits that long when it works.
 PATIENCE = 20.0
 
 
 def bearer(role: str = "admin") -> dict[str, str]:
     return {"Authorization": f"Bearer {KEYS[role]}"}
+
+
+def key_line() -> str:
+    """Return the admin's header for a request that is sent as bytes."""
+    return f"Authorization: {bearer()['Authorization']}\r\n"
 
 
 def receipt(wall_ms: int = 100, **members: Any) -> dict[str, Any]:
@@ -246,3 +254,38 @@ def perfgate_server(*arguments: str) -> list[str]:
     """Return the command line of a server on {port} with every role's key."""
     bind = ["--bind", "127.0.0.1", "--port", "{port}", "--api-keys", EVERY_KEY]
     return [program(), *bind, *arguments]
+
+
+def sqlite_server(folder: Path, *more: str, **options: Any) -> Any:
+    """Run a server on perfgate.db in `folder`, as `serving` does."""
+    path = str(folder / "perfgate.db")
+    arguments = perfgate_server("--storage-type", "sqlite", "--database-url", path, *more)
+    return serving(arguments, folder, **options)
+
+
+def drive(server: Server) -> None:
+    """Do what a team does: upload, read, promote, list, delete; and be refused."""
+    assert server.put("b", "v1") == 201
+    status, headers, body = server.request("GET", LATEST)
+    assert status == 200 and json.loads(body)["receipt"] == receipt()
+    assert server.request("GET", LATEST, headers={"If-None-Match": headers["etag"]})[0] == 304
+    promote = {"from_version": "v1", "to_version": "v2"}
+    path = "/api/v1/projects/p/baselines/b/promote"
+    assert server.request("POST", path, promote)[0] == 201
+    assert server.request("POST", path, promote, role="contributor")[0] == 403
+    assert server.request("GET", LATEST, role=None)[0] == 401
+    listed = json.loads(server.request("GET", "/projects/p/baselines?benchmark=b")[2])
+    assert [entry["version"] for entry in listed["baselines"]] == ["v2", "v1"]
+    assert server.request("DELETE", "/projects/p/baselines/b/versions/v2")[0] == 200
+    (line,) = [line for line in server.lines() if line["method"] == "DELETE"]
+    assert line["route"] == "/projects/{project}/baselines/{benchmark}/versions/{version}"
+
+
+def parse_envelope(answer: bytes) -> tuple[int, dict[str, Any]]:
+    """Return status and body of a raw answer, after checking that it is an envelope of ours."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1."), answer
+    assert b"\nContent-Type: application/json" in head, answer
+    assert b"\nX-Request-ID: " in head, answer
+    assert b"\nAccess-Control-Allow-Origin: *" in head, answer
+    return int(head.split()[1]), json.loads(body)

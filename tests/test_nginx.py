@@ -21,6 +21,7 @@ from support import (
     PATIENCE,
     ROOT,
     Server,
+    drive,
     free_port,
     not_installed,
     perfgate_server,
@@ -28,7 +29,6 @@ from support import (
     serving,
     wait_for,
 )
-from test_server import drive
 
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 

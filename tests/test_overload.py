@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 from crowd import Crowd, drip_body, drip_chunks, drip_head, overload
-from support import PATIENCE, Server, bearer, perfgate_server, receipt, serving, wait_for
-from test_server import _key_line
+from support import PATIENCE, Server, bearer, key_line, perfgate_server, receipt, serving, wait_for
 
 from perfgate_server.worker import _STUCK
 
@@ -112,7 +111,7 @@ def sip(server: Server, done: threading.Event) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", server.port))
         path = "/projects/p/baselines?include_receipt=true"
-        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n{_key_line()}\r\n".encode())
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n{key_line()}\r\n".encode())
         with contextlib.suppress(OSError):
             while connection.recv(100) and not done.wait(0.1):
                 pass
@@ -121,7 +120,7 @@ def sip(server: Server, done: threading.Event) -> None:
 def test_a_worker_without_a_free_thread_leaves_new_clients_to_the_others(tmp_path: Path) -> None:
     """Three of four threads wait for bodies: everybody else finds the fourth."""
     arguments = perfgate_server("--storage-type", "sqlite", "--workers", "2", "--threads", "2")
-    head = f"POST /projects/p/baselines HTTP/1.1\r\nHost: x\r\n{_key_line()}"
+    head = f"POST /projects/p/baselines HTTP/1.1\r\nHost: x\r\n{key_line()}"
     head += "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n"
     with serving(arguments, tmp_path) as server, contextlib.ExitStack() as slow:
         for _ in range(3):
@@ -175,7 +174,7 @@ def test_a_slow_upload_that_comes_on_is_taken(tmp_path: Path) -> None:
             ) as db,
         ):
             db.execute("BEGIN IMMEDIATE")
-            slow.sendall(head + f"{_key_line()}Content-Length: {len(body)}\r\n\r\n".encode())
+            slow.sendall(head + f"{key_line()}Content-Length: {len(body)}\r\n\r\n".encode())
             for start in range(0, len(body), 150_000):
                 slow.sendall(body[start : start + 150_000])
                 time.sleep(0.2)

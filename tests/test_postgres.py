@@ -22,7 +22,9 @@ from postgres_server import OwnPostgres, Postgres, opened, server_on
 from support import (
     EVERY_KEY,
     KEYS,
+    LATEST,
     PATIENCE,
+    drive,
     free_port,
     not_installed,
     program,
@@ -32,14 +34,11 @@ from support import (
     stored,
     wait_for,
 )
-from test_server import drive
 from test_storage import race
 
 from perfgate_server import Role, ServerConfig
 from perfgate_server.storage import open_storage
 from perfgate_server.storage.base import Filters, Page, Unavailable
-
-LATEST = "/projects/p/baselines/b/latest"
 
 
 def test_the_server_works_on_it(url: str, tmp_path: Path) -> None:

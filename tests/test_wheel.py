@@ -8,8 +8,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from support import EVERY_KEY, ROOT, environment, serving
-from test_server import drive
+from support import EVERY_KEY, ROOT, drive, environment, serving
 
 
 @pytest.fixture(scope="module")

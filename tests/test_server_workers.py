@@ -1,0 +1,240 @@
+"""The server's processes: how clients are shared out among them, and what signals do to them."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import sqlite3
+import statistics
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from support import (
+    EVERY_KEY,
+    LATEST,
+    PATIENCE,
+    ROOT,
+    Server,
+    environment,
+    free_port,
+    perfgate_server,
+    program,
+    serving,
+    sqlite_server,
+    wait_for,
+)
+
+# -- clients are shared out
+
+
+def test_clients_that_come_at_once_are_shared_out(tmp_path: Path) -> None:
+    """They keep their connections, and a worker has one core to serve its own with."""
+    command = perfgate_server("--storage-type", "sqlite", "--workers", "2")
+    with serving(command, tmp_path) as server:
+
+        def come_at_once() -> list[int]:
+            with contextlib.ExitStack() as clients:
+                for _ in range(8):
+                    address = ("127.0.0.1", server.port)
+                    clients.enter_context(socket.create_connection(address))
+                wait_for(lambda: sum(_accepted(server)) == 8, "eight connections")
+                counts = _accepted(server)
+            wait_for(lambda: not sum(_accepted(server)), "no connection")
+            return counts
+
+        # It is healthy as soon as one worker is.
+        wait_for(lambda: sum(map(bool, come_at_once())) == 2, "two workers that take clients")
+        most = [max(come_at_once()) for _ in range(12)]
+        # First come, first served is 6 to 8.
+        assert statistics.median(most) <= 5, most
+
+
+def test_clients_that_are_all_with_one_worker_are_shared_out(tmp_path: Path) -> None:
+    """As after the death of the other, or when they came before it was there: they keep their
+    connections for ever."""
+    command = perfgate_server("--storage-type", "sqlite", "--workers", "2")
+    with serving(command, tmp_path) as server, ThreadPoolExecutor(8) as threads:
+        done = threading.Event()
+
+        def ask(_: int) -> set[int]:
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+            statuses = set()
+            with contextlib.closing(connection):
+                while not done.is_set():
+                    connection.request("GET", "/health")
+                    answer = connection.getresponse()
+                    answer.read()
+                    statuses.add(answer.status)
+            return statuses
+
+        wait_for(lambda: len(server.workers()) == 2, "two workers")
+        os.kill(server.workers()[1], signal.SIGSTOP)
+        asking = [threads.submit(ask, number) for number in range(8)]
+        try:
+            wait_for(lambda: _accepted(server) == [8, 0], "eight clients of one worker")
+            os.kill(server.workers()[1], signal.SIGCONT)
+            wait_for(lambda: max(_accepted(server)) <= 5, "as many clients of the other")
+        finally:
+            done.set()
+        assert [one.result() for one in asking] == [{200}] * 8
+
+
+def test_each_worker_keeps_to_a_core(tmp_path: Path) -> None:
+    """The workers are spread over the cores that the server may use, and a new worker takes the
+    core of the one that died."""
+    allowed = sorted(os.sched_getaffinity(0))
+    command = perfgate_server("--storage-type", "sqlite", "--workers", str(len(allowed)))
+    with serving(command, tmp_path) as server:
+
+        def spread() -> bool:
+            try:
+                cores = [core for pid in server.workers() for core in os.sched_getaffinity(pid)]
+            except ProcessLookupError:
+                return False
+            return sorted(cores) == allowed
+
+        wait_for(spread, "a core for each worker")
+        for _ in range(3):
+            killed = server.workers()[0]
+            os.kill(killed, signal.SIGKILL)
+            wait_for(lambda gone=killed: gone not in server.workers(), "the end of the worker")
+            wait_for(spread, "a new worker on the free core")
+
+
+# -- stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("group", [False, True], ids=["main", "group"])
+def test_requests_in_flight_are_finished(
+    tmp_path: Path, number: signal.Signals, group: bool
+) -> None:
+    """Also when Ctrl-C on a terminal tells every process of the group at once."""
+    with sqlite_server(tmp_path, "--workers", "2") as server:
+        lock = sqlite3.connect(tmp_path / "perfgate.db", isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        with ThreadPoolExecutor() as pool:
+            uploads = [pool.submit(server.put, "b", f"v{n}") for n in range(2)]
+            wait_for(lambda: sum(_accepted(server)) >= 2, "uploads waiting for the lock")
+            if group:
+                os.killpg(server.process.pid, number)
+            else:
+                server.process.send_signal(number)
+            wait_for(lambda: not _accepts(server), "the end of listening")
+            assert not any(upload.done() for upload in uploads)
+            lock.rollback()
+            assert [upload.result() for upload in uploads] == [201, 201]
+        assert server.process.wait(PATIENCE) == 0
+        assert len(server.lines("stopped")) == 1
+        lock.close()
+
+
+_SLOW_START = """
+import time
+from perfgate_server import Role, ServerConfig, run_server, worker
+prompt = worker.Worker.init_signals
+worker.Worker.init_signals = lambda self: (time.sleep(1), prompt(self))
+run_server(ServerConfig(bind="127.0.0.1", port=0))
+"""
+
+
+def test_a_worker_that_is_still_starting_stops_too() -> None:
+    """It does not miss the signal, however young it is."""
+    process = subprocess.Popen(
+        [program("python"), "-c", _SLOW_START], stderr=subprocess.DEVNULL, env=environment()
+    )
+    server = Server(process, 0, Path(os.devnull))
+    wait_for(server.workers, "a worker")
+    assert server.stop() == 0
+
+
+def test_workers_whose_main_process_was_killed_stop_at_once(tmp_path: Path) -> None:
+    """The port is free for another server, and nobody waits in a queue that nobody serves."""
+    with sqlite_server(tmp_path, "--workers", "2") as server:
+        kept = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+        kept.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert kept.recv(65536).startswith(b"HTTP/1.1 200 ")
+        server.process.kill()
+        began = time.monotonic()
+        wait_for(lambda: not _accepts(server), "the end of listening")
+        assert time.monotonic() - began < 10
+        kept.close()
+
+
+# -- other signals
+
+
+def test_a_hangup_replaces_the_workers_and_says_what_it_does_not(tmp_path: Path) -> None:
+    with serving(perfgate_server("--storage-type", "sqlite"), tmp_path) as server:
+        assert server.put("b", "v1") == 201
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "keys and settings are read at start alone" in server.log, "the line")
+        assert server.put("b", "v2") == 201
+        server.stop()
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGTTIN", "SIGUSR2"])
+def test_no_signal_loses_what_is_in_memory(tmp_path: Path, name: str) -> None:
+    """Another process would have a memory of its own."""
+    with serving(perfgate_server(), tmp_path) as server:
+        assert server.put("b", "v1") == 201
+        before = server.workers()
+        server.process.send_signal(signal.Signals[name])
+        wait_for(lambda: f"{name}: " in server.log, "the line")
+        # It has done with that when it comes to the next.
+        other = "SIGTTIN" if name == "SIGUSR2" else "SIGUSR2"
+        server.process.send_signal(signal.Signals[other])
+        wait_for(lambda: f"{other}: " in server.log, "the next line")
+        assert [server.request("GET", LATEST)[0] for _ in range(20)] == [200] * 20
+        assert server.workers() == before
+        assert server.stop() == 0
+
+
+def test_gunicorn_survives_a_hangup_whatever_its_keys_are_by_then(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(EVERY_KEY.replace(",", "\n"))
+    port = free_port()
+    variables = {"PERFGATE_API_KEYS_FILE": str(keys), "PERFGATE_PORT": str(port)}
+    variables |= {"PERFGATE_DATABASE_URL": str(tmp_path / "p.db"), "PERFGATE_BIND": "127.0.0.1"}
+    command = [program("gunicorn"), "wsgi:app"]
+    with serving(command, tmp_path, port=port, cwd=ROOT, **variables) as server:
+        before = set(server.workers())
+        keys.write_text("nonsense")
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: server.workers() and not before & set(server.workers()), "new workers")
+        wait_for(lambda: _accepts(server), "one that listens")
+        assert server.put("b", "v1") == 201
+        assert server.stop() == 0
+
+
+# -- what the kernel knows
+
+
+def _accepted(server: Server) -> list[int]:
+    """Return how many connections each worker has."""
+    local = f"0100007F:{server.port:04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    accepted = {row[9] for row in rows if row[1] == local and row[3] == "01"}
+    counts = []
+    for pid in server.workers():
+        held = set()
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                held.add(os.readlink(fd).removeprefix("socket:[").removesuffix("]"))
+        counts.append(len(accepted & held))
+    return counts
+
+
+def _accepts(server: Server) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", server.port), timeout=1).close()
+    except OSError:
+        return False
+    return True
