@@ -134,7 +134,7 @@ def court(storage: Storage) -> Storage:
         ({"visible": lambda name: False}, ""),
         ({"visible": lambda name: name == "cpu", "benchmark": "io/read"}, ""),
     ],
-    ids=str,
+    ids=range(20),
 )
 def test_filters_combine_and_count(court: Storage, filters: Any, expected: str) -> None:
     """A page, its total and a walk by cursor agree on every filter."""
