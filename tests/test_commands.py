@@ -270,6 +270,8 @@ def test_a_command_that_ctrl_c_ends_says_so_by_its_exit_status(tmp_path: Path) -
         stderr=subprocess.PIPE,
         cwd=tmp_path,
         env=environment(),
+        # Where the tests run in the background, a shell has had them ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdin
     process.stdin.write(exported(source))
