@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,15 @@ def _plain_install() -> Iterator[None]:
     """What runs in the tests' own process has no extra; the servers that they start have orjson."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jsonio, "orjson", None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_proxy() -> Iterator[None]:
+    """A proxy that is for the world outside is not asked for the servers that the tests start."""
+    others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "localhost"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("no_proxy", f"{others},127.0.0.1")
         yield
 
 
