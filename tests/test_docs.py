@@ -311,16 +311,23 @@ def test_every_option_and_variable_stands_in_the_readme() -> None:
     assert "`PERFGATE_API_KEYS_FILE`" in README
 
 
+def help_of(*command: str) -> str:
+    """Return the help that a terminal of the common width shows."""
+    arguments = [program(), *command, "--help"]
+    shown = environment(COLUMNS="80")
+    return subprocess.run(arguments, capture_output=True, text=True, env=shown).stdout
+
+
 def test_the_help_names_every_variable() -> None:
-    result = subprocess.run([program(), "--help"], capture_output=True, text=True)
+    text = help_of()
     for variable in re.findall(r"`(PERFGATE_(?!TEST_)\w+)`", README):
-        assert variable in result.stdout
+        assert variable in text
 
 
 def test_the_help_of_the_commands_on_a_storage_says_which_they_take() -> None:
     for name in ("export", "import", "backup", "check"):
-        result = subprocess.run([program(), name, "--help"], capture_output=True, text=True)
-        assert re.search(r"PERFGATE_STORAGE_TYPE;\s+default:\s+sqlite\]", result.stdout), name
+        text = help_of(name)
+        assert re.search(r"PERFGATE_STORAGE_TYPE;\s+default:\s+sqlite\]", text), name
 
 
 def test_every_route_stands_in_the_readme(create: Create) -> None:
