@@ -138,7 +138,8 @@ def test_a_change_within_the_noise_says_how_far_the_noise_reaches() -> None:
     assert lines[2].endswith(f"warn, within noise (up to {high:.4g} ms)")
     rates = [run(throughput_per_s=rate) for rate in (9.0, 20.0, 3.0, 15.0, 6.0)]
     few = answer(run(throughput_per_s=18.0), run(throughput_per_s=9.0), rates)
-    assert "within noise (down to " in render.text(few, "p", "b")
+    low = few["noise"]["metrics"]["throughput_per_s"]["low"]
+    assert f"within noise (down to {low:.4g} /s)" in render.text(few, "p", "b")
 
 
 @pytest.mark.parametrize(
@@ -154,6 +155,8 @@ def test_a_change_within_the_noise_says_how_far_the_noise_reaches() -> None:
         ("binary_bytes", 1446024.0, "1.379 MiB"),
         ("io_read_bytes", float(2**64), "1.678e+07 TiB"),
         ("energy_uj", 1500.0, "1,500 uJ"),
+        ("throughput_per_s", 999.25, "999.2 /s"),
+        ("throughput_per_s", 1234.5, "1,234 /s"),
         ("throughput_per_s", 0.000123456, "0.0001235 /s"),
         ("throughput_per_s", 1e308, "1e+308 /s"),
     ],
