@@ -37,6 +37,16 @@ def _no_proxy() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _plain_libpq() -> Iterator[None]:
+    """What libpq takes from the environment is for another server than the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "PERFGATE_TEST_POSTGRES_URL" not in os.environ:
+            for name in [name for name in os.environ if name.startswith("PG")]:
+                patch.delenv(name)
+        yield
+
+
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     """Each backend in turn."""

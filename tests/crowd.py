@@ -114,10 +114,9 @@ class Crowd:
 
     def _run(self) -> None:
         with contextlib.suppress(asyncio.CancelledError):
-            self._loop.run_until_complete(self._all())
+            self._loop.run_until_complete(self._task)
 
     async def _all(self) -> None:
-        self._task = asyncio.current_task()
         kinds = [self._kinds[number % len(self._kinds)] for number in range(self._count)]
         await asyncio.gather(*map(self._one, kinds))
 
@@ -138,11 +137,12 @@ class Crowd:
             await asyncio.sleep(self._again)
 
     def __enter__(self) -> Crowd:
+        self._task = self._loop.create_task(self._all())
         self._thread.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
+        self._loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join()
         self._loop.close()
 

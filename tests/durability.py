@@ -284,13 +284,15 @@ def rounds(
         threads = [threading.Thread(target=c.work, args=(target.server, done)) for c in clients]
         for thread in threads:
             thread.start()
-        done.wait(choose.uniform(0.05, 0.8))
-        target.kill(way)
-        if way != "server":  # others go on beside what is gone
-            done.wait(choose.uniform(0.0, 0.4))
-        done.set()
-        for thread in threads:
-            thread.join()
+        try:
+            done.wait(choose.uniform(0.05, 0.8))
+            target.kill(way)
+            if way != "server":  # others go on beside what is gone
+                done.wait(choose.uniform(0.0, 0.4))
+        finally:  # or they would go on for ever, and pytest with them
+            done.set()
+            for thread in threads:
+                thread.join()
         target.restart(way)
         for client in clients:
             client.compare(target.server)

@@ -115,6 +115,8 @@ class OwnPostgres(Postgres):
     def _answers(self) -> bool:
         import psycopg
 
+        if self._process is None or self._process.poll() is not None:
+            raise AssertionError(f"PostgreSQL ended: {(self._folder / 'log').read_text()}")
         with contextlib.suppress(psycopg.Error):
             return bool(self.execute("SELECT 1"))
         return False
@@ -149,7 +151,15 @@ class OwnPostgres(Postgres):
             self._process.wait(PATIENCE)
             self._process = None
             for pid in backends:
-                wait_for(lambda pid=pid: not Path(f"/proc/{pid}").exists(), f"the end of {pid}")
+                wait_for(lambda pid=pid: _has_ended(pid), f"the end of {pid}")
+
+
+def _has_ended(pid: int) -> bool:
+    """Tell whether a process has; in a container, perhaps, nobody waits for orphans."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def programs() -> Path | None:
@@ -169,8 +179,8 @@ def own_postgres(fsync: str = "on") -> Iterator[OwnPostgres]:
         not_installed("PostgreSQL (apt-get install postgresql; or set PERFGATE_TEST_POSTGRES_URL)")
     with tempfile.TemporaryDirectory(prefix="perfgate-postgres-") as folder:
         server = OwnPostgres(Path(folder), found, fsync)
-        server.start()
         try:
+            server.start()
             yield server
         finally:
             server.stop()
