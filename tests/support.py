@@ -245,6 +245,31 @@ def _answers(server: Server, path: str) -> bool:
         return False
 
 
+def at_once(script: str, arguments: Sequence[Sequence[Any]]) -> list[int]:
+    """Run a script of Python in a process for each of these arguments; return the exit statuses.
+    All go on together from where it calls ``input("ready")``."""
+    with contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", script, *map(str, these)],
+                    cwd=Path(__file__).parent,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                )
+            )
+            for these in arguments
+        ]
+        pipes = [(process.stdin, process.stdout) for process in processes]
+        for _, stdout in pipes:
+            assert stdout and stdout.read(5) == b"ready"
+        for stdin, _ in pipes:
+            assert stdin
+            stdin.write(b"\n")
+            stdin.flush()
+        return [process.wait(PATIENCE) for process in processes]
+
+
 def program(name: str = "perfgate-server") -> str:
     """Return the path of a program that stands beside this interpreter."""
     return str(Path(sys.executable).parent / name)

@@ -46,8 +46,10 @@ def fronted(folder: Path, *servers: Server) -> Iterator[Server]:
     # No certificate here.
     site = site.replace("listen 443 ssl", f"listen 127.0.0.1:{port}")
     site = "\n".join(line for line in site.splitlines() if "ssl_certificate" not in line)
+    # Else its workers, which are nobody's then, cannot enter the folder to buffer anything there.
+    user = "user root;" if os.geteuid() == 0 else ""
     (folder / "nginx.conf").write_text(
-        f"daemon off; pid {folder}/nginx.pid; worker_processes 1;\n"
+        f"{user} daemon off; pid {folder}/nginx.pid; worker_processes 1;\n"
         f"error_log {folder}/error.log; events {{}}\n"
         f"http {{ access_log off; client_body_temp_path {folder}/body;\n"
         f"proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/f;\n"

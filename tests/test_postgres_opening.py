@@ -18,6 +18,7 @@ from postgres_server import OwnPostgres, Postgres, opened, server_on
 from support import (
     PATIENCE,
     ROOT,
+    at_once,
     environment,
     free_port,
     program,
@@ -33,29 +34,17 @@ psycopg = pytest.importorskip("psycopg")
 
 _OPEN_AND_WRITE = """
 import sys
-from pathlib import Path
-from support import soon, stored, wait_for
+from support import soon, stored
 from perfgate_server.storage import open_storage
-wait_for(Path(sys.argv[2]).exists, "the start")
+input("ready")
 storage = open_storage("postgres", sys.argv[1], pool_size=1)
-storage.create(*stored("b", sys.argv[3]), deadline=soon())
+storage.create(*stored("b", sys.argv[2]), deadline=soon())
 storage.close()
 """
 
 
-def test_eight_processes_may_open_an_empty_database_at_once(
-    postgres: Postgres, url: str, tmp_path: Path
-) -> None:
-    go = tmp_path / "go"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", _OPEN_AND_WRITE, url, go, f"v{number}"],
-            cwd=Path(__file__).parent,
-        )
-        for number in range(8)
-    ]
-    go.touch()
-    assert [process.wait(60) for process in processes] == [0] * 8
+def test_eight_processes_may_open_an_empty_database_at_once(postgres: Postgres, url: str) -> None:
+    assert at_once(_OPEN_AND_WRITE, [[url, f"v{number}"] for number in range(8)]) == [0] * 8
     name = url.rsplit("/", 1)[1]
     applied = [(migration.version,) for migration in migrate.load("postgres")]
     assert postgres.execute("SELECT version FROM perfgate_migrations", name) == applied
