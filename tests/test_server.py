@@ -174,7 +174,7 @@ def run(*arguments: str, folder: Path | None = None, **variables: str) -> Any:
         (["--port"], "--port"),
         (["--nonsense"], "--nonsense"),
         (["--api-keys", f"viewer:{KEYS['viewer']}:p:[[a]"], "no regular expression"),
-        (["--bind", "256.1.1.1"], "256.1.1.1"),
+        (["--bind", "x" * 64], "x" * 64),  # a label so long is no name to ask for
         (["--bind", "a\nb"], "a\\nb"),
         (["--storage-type", "postgres"], "postgresql://"),
         (["--storage-type", "sqlite", "--database-url", "/nowhere/x.db"], "/nowhere"),
@@ -411,7 +411,7 @@ def test_what_the_storage_does_not_give_in_time_is_503(tmp_path: Path) -> None:
     """With Retry-After, and before a client that has the same timeout gives up; health tells the
     same of a file that is gone."""
     database = tmp_path / "perfgate.db"
-    with sqlite_server(tmp_path, "--timeout", "2", "--workers", "1") as server:
+    with sqlite_server(tmp_path, "--timeout", "5", "--workers", "1") as server:
         assert server.put("b", "v1") == 201
         lock = sqlite3.connect(database, isolation_level=None)
         lock.execute("BEGIN IMMEDIATE")
@@ -419,7 +419,7 @@ def test_what_the_storage_does_not_give_in_time_is_503(tmp_path: Path) -> None:
         body = json.dumps(receipt())
         status, headers, text = server.request("PUT", "/projects/p/baselines/b/versions/v2", body)
         assert (status, headers["retry-after"]) == (503, "1")
-        assert 1 < time.monotonic() - began < 2
+        assert 2 < time.monotonic() - began < 5
         assert json.loads(text)["error"]["code"] == "UNAVAILABLE"
         assert "locked" not in text.decode() and "locked" in server.log
         assert server.request("GET", LATEST)[0] == 200

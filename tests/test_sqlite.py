@@ -7,8 +7,6 @@ import multiprocessing
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -18,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, ROOT, soon, stored
+from support import PATIENCE, ROOT, at_once, soon, stored
 
 from perfgate_server.records import trend_point
 from perfgate_server.storage import (
@@ -119,7 +117,7 @@ def test_a_newer_schema_is_refused_and_left_alone(storage: SqlStorage, path: Pat
 
 def test_a_command_that_only_reads_does_not_upgrade(path: Path) -> None:
     with closing(sqlite3.connect(path)) as db:
-        db.executescript((ROOT / "tests/dumps/sqlite-0004.sql").read_text())
+        db.executescript((ROOT / "tests/dumps/sqlite-0004.sql").read_text("utf-8"))
     with pytest.raises(CannotOpen, match="an earlier perfgate-server"):
         open_storage("sqlite", str(path), pool_size=1, create=False)
     assert query(path, "SELECT max(version) FROM perfgate_migrations") == [(4,)]
@@ -149,11 +147,10 @@ def test_a_migration_must_end_with_a_statement() -> None:
 
 
 _OPEN_AND_WRITE = """
-import sys, time
-from pathlib import Path
-from support import soon, stored, wait_for
+import sys
+from support import soon, stored
 from perfgate_server.storage import open_storage
-wait_for(Path(sys.argv[1]).with_suffix(".go").exists, "the start")
+input("ready")
 storage = open_storage("sqlite", sys.argv[1], pool_size=1)
 storage.create(*stored("b", sys.argv[2]), deadline=soon())
 storage.close()
@@ -173,15 +170,7 @@ def test_an_sqlite_without_what_is_asked_of_it_is_refused(
 
 def test_eight_processes_may_open_a_fresh_file_at_once(path: Path) -> None:
     """All start, the schema is made once, and what each of them writes is there."""
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", _OPEN_AND_WRITE, str(path), f"v{number}"],
-            cwd=Path(__file__).parent,
-        )
-        for number in range(8)
-    ]
-    path.with_suffix(".go").touch()
-    assert [process.wait(60) for process in processes] == [0] * 8
+    assert at_once(_OPEN_AND_WRITE, [[path, f"v{number}"] for number in range(8)]) == [0] * 8
     applied = [(migration.version,) for migration in migrate.load("sqlite")]
     assert query(path, "SELECT version FROM perfgate_migrations") == applied
     assert query(path, "SELECT count(*) FROM baselines") == [(8,)]
@@ -420,6 +409,12 @@ class Explaining:
         self.plans += [row[3] for row in self.db.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
         return self.db.execute("SELECT 1 WHERE 0")
 
+    def of_places(self) -> list[str]:
+        """Return the plans without the last sort, of the page's own rows; a newer SQLite knows
+        that they are in order, and leaves it out."""
+        sorts = self.plans[-1] == "USE TEMP B-TREE FOR ORDER BY"
+        return self.plans[:-1] if sorts else self.plans
+
 
 @pytest.mark.parametrize(
     ("filters", "index", "sorts"),
@@ -445,9 +440,7 @@ def test_a_page_is_found_in_an_index(
         page = Page(limit=50, cursor=10, total=False)
         explaining: Any = Explaining(db)
         storage._page(explaining, "p", selection, page)
-    plans = explaining.plans
-    # The last sort is of the page's own rows.
-    assert plans.pop() == "USE TEMP B-TREE FOR ORDER BY"
+    plans = explaining.of_places()
     found = [plan for plan in plans if index in plan]
     assert found, plans
     assert not any(plan.startswith("SCAN") and "places" not in plan for plan in plans), plans
@@ -529,8 +522,7 @@ def test_a_page_of_verdicts_is_found_in_an_index(
         explaining: Any = Explaining(db)
         page = Page(limit=50, cursor=10, total=False)
         sql_verdicts.listing(explaining, storage._engine, "p", filters, page)
-    plans = explaining.plans
-    assert plans.pop() == "USE TEMP B-TREE FOR ORDER BY"  # of the page's own rows
+    plans = explaining.of_places()
     assert any(index in plan for plan in plans), plans
     assert not any(plan.startswith("SCAN") and "places" not in plan for plan in plans), plans
     assert sorts == any("TEMP B-TREE" in plan for plan in plans), plans
@@ -583,6 +575,7 @@ def test_processes_write_in_turn(path: Path) -> None:
             for _ in range(50):
                 with engine.writing("", "", soon()) as db:
                     db.execute("INSERT INTO t VALUES (?)", (os.getpid(),))
+                    time.sleep(0.001)  # so that the others queue, however fast the disk is
 
         def work() -> None:
             ready.wait(PATIENCE)

@@ -243,7 +243,7 @@ def test_deadlines_that_pass_in_the_queue_lose_nothing(desk: Desk) -> None:
     kept = {number for number in desk.pool.map(one, range(1500)) if number is not None}
     desk.write(9999)
     assert set(desk.rows()) >= kept | {9999}
-    assert 100 < len(kept) < 1500
+    assert 1 < len(kept) < 1500
 
 
 def test_the_only_thread_of_a_process_waits_until_its_deadline(

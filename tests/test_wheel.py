@@ -17,7 +17,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     # A copy: the build must not depend on what lies about, nor leave anything.
     subprocess.run(["git", "clone", "-q", ROOT, folder / "source"], check=True)
-    changes = subprocess.run(["git", "diff", "HEAD", "--binary"], cwd=ROOT, capture_output=True)
+    diff = ["git", "diff", "HEAD", "--binary"]
+    changes = subprocess.run(diff, cwd=ROOT, capture_output=True, check=True)
     if changes.stdout:
         subprocess.run(["git", "apply"], cwd=folder / "source", input=changes.stdout, check=True)
     build = [sys.executable, "-m", "build", "--wheel", "--outdir", folder, folder / "source"]
