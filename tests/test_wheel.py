@@ -25,21 +25,22 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(build, check=True, capture_output=True, env=environment())
     (wheel,) = folder.glob("*.whl")
     venv.create(folder / "venv", with_pip=True)
-    pip = [folder / "venv/bin/python", "-m", "pip", "install", "-q", wheel]
+    pip = [folder / "venv/bin/python", "-I", "-m", "pip", "install", "-q", wheel]
     subprocess.run(pip, check=True, capture_output=True, env=environment())
     return folder / "venv/bin"
 
 
 def test_it_serves(installed: Path, tmp_path: Path) -> None:
     command = [str(installed / "perfgate-server"), "--port", "{port}", "--storage-type", "sqlite"]
-    with serving([*command, "--api-keys", EVERY_KEY], tmp_path) as server:
+    # Not what stands on the caller's path.
+    with serving([*command, "--api-keys", EVERY_KEY], tmp_path, PYTHONPATH="") as server:
         drive(server)
         assert server.stop() == 0
 
 
 def test_it_brings_only_what_it_needs(installed: Path) -> None:
     listed = subprocess.run(
-        [installed / "python", "-m", "pip", "list", "--format=freeze"],
+        [installed / "python", "-I", "-m", "pip", "list", "--format=freeze"],
         capture_output=True,
         text=True,
         check=True,
