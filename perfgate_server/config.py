@@ -235,15 +235,18 @@ class ServerConfig:
 
 
 def misspelt(variables: Iterable[str]) -> list[str]:
-    """Return a sentence for each of these names that is nearly that of a variable of ours:
-    PERFGATE_STORAGETYPE would leave the data in memory without a word."""
+    """Return a sentence for each of these names that is nearly that of a variable of ours, or its
+    beginning: PERFGATE_STORAGE would leave the data in memory without a word."""
     names = {setting.metadata["env"] for setting in fields(ServerConfig) if setting.metadata}
     names |= {"PERFGATE_API_KEYS", "PERFGATE_API_KEYS_FILE"}
     given = {name for name in variables if name.startswith("PERFGATE_")}
     found = []
     for name in sorted(given - names):
-        for close in difflib.get_close_matches(name, names, 1, _NEARLY):
-            found.append(f"{name} is not a perfgate-server variable: did you mean {close}?")
+        begun = [ours for ours in sorted(names) if ours.startswith(f"{name}_")]
+        meant = begun or difflib.get_close_matches(name, names, 1, _NEARLY)
+        if meant:
+            asked = f"did you mean {' or '.join(meant)}?"
+            found.append(f"{name} is not a perfgate-server variable: {asked}")
     return found
 
 

@@ -138,7 +138,7 @@ def test_another_databases_password_is_not_shown() -> None:
     assert "hunter2" not in str(error.value)
 
 
-def test_a_variable_that_is_nearly_one_of_ours_is_told() -> None:
+def test_a_variable_that_is_nearly_or_half_of_one_of_ours_is_told() -> None:
     """The client's own, and those that Kubernetes sets for a service, are none."""
     meant = {
         "PERFGATE_STORAGETYPE": "PERFGATE_STORAGE_TYPE",
@@ -146,6 +146,9 @@ def test_a_variable_that_is_nearly_one_of_ours_is_told() -> None:
         "PERFGATE_APIKEYS": "PERFGATE_API_KEYS",
         "PERFGATE_API_KEY_FILE": "PERFGATE_API_KEYS_FILE",
         "PERFGATE_PORTT": "PERFGATE_PORT",
+        "PERFGATE_STORAGE": "PERFGATE_STORAGE_TYPE",
+        "PERFGATE_DATABASE": "PERFGATE_DATABASE_URL",
+        "PERFGATE_LOG": "PERFGATE_LOG_FORMAT or PERFGATE_LOG_LEVEL",
     }
     others = ["PERFGATE_URL", "PERFGATE_KEY", "PERFGATE_SERVICE_PORT", "PERFGATE_PORT_8080_TCP"]
     others += ["PERFGATE_TIMEOUT", "PERFGATE_API_KEYS", "PATH", "XPERFGATE_PORT"]
