@@ -249,24 +249,22 @@ def at_once(script: str, arguments: Sequence[Sequence[Any]]) -> list[int]:
     """Run a script of Python in a process for each of these arguments; return the exit statuses.
     All go on together from where it calls ``input("ready")``."""
     with contextlib.ExitStack() as stack:
-        processes = [
-            stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, "-c", script, *map(str, these)],
-                    cwd=Path(__file__).parent,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                )
+        processes = []
+        for these in arguments:
+            process = subprocess.Popen(
+                [sys.executable, "-c", script, *map(str, these)],
+                cwd=Path(__file__).parent,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                bufsize=0,
             )
-            for these in arguments
-        ]
-        pipes = [(process.stdin, process.stdout) for process in processes]
-        for _, stdout in pipes:
-            assert stdout and stdout.read(5) == b"ready"
-        for stdin, _ in pipes:
-            assert stdin
-            stdin.write(b"\n")
-            stdin.flush()
+            stack.enter_context(process)
+            stack.callback(process.kill)  # one that hangs would be waited for, without end
+            processes.append(process)
+        for process in processes:
+            assert process.stdout and process.stdout.read(5) == b"ready"
+        for process in processes:
+            assert process.stdin and process.stdin.write(b"\n")
         return [process.wait(PATIENCE) for process in processes]
 
 
@@ -281,7 +279,9 @@ def perfgate_server(*arguments: str) -> list[str]:
     return [program(), *bind, *arguments]
 
 
-def sqlite_server(folder: Path, *more: str, **options: Any) -> Any:
+def sqlite_server(
+    folder: Path, *more: str, **options: Any
+) -> contextlib.AbstractContextManager[Server]:
     """Run a server on perfgate.db in `folder`, as `serving` does."""
     path = str(folder / "perfgate.db")
     arguments = perfgate_server("--storage-type", "sqlite", "--database-url", path, *more)
