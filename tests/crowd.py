@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from support import KEYS, Server, receipt
+from support import Server, key_line, receipt
 
-_KEY = f"Host: x\r\nAuthorization: Bearer {KEYS['admin']}\r\n"
+_KEY = f"Host: x\r\n{key_line()}"
 _PUT = f"PUT /projects/p/baselines/crowd/versions/v HTTP/1.1\r\n{_KEY}"
 _GET = f"GET /projects/p/baselines?include_receipt=true&limit=1000 HTTP/1.1\r\n{_KEY}\r\n"
 

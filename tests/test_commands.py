@@ -14,7 +14,7 @@ from typing import Any
 import click
 import pytest
 from postgres_server import Postgres
-from support import PATIENCE, environment, perfgate_server, program, receipt, serving, wait_for
+from support import PATIENCE, environment, program, receipt, sqlite_server, wait_for
 from test_storage import keep
 from test_transfer import exported, fill
 
@@ -320,8 +320,7 @@ def _count(path: Path) -> int:
 def test_a_backup_while_the_server_writes_is_complete(tmp_path: Path) -> None:
     """All that was acknowledged before it began is in it, and it is one whole file."""
     path = str(tmp_path / "perfgate.db")
-    arguments = perfgate_server("--storage-type", "sqlite", "--database-url", path)
-    with serving(arguments, tmp_path) as server:
+    with sqlite_server(tmp_path) as server:
         acknowledged: list[str] = []
         done = threading.Event()
 

@@ -138,7 +138,7 @@ def test_another_databases_password_is_not_shown() -> None:
     assert "hunter2" not in str(error.value)
 
 
-def test_a_variable_that_is_nearly_or_half_of_one_of_ours_is_told() -> None:
+def test_a_variable_that_is_nearly_one_of_ours_or_its_beginning_is_told() -> None:
     """The client's own, and those that Kubernetes sets for a service, are none."""
     meant = {
         "PERFGATE_STORAGETYPE": "PERFGATE_STORAGE_TYPE",

@@ -17,12 +17,12 @@ from urllib.parse import quote
 import pytest
 from postgres_server import Postgres
 from support import (
-    KEYS,
     PATIENCE,
     ROOT,
     Server,
     drive,
     free_port,
+    key_line,
     not_installed,
     perfgate_server,
     receipt,
@@ -110,7 +110,7 @@ def test_slow_clients_are_nginxs_to_buffer(behind: Server) -> None:
     """More stalled uploads than the server has threads, and others still get answers."""
     head = (
         "PUT /projects/p/baselines/slow/versions/v1 HTTP/1.1\r\nHost: x\r\n"
-        f"Authorization: Bearer {KEYS['admin']}\r\nContent-Length: 5000\r\n\r\n"
+        f"{key_line()}Content-Length: 5000\r\n\r\n"
     ).encode()
     with contextlib.ExitStack() as stack:
         for _ in range(20):

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from support import (
-    KEYS,
     PATIENCE,
     Server,
     bearer,
@@ -24,6 +23,9 @@ from support import (
     serving,
     sqlite_server,
 )
+
+#: How an upload begins, to which the rest of its head is added.
+PUT = f"PUT /projects/p/baselines/b/versions/v HTTP/1.1\r\nHost: x\r\n{key_line()}".encode()
 
 
 @pytest.fixture(scope="module")
@@ -112,14 +114,12 @@ def test_odd_headers_change_nothing(server: Server, headers: bytes) -> None:
 
 def test_bodies_that_are_too_large_are_refused_before_they_are_read(server: Server) -> None:
     """By their announced length at once; by their chunks once they pass the limit."""
-    head = b"PUT /projects/p/baselines/b/versions/v HTTP/1.1\r\nHost: x\r\n"
-    head += f"Authorization: Bearer {KEYS['admin']}\r\n".encode()
     with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
-        connection.sendall(head + b"Content-Length: 10000000000\r\n\r\n")
+        connection.sendall(PUT + b"Content-Length: 10000000000\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
     chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
-        connection.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk + b"1\r\n \r\n")
+        connection.sendall(PUT + b"Transfer-Encoding: chunked\r\n\r\n" + chunk + b"1\r\n \r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
 
 
@@ -133,14 +133,7 @@ def test_curl_sees_the_413_of_a_large_file(server: Server, tmp_path: Path) -> No
 
 def curl(server: Server, path: str, *arguments: str) -> tuple[str, Any]:
     """Return the status and the error's code of one curl call below project p, benchmark b."""
-    command = [
-        "curl",
-        "-s",
-        "-w",
-        "\n%{http_code}",
-        "-H",
-        f"Authorization: {bearer()['Authorization']}",
-    ]
+    command = ["curl", "-s", "-w", "\n%{http_code}", "-H", key_line().strip()]
     url = f"{server.url}/projects/p/baselines/b/{path}"
     result = subprocess.run([*command, *arguments, url], capture_output=True, text=True)
     body, _, status = result.stdout.rpartition("\n")
@@ -159,9 +152,8 @@ def curl(server: Server, path: str, *arguments: str) -> tuple[str, Any]:
     ids=range(5),
 )
 def test_broken_chunks_are_a_400(server: Server, framing: bytes) -> None:
-    head = b"PUT /projects/p/baselines/b/versions/v HTTP/1.1\r\nHost: x\r\n"
-    head += f"Authorization: Bearer {KEYS['admin']}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
-    status, body = parse_envelope(server.raw(head + framing))
+    sent = PUT + b"Transfer-Encoding: chunked\r\n\r\n" + framing
+    status, body = parse_envelope(server.raw(sent))
     assert (status, body["error"]["code"]) == (400, "VALIDATION_ERROR")
 
 
@@ -205,13 +197,12 @@ def test_connections_are_kept_alive(server: Server) -> None:
 
 def test_clients_that_stop_in_the_middle_hold_their_threads_only_so_long(tmp_path: Path) -> None:
     """--timeout bounds it: honest clients get their answer then."""
-    head = f"PUT /projects/p/baselines/b/versions/v HTTP/1.1\r\nHost: x\r\n{key_line()}".encode()
     with serving(perfgate_server("--threads", "2", "--timeout", "1"), tmp_path) as server:
         stalled = [
             socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) for _ in range(4)
         ]
         for number, connection in enumerate(stalled):
-            connection.sendall(head + b"Content-Length: 9\r\n\r\nx" if number % 2 else head)
+            connection.sendall(PUT + b"Content-Length: 9\r\n\r\nx" if number % 2 else PUT)
         began = time.monotonic()
         assert server.request("GET", "/health", role=None)[0] == 200
         assert time.monotonic() - began < 10
