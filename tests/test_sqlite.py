@@ -10,8 +10,8 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -216,21 +216,43 @@ def test_an_empty_file_is_a_fresh_database(path: Path) -> None:
     assert query(path, "SELECT count(*) FROM baselines") == [(0,)]
 
 
-def test_a_current_file_that_may_only_be_read_is_refused(path: Path) -> None:
+@contextmanager
+def not_root() -> Iterator[None]:
+    """Be somebody else, as root may do anything. The program itself may lie where only root may
+    go: what it still reads of it is read before."""
+    loaded, user = migrate.load("sqlite"), os.geteuid()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(migrate, "load", lambda _: loaded)
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(user)
+
+
+def test_a_current_file_that_may_only_be_read_is_refused() -> None:
     """SQLite opens it without a word; every upload would fail later."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o777)
         database = Path(folder, "perfgate.db")
         opened(database)
         database.chmod(0o444)
-        user = os.geteuid()
-        if user == 0:
-            os.seteuid(65534)
-        try:
-            with pytest.raises(CannotOpen, match="readonly"):
-                opened(database)
-        finally:
-            os.seteuid(user)
+        with not_root(), pytest.raises(CannotOpen, match="readonly"):
+            opened(database)
+
+
+@pytest.mark.parametrize("look", [opened, sqlite_file.check])
+def test_a_database_in_a_folder_that_may_not_be_entered_is_not_called_missing(
+    path: Path, look: Callable[[Path], object]
+) -> None:
+    opened(path)
+    path.parent.chmod(0)
+    try:
+        with not_root(), pytest.raises(CannotOpen, match="Permission denied"):
+            look(path)
+    finally:
+        path.parent.chmod(0o700)
 
 
 @pytest.mark.parametrize("name", ["with space?and#marks%20.db", "naïve 🚀.db"])
@@ -385,14 +407,10 @@ def test_a_read_only_file_is_refused_at_start() -> None:
         opened(path)
         path.chmod(0o444)
         Path(folder).chmod(0o555)
-        user = os.geteuid()
-        if user == 0:
-            os.seteuid(65534)  # root may write anything, so somebody else must try
         try:
-            with pytest.raises(CannotOpen, match="readonly|unable to open"):
+            with not_root(), pytest.raises(CannotOpen, match="readonly|unable to open"):
                 opened(path)
         finally:
-            os.seteuid(user)
             Path(folder).chmod(0o755)
 
 

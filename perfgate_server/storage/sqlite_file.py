@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -119,9 +120,9 @@ def prepare(path: Path, create: bool = True) -> None:
     """Create the file if it is not there, and bring it to this program's schema; without `create`
     change nothing, and raise CannotOpen unless it is there and has it."""
     try:
-        if path.is_dir():
+        if stat.S_ISDIR(_mode(path)):
             raise CannotOpen("it is a directory")
-        if not path.parent.is_dir():
+        if not stat.S_ISDIR(_mode(path.parent)):
             raise CannotOpen(f"{path.parent} is no directory")
         if create:
             _check_leftovers(path)
@@ -136,11 +137,21 @@ def prepare(path: Path, create: bool = True) -> None:
         raise CannotOpen(f"cannot open the database {path}: {error}") from error
 
 
+def _mode(path: Path) -> int:
+    """Return the kind and the permissions of a file, 0 if there is none. Raises OSError where that
+    cannot be known, as in a folder that may not be entered: Path.is_dir, which Python 3.14 lets
+    say False there, would have it that there is none."""
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
 @contextmanager
 def _existing(path: Path) -> Iterator[tuple[Connection, int]]:
     """Open a database of ours that must be there; yield it, and the version of its schema."""
     _check_leftovers(path)
-    if not path.is_file():
+    if not stat.S_ISREG(_mode(path)):
         raise CannotOpen("there is no such file")
     with closing(connect(path, "rw", OPEN_TIMEOUT)) as db:
         version = _check_origin(db)
