@@ -9,7 +9,7 @@ started again. Then every acknowledged write must be there, every unacknowledged
 whole or not at all, and the database be sound (SQLite's integrity_check; no receipt, tag or record
 without its own). Ends with a table; exit status 1 if a promise was broken.
 
-What it does not prove: a power cut. The kernel's cache survives a kill.
+The kernel's cache survives a kill; powercut.py is for what does not survive a power cut.
 """
 
 from __future__ import annotations
@@ -63,11 +63,7 @@ def main() -> int:
                 seed = f"{options.seed}-{first}"
                 rounds(target, count, tally, seed, lambda line: print(line, flush=True))
     print(f"\n{options.backend}, seed {options.seed}, {time.monotonic() - began:.0f} s")
-    for what, count in sorted(tally.counts.items()):
-        print(f"{what:28} {count:8}")
-    print(f"{'broken promises':28} {len(tally.broken):8}")
-    for line in tally.broken[:20]:
-        print(f"  {line}")
+    print(tally.table())
     return 1 if tally.broken else 0
 
 

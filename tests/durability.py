@@ -1,6 +1,6 @@
 """Writing clients, processes that are killed under them, and the proof that nothing was lost.
 
-For test_killed.py and for benchmarks/killed.py.
+For test_killed.py, benchmarks/killed.py and benchmarks/powercut.py.
 """
 
 from __future__ import annotations
@@ -53,6 +53,11 @@ class Tally:
 
     counts: Counter[str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
+
+    def table(self) -> str:
+        lines = [f"{what:28} {count:8}" for what, count in sorted(self.counts.items())]
+        lines += [f"{'broken promises':28} {len(self.broken):8}"]
+        return "\n".join(lines + [f"  {line}" for line in self.broken[:20]])
 
 
 class Client:
@@ -183,21 +188,32 @@ def _short(value: Any) -> str:
     return json.dumps(value)[:300]
 
 
+def left_behind(execute: Callable[[str], list[Any]]) -> list[str]:
+    """Return what is there by half, given what runs a statement and returns its rows."""
+    counts = {what: execute(sql)[0][0] for what, sql in _LEFT_BEHIND.items()}
+    return [f"{count} {what}" for what, count in counts.items() if count]
+
+
+#: How the server runs.
+SETTINGS = ("--workers", "2", "--threads", "4", "--timeout", "2")
+
+
 class Target:
     """A server on a database, and the ways in which both are killed."""
 
     ways: tuple[str, ...] = ("worker", "server")
+    #: Seconds that clients write, at most, before something is killed.
+    longest = 0.8
 
-    def __init__(self, folder: Path, *storage: str) -> None:
-        arguments = perfgate_server("--workers", "2", "--threads", "4", "--timeout", "2")
-        self._arguments = [*arguments, *storage]
-        self._folder = folder
+    def __init__(self, folder: Path, arguments: list[str]) -> None:
+        self._folder, self._arguments = folder, arguments
         self._stack = contextlib.ExitStack()
         self.server = self._start()
 
     def _start(self) -> Server:
         server: Server = self._stack.enter_context(serving(self._arguments, self._folder))
-        wait_for(lambda: len(server.workers()) == 2, "both workers")
+        if "worker" in self.ways:
+            wait_for(lambda: len(server.workers()) == 2, "both workers")
         return server
 
     def kill(self, way: str) -> None:
@@ -216,13 +232,9 @@ class Target:
             self.server = self._start()
         wait_for(lambda: _healthy(self.server), "health")
 
-    def execute(self, sql: str) -> list[Any]:
-        raise NotImplementedError
-
     def problems(self) -> list[str]:
         """Return what is wrong with the database itself."""
-        counts = {what: self.execute(sql)[0][0] for what, sql in _LEFT_BEHIND.items()}
-        return [f"{count} {what}" for what, count in counts.items() if count]
+        raise NotImplementedError
 
     def close(self) -> None:
         self._stack.close()
@@ -234,19 +246,23 @@ def _healthy(server: Server) -> bool:
     return False
 
 
+def sqlite_problems(path: Path) -> list[str]:
+    """Return what is wrong with the database in a file."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        checks = ("PRAGMA integrity_check", "PRAGMA foreign_key_check")
+        found = [str(row) for check in checks for row in db.execute(check)]
+        sound = [row for row in found if row != "('ok',)"]
+        return sound + left_behind(lambda sql: db.execute(sql).fetchall())
+
+
 class SqliteTarget(Target):
     def __init__(self, folder: Path) -> None:
         self._path = folder / "perfgate.db"
-        super().__init__(folder, "--storage-type", "sqlite", "--database-url", str(self._path))
-
-    def execute(self, sql: str) -> list[Any]:
-        with contextlib.closing(sqlite3.connect(self._path)) as db:
-            return db.execute(sql).fetchall()
+        storage = ("--storage-type", "sqlite", "--database-url", str(self._path))
+        super().__init__(folder, perfgate_server(*SETTINGS, *storage))
 
     def problems(self) -> list[str]:
-        checks = ("PRAGMA integrity_check", "PRAGMA foreign_key_check")
-        found = [str(row) for check in checks for row in self.execute(check)]
-        return [row for row in found if row != "('ok',)"] + super().problems()
+        return sqlite_problems(self._path)
 
 
 class PostgresTarget(Target):
@@ -254,7 +270,8 @@ class PostgresTarget(Target):
 
     def __init__(self, folder: Path, postgres: OwnPostgres, url: str) -> None:
         self._postgres, self._database = postgres, url.rsplit("/", 1)[1]
-        super().__init__(folder, "--storage-type", "postgres", "--database-url", url)
+        storage = ("--storage-type", "postgres", "--database-url", url)
+        super().__init__(folder, perfgate_server(*SETTINGS, *storage))
 
     def kill(self, way: str) -> None:
         if way == "database":
@@ -267,8 +284,8 @@ class PostgresTarget(Target):
             self._postgres.start()
         super().restart(way)
 
-    def execute(self, sql: str) -> list[Any]:
-        return self._postgres.execute(sql, self._database)
+    def problems(self) -> list[str]:
+        return left_behind(lambda sql: self._postgres.execute(sql, self._database))
 
 
 def rounds(
@@ -285,7 +302,7 @@ def rounds(
         for thread in threads:
             thread.start()
         try:
-            done.wait(choose.uniform(0.05, 0.8))
+            done.wait(choose.uniform(0.05, target.longest))
             target.kill(way)
             if way != "server":  # others go on beside what is gone
                 done.wait(choose.uniform(0.0, 0.4))

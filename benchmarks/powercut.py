@@ -1,0 +1,201 @@
+"""Tests that what the server acknowledged survives a power cut.
+
+    apt-get install qemu-system-x86 nbdkit busybox-static cpio e2fsprogs linux-image-amd64
+    python benchmarks/powercut.py --rounds 50
+
+The server runs in a virtual machine that has this machine's files, read-only, and a disk with a
+volatile cache: what is written stays in the cache until it is flushed. In each round 8 clients
+upload, promote and delete; at a random moment the machine and the cache are killed with SIGKILL,
+and the machine is started again with what the disk has. Then every acknowledged write must be
+there, every unacknowledged one be there whole or not at all, and the database be sound. Ends with
+a table; exit status 1 if a promise was broken.
+
+With `--lying` the disk says that it has flushed, and has not: promises must be broken then, or this
+program would not see it.
+
+It needs Debian's kernel for x86-64. A round takes half a minute where the processor is emulated;
+`--accelerator kvm` does without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import support
+from durability import Tally, Target, rounds
+from support import ROOT, perfgate_server
+
+#: What the virtual machine's kernel needs for its disk, its network and its files.
+DRIVERS = ("virtio_pci", "virtio_blk", "virtio_net", "9pnet_virtio", "9p", "crc32c_generic", "ext4")
+DISK_BYTES = 4 * 2**30
+#: Rounds on one disk: what was cut while the database was made is seen in the first of them.
+ROUNDS_EACH = 5
+#: Seconds that a start may take: without KVM it takes 20.
+BOOT_PATIENCE = 300.0
+#: In the virtual machine.
+DATABASE = "/mnt/perfgate.db"
+#: What is wrong with the database is said on the console, after this.
+PROBLEM = "problem: "
+LOOK = f"""import os, pathlib, durability
+if os.path.exists({DATABASE!r}):
+    for problem in durability.sqlite_problems(pathlib.Path({DATABASE!r})):
+        print({PROBLEM!r} + problem)
+"""
+
+INIT = """#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t devtmpfs dev /dev
+for module in /modules/*; do insmod $module || echo "no $module"; done
+ip link set lo up
+ip link set eth0 up
+ip address add 10.0.2.15/24 dev eth0
+mount -t 9p -o trans=virtio,version=9p2000.L,ro,cache=loose,msize=262144 host /host
+mount -t proc proc /host/proc
+mount -t devtmpfs dev /host/dev
+mkdir -p /host/dev/shm
+mount -t tmpfs shm /host/dev/shm
+mount -t ext4 /dev/vda /host/mnt
+exec chroot /host /bin/sh -c {command}
+"""
+#: The disk is at $uri; the console is where the server has its log.
+QEMU = """exec qemu-system-x86_64 -accel {accelerator} -m 1024 -smp 2
+    -kernel {kernel} -initrd {initrd} -append 'console=ttyS0 quiet panic=-1 mitigations=off'
+    -nodefaults -no-reboot -display none -serial stdio
+    -netdev user,id=net,hostfwd=tcp:127.0.0.1:{{port}}-10.0.2.15:8080
+    -device virtio-net-pci,netdev=net,romfile=
+    -virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap
+    -drive format=raw,if=virtio,file=$uri < /dev/null >&2
+"""
+
+
+def inside() -> str:
+    """Return the command that looks at the database, and then serves it."""
+    server = perfgate_server("--storage-type", "sqlite", "--database-url", DATABASE)
+    server += ["--bind", "0.0.0.0", "--log-level", "error"]
+    variables = f"HOME=/mnt TMPDIR=/dev/shm PYTHONPATH={ROOT}:{ROOT}/tests"
+    look = shlex.join([sys.executable, "-c", LOOK])
+    serve = shlex.join(server).replace("{port}", "8080")
+    return f"cd /mnt && export {variables} && {look} && exec {serve}"
+
+
+def newest_kernel() -> tuple[Path, Path]:
+    """Return the newest kernel that is installed, and the folder of its modules."""
+    for kernel in sorted(Path("/boot").glob("vmlinuz-*"), reverse=True):
+        modules = Path("/lib/modules", kernel.name.removeprefix("vmlinuz-"))
+        if modules.is_dir():
+            return kernel, modules
+    sys.exit("no kernel is installed: apt-get install linux-image-amd64")
+
+
+def drivers(modules: Path) -> list[Path]:
+    """Return the files of the modules in the order in which they are loaded."""
+    needs = {}
+    for line in (modules / "modules.dep").read_text().splitlines():
+        file, _, others = line.partition(":")
+        needs[Path(file).name.partition(".")[0]] = [file, *others.split()]
+    ordered: dict[str, None] = {}
+    for name in DRIVERS:  # what is not among them is in the kernel itself
+        ordered.update(dict.fromkeys(reversed(needs.get(name, []))))
+    return [modules / file for file in ordered]
+
+
+def make_initrd(folder: Path, modules: Path) -> Path:
+    """Make the little system that loads the drivers and starts the server in this machine's
+    files."""
+    root = folder / "initrd"
+    for name in ("bin", "proc", "dev", "host", "modules"):
+        (root / name).mkdir(parents=True)
+    (root / "bin/busybox").write_bytes(Path("/bin/busybox").read_bytes())
+    for number, file in enumerate(drivers(modules)):
+        (root / "modules" / f"{number:02}-{file.name}").write_bytes(file.read_bytes())
+    (root / "init").write_text(INIT.format(command=shlex.quote(inside())))
+    for file in ("bin/busybox", "init"):
+        (root / file).chmod(0o755)
+    names = "\n".join(str(path.relative_to(root)) for path in root.rglob("*"))
+    pack = ["cpio", "--quiet", "-o", "-H", "newc"]
+    packed = subprocess.run(pack, cwd=root, input=names.encode(), capture_output=True, check=True)
+    initrd = folder / "initrd.cpio"
+    initrd.write_bytes(packed.stdout)
+    return initrd
+
+
+def machine(folder: Path, kernel: Path, initrd: Path, accelerator: str, lying: bool) -> list[str]:
+    """Return the command line of a machine with a new disk, whose server answers on {port}."""
+    disk = folder / "disk"
+    with disk.open("wb") as file:
+        file.truncate(DISK_BYTES)
+    subprocess.run(["mkfs.ext4", "-q", "-F", disk], check=True)
+    cache = "unsafe" if lying else "writeback"
+    # Both are in one process group, and so are killed at once.
+    run = " ".join(QEMU.split()).format(accelerator=accelerator, kernel=kernel, initrd=initrd)
+    return [
+        "nbdkit",
+        "-U",
+        "-",
+        "--filter=cache",
+        "file",
+        str(disk),
+        f"cache={cache}",
+        "--run",
+        run,
+    ]
+
+
+class PowerTarget(Target):
+    """A server in a virtual machine."""
+
+    ways = ("server",)
+    longest = 5.0
+
+    def problems(self) -> list[str]:
+        return re.findall(f"^{PROBLEM}(.*?)\r?$", self.server.log, re.MULTILINE)
+
+
+@contextlib.contextmanager
+def target_on(accelerator: str, lying: bool) -> Iterator[PowerTarget]:
+    with tempfile.TemporaryDirectory(prefix="perfgate-powercut-") as name:
+        folder = Path(name)
+        kernel, modules = newest_kernel()
+        command = machine(folder, kernel, make_initrd(folder, modules), accelerator, lying)
+        with contextlib.closing(PowerTarget(folder, command)) as target:
+            yield target
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--seed", default=str(int(time.time())))
+    parser.add_argument("--lying", action="store_true", help="the disk loses what it flushed")
+    parser.add_argument("--accelerator", default="tcg", help="of qemu, such as kvm")
+    options = parser.parse_args()
+    # Ended by a signal, it ends what it started too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    support.PATIENCE = BOOT_PATIENCE
+    tally = Tally()
+    began = time.monotonic()
+    for first in range(0, options.rounds, ROUNDS_EACH):
+        count = min(ROUNDS_EACH, options.rounds - first)
+        print(f"-- from round {first + 1}", flush=True)
+        with target_on(options.accelerator, options.lying) as target:
+            seed = f"{options.seed}-{first}"
+            rounds(target, count, tally, seed, lambda line: print(line, flush=True))
+    print(f"\nseed {options.seed}, {time.monotonic() - began:.0f} s")
+    print(tally.table())
+    return 1 if tally.broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
