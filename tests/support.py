@@ -230,7 +230,10 @@ def serving(
         )
     server = Server(process, port, log)
     try:
-        wait_for(lambda: _answers(server, path), f"{command} being healthy: {server.log}")
+        try:
+            wait_for(lambda: _answers(server, path), f"{command} being healthy")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {server.log}") from None
         yield server
     finally:
         server.kill()
@@ -238,7 +241,7 @@ def serving(
 
 def _answers(server: Server, path: str) -> bool:
     if server.process.poll() is not None:
-        raise AssertionError(f"the server ended with {server.process.returncode}: {server.log}")
+        raise AssertionError(f"the server ended with {server.process.returncode}")
     try:
         return server.request("GET", path, role=None)[0] == 200
     except (OSError, http.client.HTTPException):

@@ -255,6 +255,27 @@ def test_gunicorn_listens_on_the_ipv6_address_that_is_named(tmp_path: Path) -> N
     assert re.search(r"^bind += \['\[::1\]:8080'\]$", result.stdout, re.MULTILINE), result.stderr
 
 
+def test_systemd_is_told_when_clients_may_come(tmp_path: Path) -> None:
+    """Until then a unit of Type=notify, as the one in examples/, is starting."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(PATIENCE)
+        port = free_port()
+        process = subprocess.Popen(
+            [part.replace("{port}", str(port)) for part in perfgate_server()],
+            env=environment(NOTIFY_SOCKET=str(tmp_path / "notify")),
+            stderr=subprocess.DEVNULL,
+        )
+        server = Server(process, port, tmp_path / "log")
+        try:
+            assert b"READY=1" in systemd.recv(1024).splitlines()
+            assert server.request("GET", "/health", role=None)[0] == 200
+            assert server.stop() == 0
+        finally:
+            process.kill()
+            process.wait()
+
+
 def test_what_is_no_tls_is_refused_by_gunicorn_and_no_failure(tmp_path: Path) -> None:
     """Alerts come of lines of level error, and a scanner would make as many as it likes."""
     key, cert, log = (tmp_path / name for name in ("key", "cert", "log"))
