@@ -46,7 +46,12 @@ class Postgres:
         try:
             yield self.at(name)
         finally:
-            self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            # In two steps, as PostgreSQL 12 knows no DROP DATABASE … WITH (FORCE).
+            self.execute(
+                f"""SELECT pg_terminate_backend(pid)
+                    FROM pg_stat_activity WHERE datname = '{name}'"""
+            )
+            self.execute(f"DROP DATABASE IF EXISTS {name}")
 
 
 class OwnPostgres(Postgres):

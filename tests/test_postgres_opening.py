@@ -63,7 +63,8 @@ def test_a_database_that_cannot_hold_every_text_is_refused(postgres: Postgres) -
     for encoding in ("SQL_ASCII", "LATIN1"):
         name = f"perfgate_test_{os.getpid()}_{encoding.lower()}"
         postgres.execute(
-            f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
+            f"""CREATE DATABASE {name} TEMPLATE template0
+                ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"""
         )
         try:
             with pytest.raises(CannotOpen, match=f"encoding is {encoding}.*'UTF8'"):
