@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sqlite3
+import stat
 import subprocess
 import threading
 from pathlib import Path
@@ -348,6 +349,20 @@ def test_a_backup_while_the_server_writes_is_complete(tmp_path: Path) -> None:
         result = run("backup", "--database-url", path, str(copy), folder=tmp_path)
         assert result.returncode == 2 and b"exists already; choose another name" in result.stderr
         assert not list(copy.parent.glob("*.partial"))
+
+
+@pytest.mark.parametrize(("mode", "mask", "copied"), [(0o600, 0o022, 0o600), (0o644, 0o077, 0o600)])
+def test_who_may_not_read_a_database_may_not_read_its_backup(
+    tmp_path: Path, mode: int, mask: int, copied: int
+) -> None:
+    sqlite_file(tmp_path).close()
+    (tmp_path / "perfgate.db").chmod(mode)
+    before = os.umask(mask)
+    try:
+        assert run("backup", "copy.db", folder=tmp_path).returncode == 0
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "copy.db").stat().st_mode) == copied
 
 
 def test_a_backup_beside_the_log_of_another_database_is_not_touched(tmp_path: Path) -> None:

@@ -258,6 +258,9 @@ def backup(path: Path, target: Path) -> None:
     complete and was found intact. Raises CannotOpen."""
     try:
         with _existing(path) as (source, _), files.whole(target) as partial:
+            # Made here, as SQLite would let everybody read it.
+            mode = _mode(path) & 0o666 | 0o600
+            os.close(os.open(partial, os.O_CREAT | os.O_EXCL, mode))
             with closing(sqlite3.connect(partial)) as copy:
                 # In one step: page by page, it begins anew whenever somebody writes.
                 source.backup(copy, pages=-1)
