@@ -10,7 +10,8 @@ and the machine is started again with what the disk has. Then every acknowledged
 there, every unacknowledged one be there whole or not at all, and the database be sound. Ends with
 a table; exit status 1 if a promise was broken.
 
-With `--lying` the disk says that it has flushed, and has not: promises must be broken then, or this
+With `--failing` a fifth of what is written to the disk fails for some seconds before the cut. With
+`--lying` the disk says that it has flushed, and has not: promises must be broken then, or this
 program would not see it.
 
 It needs Debian's kernel for x86-64. A round takes half a minute where the processor is emulated;
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import random
 import re
 import shlex
 import signal
@@ -46,6 +48,8 @@ ROUNDS_EACH = 5
 BOOT_PATIENCE = 300.0
 #: In the virtual machine.
 DATABASE = "/mnt/perfgate.db"
+#: The file that makes the disk fail while it is there.
+FAILING = "failing"
 #: What is wrong with the database is said on the console, after this.
 PROBLEM = "problem: "
 LOOK = f"""import os, pathlib, durability
@@ -138,19 +142,13 @@ def machine(folder: Path, kernel: Path, initrd: Path, accelerator: str, lying: b
     with disk.open("wb") as file:
         file.truncate(DISK_BYTES)
     subprocess.run(["mkfs.ext4", "-q", "-F", disk], check=True)
-    cache = "unsafe" if lying else "writeback"
-    # Both are in one process group, and so are killed at once.
     run = " ".join(QEMU.split()).format(accelerator=accelerator, kernel=kernel, initrd=initrd)
+    # All are in one process group, and so are killed at once.
     return [
-        "nbdkit",
-        "-U",
-        "-",
-        "--filter=cache",
-        "file",
-        str(disk),
-        f"cache={cache}",
-        "--run",
-        run,
+        *("nbdkit", "-U", "-", "--filter=cache", "--filter=error", "file", str(disk)),
+        f"cache={'unsafe' if lying else 'writeback'}",
+        *("error-pwrite=EIO", "error-pwrite-rate=20%", f"error-pwrite-file={folder / FAILING}"),
+        *("--run", run),
     ]
 
 
@@ -160,17 +158,30 @@ class PowerTarget(Target):
     ways = ("server",)
     longest = 5.0
 
+    def __init__(self, folder: Path, command: list[str], failing: bool) -> None:
+        self._failing = failing
+        super().__init__(folder, command)
+
+    def kill(self, way: str) -> None:
+        flag = self._folder / FAILING
+        if self._failing:
+            flag.touch()
+            time.sleep(random.uniform(1.0, 4.0))
+        super().kill(way)
+        flag.unlink(missing_ok=True)
+
     def problems(self) -> list[str]:
         return re.findall(f"^{PROBLEM}(.*?)\r?$", self.server.log, re.MULTILINE)
 
 
 @contextlib.contextmanager
-def target_on(accelerator: str, lying: bool) -> Iterator[PowerTarget]:
+def target_on(options: argparse.Namespace) -> Iterator[PowerTarget]:
     with tempfile.TemporaryDirectory(prefix="perfgate-powercut-") as name:
         folder = Path(name)
         kernel, modules = newest_kernel()
-        command = machine(folder, kernel, make_initrd(folder, modules), accelerator, lying)
-        with contextlib.closing(PowerTarget(folder, command)) as target:
+        initrd = make_initrd(folder, modules)
+        command = machine(folder, kernel, initrd, options.accelerator, options.lying)
+        with contextlib.closing(PowerTarget(folder, command, options.failing)) as target:
             yield target
 
 
@@ -178,6 +189,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--seed", default=str(int(time.time())))
+    parser.add_argument("--failing", action="store_true", help="the disk fails before the cut")
     parser.add_argument("--lying", action="store_true", help="the disk loses what it flushed")
     parser.add_argument("--accelerator", default="tcg", help="of qemu, such as kvm")
     options = parser.parse_args()
@@ -189,7 +201,7 @@ def main() -> int:
     for first in range(0, options.rounds, ROUNDS_EACH):
         count = min(ROUNDS_EACH, options.rounds - first)
         print(f"-- from round {first + 1}", flush=True)
-        with target_on(options.accelerator, options.lying) as target:
+        with target_on(options) as target:
             seed = f"{options.seed}-{first}"
             rounds(target, count, tally, seed, lambda line: print(line, flush=True))
     print(f"\nseed {options.seed}, {time.monotonic() - began:.0f} s")
