@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import random
 import re
 import shlex
@@ -95,12 +96,12 @@ def inside() -> str:
     return f"cd /mnt && export {variables} && {look} && exec {serve}"
 
 
-def newest_kernel() -> tuple[Path, Path]:
-    """Return the newest kernel that is installed, and the folder of its modules."""
-    for kernel in sorted(Path("/boot").glob("vmlinuz-*"), reverse=True):
-        modules = Path("/lib/modules", kernel.name.removeprefix("vmlinuz-"))
-        if modules.is_dir():
-            return kernel, modules
+def newest_kernel(installed: Path = Path("/lib/modules")) -> tuple[Path, Path]:
+    """Return the kernel that was installed last, and the folder of its modules."""
+    for modules in sorted(installed.iterdir(), key=os.path.getmtime, reverse=True):
+        for kernel in (modules / "vmlinuz", Path("/boot", f"vmlinuz-{modules.name}")):
+            if kernel.is_file():
+                return kernel, modules
     sys.exit("no kernel is installed: apt-get install linux-image-amd64")
 
 

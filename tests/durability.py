@@ -195,7 +195,7 @@ def left_behind(execute: Callable[[str], list[Any]]) -> list[str]:
 
 
 #: How the server runs.
-SETTINGS = ("--workers", "2", "--threads", "4", "--timeout", "2")
+_SETTINGS = ("--workers", "2", "--threads", "4", "--timeout", "2")
 
 
 class Target:
@@ -212,7 +212,7 @@ class Target:
 
     def _start(self) -> Server:
         server: Server = self._stack.enter_context(serving(self._arguments, self._folder))
-        if "worker" in self.ways:
+        if "worker" in self.ways:  # else they may be in another machine
             wait_for(lambda: len(server.workers()) == 2, "both workers")
         return server
 
@@ -251,15 +251,15 @@ def sqlite_problems(path: Path) -> list[str]:
     with contextlib.closing(sqlite3.connect(path)) as db:
         checks = ("PRAGMA integrity_check", "PRAGMA foreign_key_check")
         found = [str(row) for check in checks for row in db.execute(check)]
-        sound = [row for row in found if row != "('ok',)"]
-        return sound + left_behind(lambda sql: db.execute(sql).fetchall())
+        wrong = [row for row in found if row != "('ok',)"]
+        return wrong + left_behind(lambda sql: db.execute(sql).fetchall())
 
 
 class SqliteTarget(Target):
     def __init__(self, folder: Path) -> None:
         self._path = folder / "perfgate.db"
         storage = ("--storage-type", "sqlite", "--database-url", str(self._path))
-        super().__init__(folder, perfgate_server(*SETTINGS, *storage))
+        super().__init__(folder, perfgate_server(*_SETTINGS, *storage))
 
     def problems(self) -> list[str]:
         return sqlite_problems(self._path)
@@ -271,7 +271,7 @@ class PostgresTarget(Target):
     def __init__(self, folder: Path, postgres: OwnPostgres, url: str) -> None:
         self._postgres, self._database = postgres, url.rsplit("/", 1)[1]
         storage = ("--storage-type", "postgres", "--database-url", url)
-        super().__init__(folder, perfgate_server(*SETTINGS, *storage))
+        super().__init__(folder, perfgate_server(*_SETTINGS, *storage))
 
     def kill(self, way: str) -> None:
         if way == "database":
