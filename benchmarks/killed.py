@@ -52,7 +52,8 @@ def main() -> int:
     parser.add_argument("--seed", default=str(int(time.time())))
     options = parser.parse_args()
     # Ended by a signal, it ends what it started too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     tally = Tally()
     began = time.monotonic()
     with own_postgres() if options.backend == "postgres" else contextlib.nullcontext() as postgres:

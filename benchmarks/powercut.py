@@ -8,14 +8,15 @@ volatile cache: what is written stays in the cache until it is flushed. In each 
 upload, promote and delete; at a random moment the machine and the cache are killed with SIGKILL,
 and the machine is started again with what the disk has. Then every acknowledged write must be
 there, every unacknowledged one be there whole or not at all, and the database be sound. Ends with
-a table; exit status 1 if a promise was broken.
+a table; exit status 1 if a promise was broken. What was not flushed is lost whole: a real disk may
+keep some of it, in any order.
 
 With `--failing` a fifth of what is written to the disk fails for some seconds before the cut. With
 `--lying` the disk says that it has flushed, and has not: promises must be broken then, or this
 program would not see it.
 
-It needs Debian's kernel for x86-64. A round takes half a minute where the processor is emulated;
-`--accelerator kvm` does without.
+It needs Debian's kernel for x86-64. A round takes some 40 seconds where the processor is emulated,
+less with `--accelerator kvm`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,21 +44,29 @@ from support import ROOT, perfgate_server
 
 #: What the virtual machine's kernel needs for its disk, its network and its files.
 DRIVERS = ("virtio_pci", "virtio_blk", "virtio_net", "9pnet_virtio", "9p", "crc32c_generic", "ext4")
+PROGRAMS = ("qemu-system-x86_64", "nbdkit", "busybox", "cpio", "mkfs.ext4")
 DISK_BYTES = 4 * 2**30
-#: Rounds on one disk: what was cut while the database was made is seen in the first of them.
+#: Rounds on one disk. On a new one the files are new too, and so are their names.
 ROUNDS_EACH = 5
 #: Seconds that a start may take: without KVM it takes 20.
 BOOT_PATIENCE = 300.0
 #: In the virtual machine.
-DATABASE = "/mnt/perfgate.db"
+DATABASE = "/media/perfgate.db"
 #: The file that makes the disk fail while it is there.
 FAILING = "failing"
 #: What is wrong with the database is said on the console, after this.
 PROBLEM = "problem: "
-LOOK = f"""import os, pathlib, durability
-if os.path.exists({DATABASE!r}):
-    for problem in durability.sqlite_problems(pathlib.Path({DATABASE!r})):
+#: Looks at a copy: SQLite recovers what it opens, and that is for the server to do.
+LOOK = f"""import os, pathlib, shutil, durability
+copy = "/dev/shm/copy.db"
+for end in ("", "-wal"):
+    if os.path.exists({DATABASE!r} + end):
+        shutil.copy({DATABASE!r} + end, copy + end)
+if os.path.exists(copy):
+    for problem in durability.sqlite_problems(pathlib.Path(copy)):
         print({PROBLEM!r} + problem)
+    for end in ("", "-wal", "-shm"):
+        pathlib.Path(copy + end).unlink(missing_ok=True)
 """
 
 INIT = """#!/bin/busybox sh
@@ -72,7 +82,7 @@ mount -t proc proc /host/proc
 mount -t devtmpfs dev /host/dev
 mkdir -p /host/dev/shm
 mount -t tmpfs shm /host/dev/shm
-mount -t ext4 /dev/vda /host/mnt
+mount -t ext4 /dev/vda /host/media
 exec chroot /host /bin/sh -c {command}
 """
 #: The disk is at $uri; the console is where the server has its log.
@@ -90,19 +100,20 @@ def inside() -> str:
     """Return the command that looks at the database, and then serves it."""
     server = perfgate_server("--storage-type", "sqlite", "--database-url", DATABASE)
     server += ["--bind", "0.0.0.0", "--log-level", "error"]
-    variables = f"HOME=/mnt TMPDIR=/dev/shm PYTHONPATH={ROOT}:{ROOT}/tests"
+    path = shlex.quote(f"{ROOT}:{ROOT}/tests")
+    variables = f"HOME=/media TMPDIR=/dev/shm PYTHONPATH={path}"
     look = shlex.join([sys.executable, "-c", LOOK])
     serve = shlex.join(server).replace("{port}", "8080")
-    return f"cd /mnt && export {variables} && {look} && exec {serve}"
+    return f"cd /media && export {variables} && {look}; exec {serve}"
 
 
-def newest_kernel(installed: Path = Path("/lib/modules")) -> tuple[Path, Path]:
+def newest_kernel() -> tuple[Path, Path]:
     """Return the kernel that was installed last, and the folder of its modules."""
-    for modules in sorted(installed.iterdir(), key=os.path.getmtime, reverse=True):
+    for modules in sorted(Path("/lib/modules").glob("*"), key=os.path.getmtime, reverse=True):
         for kernel in (modules / "vmlinuz", Path("/boot", f"vmlinuz-{modules.name}")):
             if kernel.is_file():
                 return kernel, modules
-    sys.exit("no kernel is installed: apt-get install linux-image-amd64")
+    sys.exit("no kernel is installed (apt-get install linux-image-amd64)")
 
 
 def drivers(modules: Path) -> list[Path]:
@@ -143,7 +154,8 @@ def machine(folder: Path, kernel: Path, initrd: Path, accelerator: str, lying: b
     with disk.open("wb") as file:
         file.truncate(DISK_BYTES)
     subprocess.run(["mkfs.ext4", "-q", "-F", disk], check=True)
-    run = " ".join(QEMU.split()).format(accelerator=accelerator, kernel=kernel, initrd=initrd)
+    files = {"kernel": shlex.quote(str(kernel)), "initrd": shlex.quote(str(initrd))}
+    run = " ".join(QEMU.split()).format(accelerator=accelerator, **files)
     # All are in one process group, and so are killed at once.
     return [
         *("nbdkit", "-U", "-", "--filter=cache", "--filter=error", "file", str(disk)),
@@ -194,19 +206,26 @@ def main() -> int:
     parser.add_argument("--lying", action="store_true", help="the disk loses what it flushed")
     parser.add_argument("--accelerator", default="tcg", help="of qemu, such as kvm")
     options = parser.parse_args()
+    os.environ["PATH"] += ":/usr/sbin:/sbin"  # where mkfs.ext4 is, and only root looks
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    if missing:
+        sys.exit(f"{', '.join(missing)}: not installed; see the top of {__file__}")
     # Ended by a signal, it ends what it started too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     support.PATIENCE = BOOT_PATIENCE
     tally = Tally()
     began = time.monotonic()
-    for first in range(0, options.rounds, ROUNDS_EACH):
-        count = min(ROUNDS_EACH, options.rounds - first)
-        print(f"-- from round {first + 1}", flush=True)
-        with target_on(options) as target:
-            seed = f"{options.seed}-{first}"
-            rounds(target, count, tally, seed, lambda line: print(line, flush=True))
-    print(f"\nseed {options.seed}, {time.monotonic() - began:.0f} s")
-    print(tally.table())
+    try:
+        for first in range(0, options.rounds, ROUNDS_EACH):
+            count = min(ROUNDS_EACH, options.rounds - first)
+            print(f"-- from round {first + 1}", flush=True)
+            with target_on(options) as target:
+                seed = f"{options.seed}-{first}"
+                rounds(target, count, tally, seed, lambda line: print(line, flush=True))
+    finally:  # also of a machine that does not come back
+        print(f"\nseed {options.seed}, {time.monotonic() - began:.0f} s")
+        print(tally.table())
     return 1 if tally.broken else 0
 
 

@@ -179,7 +179,7 @@ def export_command(context: click.Context, /, file: str | None, **options: str |
             out: BinaryIO = sys.stdout.buffer
         else:
             try:
-                out = stack.enter_context(stack.enter_context(whole(Path(file))).open("xb"))
+                out = stack.enter_context(stack.enter_context(whole(Path(file))).open("wb"))
             except OSError as error:
                 raise ConfigError(f"cannot write {file}: {error.strerror}") from None
         counts = storage.counts(deadline=_deadline())

@@ -12,8 +12,8 @@ from pathlib import Path
 
 @contextmanager
 def whole(target: Path) -> Iterator[Path]:
-    """Yield the path of a file to make, which gets the name `target` when the block has ended and
-    the disk has it; if the block raises, nothing is left of it.
+    """Yield the path of an empty file of the user's own (mode 0600), which gets the name `target`
+    when the block has ended and the disk has it; if the block raises, nothing is left of it.
 
     Raises OSError, also if the name is taken, or is none.
     """
@@ -23,6 +23,7 @@ def whole(target: Path) -> Iterator[Path]:
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, "that exists already; choose another name")
     try:
+        partial.touch(0o600, exist_ok=False)
         yield partial
         _flush(partial)
         try:

@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import support
 from postgres_server import OwnPostgres
-from support import PATIENCE, Server, bearer, perfgate_server, receipt, serving, wait_for
+from support import Server, bearer, perfgate_server, receipt, serving, wait_for
 
 from perfgate_server.storage.sql import WRONG_TOTALS
 
@@ -155,7 +156,7 @@ class Client:
 
     def compare(self, server: Server) -> None:
         """Read what was written since the last time, and keep what is found."""
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=support.PATIENCE)
         with contextlib.closing(connection):
             for name in self.written:
                 found = _read(connection, name)
@@ -248,11 +249,14 @@ def _healthy(server: Server) -> bool:
 
 def sqlite_problems(path: Path) -> list[str]:
     """Return what is wrong with the database in a file."""
-    with contextlib.closing(sqlite3.connect(path)) as db:
-        checks = ("PRAGMA integrity_check", "PRAGMA foreign_key_check")
-        found = [str(row) for check in checks for row in db.execute(check)]
-        wrong = [row for row in found if row != "('ok',)"]
-        return wrong + left_behind(lambda sql: db.execute(sql).fetchall())
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            checks = ("PRAGMA integrity_check", "PRAGMA foreign_key_check")
+            found = [str(row) for check in checks for row in db.execute(check)]
+            wrong = [row for row in found if row != "('ok',)"]
+            return wrong + left_behind(lambda sql: db.execute(sql).fetchall())
+    except sqlite3.Error as error:
+        return [str(error)]
 
 
 class SqliteTarget(Target):

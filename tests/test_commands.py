@@ -351,18 +351,17 @@ def test_a_backup_while_the_server_writes_is_complete(tmp_path: Path) -> None:
         assert not list(copy.parent.glob("*.partial"))
 
 
-@pytest.mark.parametrize(("mode", "mask", "copied"), [(0o600, 0o022, 0o600), (0o644, 0o077, 0o600)])
-def test_who_may_not_read_a_database_may_not_read_its_backup(
-    tmp_path: Path, mode: int, mask: int, copied: int
-) -> None:
+@pytest.mark.parametrize("command", ["backup", "export"])
+def test_what_is_made_of_a_database_only_its_owner_may_read(tmp_path: Path, command: str) -> None:
+    """Others may read the database itself, and not enter its folder."""
     sqlite_file(tmp_path).close()
-    (tmp_path / "perfgate.db").chmod(mode)
-    before = os.umask(mask)
+    (tmp_path / "perfgate.db").chmod(0o644)
+    before = os.umask(0o022)
     try:
-        assert run("backup", "copy.db", folder=tmp_path).returncode == 0
+        assert run(command, "copy", folder=tmp_path).returncode == 0
     finally:
         os.umask(before)
-    assert stat.S_IMODE((tmp_path / "copy.db").stat().st_mode) == copied
+    assert stat.S_IMODE((tmp_path / "copy").stat().st_mode) == 0o600
 
 
 def test_a_backup_beside_the_log_of_another_database_is_not_touched(tmp_path: Path) -> None:

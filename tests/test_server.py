@@ -258,22 +258,23 @@ def test_gunicorn_listens_on_the_ipv6_address_that_is_named(tmp_path: Path) -> N
 def test_systemd_is_told_when_clients_may_come(tmp_path: Path) -> None:
     """Until then a unit of Type=notify, as the one in examples/, is starting."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.bind(str(tmp_path / "notify"))
-        systemd.settimeout(PATIENCE)
         port = free_port()
-        process = subprocess.Popen(
-            [part.replace("{port}", str(port)) for part in perfgate_server()],
-            env=environment(NOTIFY_SOCKET=str(tmp_path / "notify")),
-            stderr=subprocess.DEVNULL,
-        )
+        systemd.bind(f"\0perfgate-{port}")
+        systemd.settimeout(PATIENCE)
+        with (tmp_path / "log").open("wb") as log:
+            process = subprocess.Popen(
+                [part.replace("{port}", str(port)) for part in perfgate_server()],
+                env=environment(NOTIFY_SOCKET=f"@perfgate-{port}"),
+                stderr=log,
+                start_new_session=True,
+            )
         server = Server(process, port, tmp_path / "log")
         try:
-            assert b"READY=1" in systemd.recv(1024).splitlines()
+            assert b"READY=1" in systemd.recv(1024).splitlines(), server.log
             assert server.request("GET", "/health", role=None)[0] == 200
             assert server.stop() == 0
         finally:
-            process.kill()
-            process.wait()
+            server.kill()
 
 
 def test_what_is_no_tls_is_refused_by_gunicorn_and_no_failure(tmp_path: Path) -> None:

@@ -139,8 +139,8 @@ def prepare(path: Path, create: bool = True) -> None:
 
 def _mode(path: Path) -> int:
     """Return the kind and the permissions of a file, 0 if there is none. Raises OSError where that
-    cannot be known, as in a folder that may not be entered: Path.is_dir, which Python 3.14 lets
-    say False there, would have it that there is none."""
+    cannot be known, as in a folder that may not be entered. Path.is_dir will not do: since Python
+    3.14 it returns False there."""
     try:
         return os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -258,9 +258,6 @@ def backup(path: Path, target: Path) -> None:
     complete and was found intact. Raises CannotOpen."""
     try:
         with _existing(path) as (source, _), files.whole(target) as partial:
-            # Made here, as SQLite would let everybody read it.
-            mode = _mode(path) & 0o666 | 0o600
-            os.close(os.open(partial, os.O_CREAT | os.O_EXCL, mode))
             with closing(sqlite3.connect(partial)) as copy:
                 # In one step: page by page, it begins anew whenever somebody writes.
                 source.backup(copy, pages=-1)
