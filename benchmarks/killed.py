@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
 import sys
 import tempfile
 import time
@@ -25,8 +24,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from durability import PostgresTarget, SqliteTarget, Tally, Target, rounds
+from durability import PostgresTarget, SqliteTarget, Target, campaign
 from postgres_server import OwnPostgres, own_postgres
+
+from perfgate_server.cli import end_in_order
 
 #: Rounds on one database: what is there is read again and again, and so must not be too much.
 ROUNDS_EACH = 25
@@ -51,21 +52,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", default=str(int(time.time())))
     options = parser.parse_args()
-    # Ended by a signal, it ends what it started too.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
-    tally = Tally()
-    began = time.monotonic()
+    end_in_order()
     with own_postgres() if options.backend == "postgres" else contextlib.nullcontext() as postgres:
-        for first in range(0, options.rounds, ROUNDS_EACH):
-            count = min(ROUNDS_EACH, options.rounds - first)
-            print(f"-- from round {first + 1}", flush=True)
-            with target_on(postgres) as target:
-                seed = f"{options.seed}-{first}"
-                rounds(target, count, tally, seed, lambda line: print(line, flush=True))
-    print(f"\n{options.backend}, seed {options.seed}, {time.monotonic() - began:.0f} s")
-    print(tally.table())
-    return 1 if tally.broken else 0
+        return campaign(lambda: target_on(postgres), options.rounds, ROUNDS_EACH, options.seed)
 
 
 if __name__ == "__main__":

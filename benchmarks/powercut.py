@@ -28,7 +28,6 @@ import random
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -39,8 +38,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import support
-from durability import Tally, Target, rounds
+from durability import Target, campaign
 from support import ROOT, perfgate_server
+
+from perfgate_server.cli import end_in_order
 
 #: What the virtual machine's kernel needs for its disk, its network and its files.
 DRIVERS = ("virtio_pci", "virtio_blk", "virtio_net", "9pnet_virtio", "9p", "crc32c_generic", "ext4")
@@ -210,23 +211,9 @@ def main() -> int:
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
         sys.exit(f"{', '.join(missing)}: not installed; see the top of {__file__}")
-    # Ended by a signal, it ends what it started too.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    end_in_order()
     support.PATIENCE = BOOT_PATIENCE
-    tally = Tally()
-    began = time.monotonic()
-    try:
-        for first in range(0, options.rounds, ROUNDS_EACH):
-            count = min(ROUNDS_EACH, options.rounds - first)
-            print(f"-- from round {first + 1}", flush=True)
-            with target_on(options) as target:
-                seed = f"{options.seed}-{first}"
-                rounds(target, count, tally, seed, lambda line: print(line, flush=True))
-    finally:  # also of a machine that does not come back
-        print(f"\nseed {options.seed}, {time.monotonic() - began:.0f} s")
-        print(tally.table())
-    return 1 if tally.broken else 0
+    return campaign(lambda: target_on(options), options.rounds, ROUNDS_EACH, options.seed)
 
 
 if __name__ == "__main__":

@@ -138,9 +138,9 @@ def _opened(config: ServerConfig, *, create: bool) -> Iterator[Storage]:
         yield storage
 
 
-def _end_in_order() -> None:
-    """Let SIGTERM, and a terminal that is closed, end a command as Ctrl-C does: no part of a file
-    is left."""
+def end_in_order() -> None:
+    """Let SIGTERM, and a terminal that is closed, end this program as Ctrl-C does: no part of a
+    file is left, and nothing that it started."""
     for ending in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(ending, lambda number, _: sys.exit(128 + number))
@@ -169,7 +169,7 @@ def export_command(context: click.Context, /, file: str | None, **options: str |
     """
     from perfgate_server import transfer
 
-    _end_in_order()
+    end_in_order()
     with contextlib.ExitStack() as stack:
         config = _storage_config(context, options)
         storage = stack.enter_context(_opened(config, create=False))
@@ -250,7 +250,7 @@ def backup_command(context: click.Context, /, file: str, **options: str | None) 
     """
     from perfgate_server.storage import sqlite_file
 
-    _end_in_order()
+    end_in_order()
     config = _storage_config(context, options)
     if config.storage_type != "sqlite":
         raise ConfigError("backup is for sqlite; for postgres use pg_dump, or export")

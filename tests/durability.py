@@ -323,6 +323,28 @@ def rounds(
     _compare_all(target, clients, tally)
 
 
+def campaign(
+    new_target: Callable[[], contextlib.AbstractContextManager[Target]],
+    count: int,
+    each: int,
+    seed: str,
+) -> int:
+    """Run so many rounds, `each` of them on one target; print how they go and, however they end, a
+    table. Return an exit status: 1 if a promise was broken."""
+    tally = Tally()
+    began = time.monotonic()
+    try:
+        for first in range(0, count, each):
+            print(f"-- from round {first + 1}", flush=True)
+            with new_target() as target:
+                some = min(each, count - first)
+                rounds(target, some, tally, f"{seed}-{first}", lambda line: print(line, flush=True))
+    finally:
+        print(f"\nseed {seed}, {time.monotonic() - began:.0f} s")
+        print(tally.table())
+    return 1 if tally.broken else 0
+
+
 def _compare_all(target: Target, clients: list[Client], tally: Tally) -> None:
     """Compare everything that all rounds left, by reading it and by walking the histories."""
     expected = set()
