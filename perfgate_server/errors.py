@@ -30,7 +30,10 @@ _CODES = {
 }
 
 #: The headers that a page of another origin may read, of errors too.
-EXPOSED = "ETag, Link, Location, Perfgate-Baseline, Perfgate-Verdict, Retry-After, X-Request-ID"
+EXPOSED = (
+    "ETag, Link, Location, Perfgate-Baseline, Perfgate-Missing, Perfgate-Verdict, Retry-After,"
+    " X-Request-ID"
+)
 
 #: What a client is told of a fault of ours.
 FAILED = "Internal error; see this request id in the server's log."

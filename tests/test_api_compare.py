@@ -344,6 +344,19 @@ def test_without_a_baseline_it_is_as_asked_and_never_a_pass(api: Api) -> None:
     assert judged(api, "?against=git_ref:main")["baseline"]["others"] is True
 
 
+def test_a_header_says_for_want_of_what_nothing_was_compared(api: Api) -> None:
+    """A script has to tell a new benchmark from a selector that is not spelt right."""
+    queries = ("", "?on_missing=fail&gate=true", "?format=markdown")
+    for query in queries:
+        assert compare(api, query).headers["Perfgate-Missing"] == "benchmark"
+    api.put(query="?git_ref=refs/heads/main", json=run(100, "before"))
+    assert compare(api, "?against=git_ref:main").headers["Perfgate-Missing"] == "selector"
+    for query in ("?metrics=energy_uj", "?metrics=energy_uj&on_missing=fail&gate=true"):
+        assert compare(api, query).headers["Perfgate-Missing"] == "metric"
+    for query in queries:
+        assert "Perfgate-Missing" not in compare(api, query).headers
+
+
 @pytest.mark.parametrize("query", ["", "?normalize=true"])
 def test_a_run_that_was_uploaded_first_is_not_compared_with_itself(api: Api, query: str) -> None:
     api.put("b", "v1", json=run(100, "before"))

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import textwrap
 import threading
 from collections.abc import Iterator
 from dataclasses import fields
@@ -183,7 +184,7 @@ def test_the_gate_script_tells_each_outcome_by_its_exit_status(tmp_path: Path) -
     script = (ROOT / "examples" / "gate.sh").read_text()
     (tmp_path / "gate.sh").write_text(script.replace("--retry 5 ", ""))
     with serving(perfgate_server(), tmp_path) as server:
-        assert server.put("tests/io[gzip]", "v1", receipt(99)) == 201
+        assert server.put("tests/io[gzip]", "v1?git_ref=c%2B%2B%231%26%C3%A9", receipt(99)) == 201
         variables = {
             "PERFGATE_URL": server.url,
             "PERFGATE_KEY": KEYS["viewer"],
@@ -207,7 +208,8 @@ def test_the_gate_script_tells_each_outcome_by_its_exit_status(tmp_path: Path) -
             (118, [], 0, "warn", "| `wall_ms` | 100 ms | 119 ms | +19.0 % | warn, limit 20 % |"),
             (118, ["fail_on=warn"], 1, "warn", "warn, limit 20 % |"),
             (149, [], 1, "fail", "| `wall_ms` | 100 ms | 150 ms | +50.0 % | fail, limit 20 % |"),
-            (149, ["threshold=0.6&noise=off"], 0, "pass", "| +50.0 % | pass |"),
+            (149, ["threshold=0.6", "noise=off"], 0, "pass", "| +50.0 % | pass |"),
+            (149, ["against=git_ref:c++#1&é,latest"], 1, "fail", "| +50.0 % | fail, limit 20 % |"),
         ):
             code, output, errors = gate(wall_ms, *options)
             assert (code, errors) == (status, "")
@@ -219,12 +221,23 @@ def test_the_gate_script_tells_each_outcome_by_its_exit_status(tmp_path: Path) -
             assert (code, errors) == (3, "")
             assert output.startswith("**skip**: ") and "no baseline was found" in output
         assert gate(149, "on_missing=fail", BENCHMARK="other")[0] == 1
+        # There are baselines, or one was found, and yet nothing was compared: no new benchmark.
+        for option, said in (
+            ("against=git_ref:mian", "no baseline was found"),
+            ("metrics=energy_uj", "no metric could be judged"),
+        ):
+            code, output, errors = gate(149, option)
+            assert (code, errors) == (2, "")
+            assert said in output
         assert gate(99, PERFGATE_URL=f"{server.url}/")[0] == 3
         for options, changed, said in (
             ([], {"PERFGATE_KEY": "wrong"}, "UNAUTHORIZED"),
             ([], {"PROJECT": ".p"}, "VALIDATION_ERROR"),
             ([], {"BENCHMARK": "a/../tests/io[gzip]"}, "VALIDATION_ERROR"),
             (["threshhold=0.1"], {}, "threshhold"),
+            (["threshold=0.6&noise=off"], {}, "threshold: Must be a number"),
+            (["threshold=0.6", "fail_on"], {}, "'fail_on'"),
+            (["threshold=0.6", ""], {}, "''"),
             ([], {"PERFGATE_URL": f"{server.url}/wrong"}, f"HTTP 404 from {server.url}/wrong"),
             ([], {"PERFGATE_KEY": ""}, "PERFGATE_KEY"),
             ([], {"PERFGATE_URL": f"http://127.0.0.1:{free_port()}"}, "curl: (7)"),
@@ -236,6 +249,24 @@ def test_the_gate_script_tells_each_outcome_by_its_exit_status(tmp_path: Path) -
             assert gate(100, PERFGATE_URL=url)[::2] == (2, f"HTTP 301 from {url}:\n")
         # Another gate may run beside it, and so it writes nothing there.
         assert not [*tmp_path.glob("*.md"), *tmp_path.glob("answer*")]
+
+
+def test_the_workflow_lets_a_new_benchmark_through_and_says_so(tmp_path: Path) -> None:
+    workflow = (ROOT / "examples" / "github-actions.yml").read_text()
+    step = re.search(r"run: \|\n((?: {10}.*\n)+)", workflow)
+    assert step is not None
+    # As GitHub runs what has `shell: bash`.
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", textwrap.dedent(step[1])]
+    for gate_status, status, said in ((0, 0, ""), (1, 1, ""), (2, 2, ""), (3, 0, "::warning::b ")):
+        (tmp_path / "gate.sh").write_text(f"#!/bin/sh\necho verdict\nexit {gate_status}\n")
+        (tmp_path / "gate.sh").chmod(0o755)
+        variables = environment(BENCHMARK="b", GITHUB_STEP_SUMMARY=str(tmp_path / "summary"))
+        result = subprocess.run(
+            command, cwd=tmp_path, env=variables, capture_output=True, text=True
+        )
+        assert (result.returncode, result.stderr) == (status, "")
+        assert result.stdout.startswith("verdict\n") and said in result.stdout
+        assert (tmp_path / "summary").read_text().endswith("verdict\n")
 
 
 def test_the_deletion_of_old_uploads_tells_by_its_exit_status(tmp_path: Path) -> None:

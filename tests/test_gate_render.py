@@ -84,6 +84,27 @@ def test_text_is_aligned_and_begins_with_the_verdict() -> None:
     )
 
 
+def test_a_change_that_does_not_count_is_not_shown_as_one_that_does() -> None:
+    """A row that passes, or fails, against what its numbers say or its verdict tells why."""
+    floors = {"wall_ms": 600, "throughput_per_s": 9}
+    slower = run(wall_ms=1500, throughput_per_s=5.0)
+    for threshold, word in ((0.2, "pass"), (3, "pass"), (0, "warn")):
+        rows = render.rows(answer(BASELINE, slower, floors=floors, threshold=threshold))
+        why = "below its floor" if word == "pass" else "limit 0 %"
+        for name in floors:
+            assert f"{word}, {why}" in [row.verdict for row in rows if row.metric == name]
+    rows = render.rows(answer(BASELINE, run(wall_ms=900, throughput_per_s=13.0), floors=floors))
+    assert {row.verdict for row in rows if row.metric in floors} == {"pass"}
+    elsewhere = run(wall_ms=1500, host={"os": "macos"})
+    for host_mismatch, said in (("warn", "fail, limit 20 %, but on another host"), ("fail", None)):
+        [row] = [
+            row
+            for row in render.rows(answer(BASELINE, elsewhere, host_mismatch=host_mismatch))
+            if row.metric == "wall_ms"
+        ]
+        assert row.verdict == (said or "fail, limit 20 %")
+
+
 def test_without_a_baseline_there_is_no_table() -> None:
     missing = answer(None, CURRENT, tried=("git_sha:1", "latest"))
     assert render.markdown(missing, "p", "b") == (

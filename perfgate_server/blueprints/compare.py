@@ -219,6 +219,9 @@ def _answer(
     headers = {"Perfgate-Verdict": status}
     if version is not None:
         headers["Perfgate-Baseline"] = version
+    missing = _missing(answer)
+    if missing is not None:
+        headers["Perfgate-Missing"] = missing
     failing = ("fail", "warn") if options["fail_on"] == "warn" else ("fail",)
     code = 422 if options["gate"] and status in failing else 200
     written = options.get("format") or _accepted()
@@ -226,6 +229,15 @@ def _answer(
         return responses.json(answer, code, headers)
     text = _WRITTEN[written](answer, project, benchmark)
     return Answer(text, code, headers, content_type=f"{_FORMATS[written]}; charset=utf-8")
+
+
+def _missing(answer: dict[str, Any]) -> str | None:
+    """Return for want of what nothing was compared: the ``benchmark`` has no records, or no
+    ``selector`` fits those that it has, or no ``metric`` could be judged. None if one was."""
+    reasons = answer["verdict"]["reasons"]
+    if "no_baseline" in reasons:
+        return "selector" if "others" in answer["baseline"] else "benchmark"
+    return "metric" if "no_metrics" in reasons else None
 
 
 def _accepted() -> str:

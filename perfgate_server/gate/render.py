@@ -176,15 +176,25 @@ def _delta_verdict(answer: Mapping[str, Any], name: str) -> str:
     if status == "skip":
         return "not judged"
     budget, noise = answer["budgets"][name], answer["noise"].get("metrics", {}).get(name, {})
+    higher = budget["direction"] == "higher"
+    if status == "pass" and _is_forgiven(answer["deltas"][name], higher):
+        return f"{status}, below its floor"
     # Whoever writes 20 for 20 % has a gate that never closes, and should see it.
     if status == "pass" and budget["threshold"] <= 1:
         return status
-    higher = budget["direction"] == "higher"
     if noise.get("decided") == "within_noise":
         # The interval's end on the side of the worse: what past runs would give too.
         end = "low" if higher else "high"
         return f"{status}, within noise ({'down' if higher else 'up'} to {value(name, noise[end])})"
-    return f"{status}, limit {budget['threshold'] * 100:g} %"
+    verdict = answer["verdict"]
+    is_doubted = status == "fail" and verdict["status"] != "fail"
+    host = ", but on another host" if is_doubted and "host_mismatch" in verdict["reasons"] else ""
+    return f"{status}, limit {budget['threshold'] * 100:g} %{host}"
+
+
+def _is_forgiven(delta: Mapping[str, Any], higher: bool) -> bool:
+    """Tell whether a change is for the worse, but smaller than the metric's floor."""
+    return not delta["regression"] and (delta["pct"] < 0 if higher else delta["pct"] > 0)
 
 
 def _summary(answer: Mapping[str, Any], project: str, benchmark: str, quote: Quote) -> str:
