@@ -252,23 +252,38 @@ def at_once(script: str, arguments: Sequence[Sequence[Any]]) -> list[int]:
     """Run a script of Python in a process for each of these arguments; return the exit statuses.
     All go on together from where it calls ``input("ready")``."""
     with contextlib.ExitStack() as stack:
-        processes = []
-        for these in arguments:
-            process = subprocess.Popen(
-                [sys.executable, "-c", script, *map(str, these)],
-                cwd=Path(__file__).parent,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                bufsize=0,
-            )
-            stack.enter_context(process)
-            stack.callback(process.kill)  # one that hangs would be waited for, without end
-            processes.append(process)
+        processes = [stack.enter_context(running(script, *these)) for these in arguments]
         for process in processes:
-            assert process.stdout and process.stdout.read(5) == b"ready"
+            process.pause()
         for process in processes:
-            assert process.stdin and process.stdin.write(b"\n")
+            process.go_on()
         return [process.wait(PATIENCE) for process in processes]
+
+
+class Script(subprocess.Popen[bytes]):
+    """A process that runs a script of Python, which may call ``input("ready")`` once."""
+
+    def pause(self) -> None:
+        """Wait until it has called that."""
+        assert self.stdout and self.stdout.read(5) == b"ready"
+
+    def go_on(self) -> None:
+        assert self.stdin and self.stdin.write(b"\n")
+
+
+@contextlib.contextmanager
+def running(script: str, *arguments: Any) -> Iterator[Script]:
+    with Script(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        cwd=Path(__file__).parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()  # one that hangs would be waited for, without end
 
 
 def program(name: str = "perfgate-server") -> str:

@@ -51,6 +51,15 @@ def test_eight_processes_may_open_an_empty_database_at_once(postgres: Postgres, 
     assert postgres.execute("SELECT count(*) FROM baselines", name) == [(8,)]
 
 
+def test_a_database_that_is_made_is_told_of_once(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "perfgate_server"):
+        for _ in range(2):
+            opened(url).close()
+    assert caplog.messages == [f"a new, empty database was made: {url.rsplit('/', 1)[1]}"]
+
+
 def test_a_newer_schema_is_refused(postgres: Postgres, url: str) -> None:
     opened(url).close()
     name = url.rsplit("/", 1)[1]
@@ -318,7 +327,10 @@ def test_without_the_extra_it_says_what_to_install(url: str) -> None:
         "main()"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment()
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment(PERFGATE_PORT="0"),
     )
     assert result.returncode == 2
     assert "perfgate-server[postgres]" in result.stderr

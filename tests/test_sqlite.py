@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import sqlite3
+import subprocess
 import tempfile
 import threading
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, ROOT, at_once, soon, stored
+from support import PATIENCE, ROOT, at_once, environment, program, running, soon, stored
 
 from perfgate_server.records import trend_point
 from perfgate_server.storage import (
@@ -55,6 +56,17 @@ def query(path: Path, sql: str) -> list[tuple[object, ...]]:
         return connection.execute(sql).fetchall()
     finally:
         connection.close()
+
+
+def test_a_database_that_is_made_is_told_of_once(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A wrong path, or a volume that is not mounted, would open every gate without a word."""
+    with caplog.at_level("INFO", "perfgate_server"):
+        for _ in range(2):
+            opened(path).close()
+        SqlStorage(SqliteEngine(None)).ping(deadline=soon())
+    assert caplog.messages == [f"a new, empty database was made: {path}"]
 
 
 def test_the_file_is_in_wal_mode_and_commits_reach_the_disk(
@@ -204,10 +216,14 @@ def test_what_cannot_be_opened_is_said_in_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("left", ["-wal", "-shm"])
 def test_what_is_left_of_a_database_is_told_and_not_built_upon(path: Path, left: str) -> None:
+    """Also where a symbolic link leads there: SQLite looks beside what it leads to."""
+    link = path.with_name("link.db")
+    link.symlink_to(path)
     Path(f"{path}{left}").touch()
-    with pytest.raises(CannotOpen, match=f"is gone or empty, but {path}{left} of it is there"):
-        opened(path)
-    assert not path.exists()
+    for name in (path, link):
+        with pytest.raises(CannotOpen, match=f"is gone or empty, but {path}{left} of it is there"):
+            opened(name)
+        assert not path.exists()
 
 
 def test_an_empty_file_is_a_fresh_database(path: Path) -> None:
@@ -333,6 +349,65 @@ def test_a_log_in_the_place_of_the_one_that_was_opened_is_not_written_to(
         os.replace(f"{path}.copy", f"{path}{suffix}")
         with pytest.raises(Unavailable, match="the log of .* is gone"):
             storage.create(*stored("b", "v2"), deadline=soon())
+
+
+_IDLE = """
+import sys
+from support import soon, stored
+from perfgate_server.storage import open_storage
+from perfgate_server.storage.base import Unavailable
+storage = open_storage("sqlite", sys.argv[1], pool_size=1)
+input("ready")
+for write in (False, True):
+    try:
+        if write:
+            storage.create(*stored("b", "v2"), deadline=soon())
+        else:
+            storage.ping(deadline=soon())
+    except Unavailable as error:
+        assert "-wal, -shm) is gone" in str(error)
+    else:
+        sys.exit("it is used")
+"""
+
+
+@pytest.mark.parametrize("name", ["perfgate.db", "link.db"])
+def test_no_second_log_is_made_while_the_first_is_in_use(path: Path, name: str) -> None:
+    """Of the two only one would be kept, and all that was acknowledged in the other lost: nor by a
+    process that was idle so far, or starts, or only looks."""
+    path.with_name("link.db").symlink_to(path)
+    path = path.with_name(name)
+    with closing(open_storage("sqlite", str(path), pool_size=1)) as storage:
+        storage.create(*stored(), deadline=soon())
+        with running(_IDLE, path) as idle:
+            idle.pause()
+            for suffix in ("-wal", "-shm"):
+                Path(f"{path.resolve()}{suffix}").unlink()
+            idle.go_on()
+            assert idle.wait(PATIENCE) == 0
+        with pytest.raises(Unavailable, match="-wal, -shm. is gone"):
+            storage.create(*stored("b", "v3"), deadline=soon())
+        for command in (["check"], ["export"], ["backup", "copy.db"], ["import", os.devnull]):
+            result = subprocess.run(
+                [program(), *command, "--database-url", str(path)],
+                cwd=path.parent,
+                capture_output=True,
+                env=environment(),
+            )
+            assert result.returncode == 2 and b"-wal, -shm) is gone" in result.stderr, command
+    with closing(open_storage("sqlite", str(path), pool_size=1)) as storage:
+        assert storage.latest("p", "b", receipt=True, deadline=soon()).version == "v1"
+
+
+def test_several_may_look_at_a_copy_at_once(path: Path) -> None:
+    """It has no log, and needs none."""
+    opened(path).close()
+    copy = path.with_name("copy.db")
+    sqlite_file.backup(path, copy)
+    with closing(sqlite3.connect(copy, isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM sqlite_schema").fetchall()
+        assert sqlite_file.check(copy) is None
 
 
 # -- locks, deadlines, full disks

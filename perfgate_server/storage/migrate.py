@@ -54,10 +54,13 @@ def missing(dialect: str, version: int, *, upgrade: bool = True) -> list[Migrati
     return migrations[version:]
 
 
-def tell(version: int, applied: list[Migration]) -> None:
-    """Log that a database of that version was upgraded, for an earlier program refuses it now."""
+def tell(version: int, applied: list[Migration], database: str) -> None:
+    """Log that a database of that version was upgraded, for an earlier program refuses it now; or
+    that it was made: at a wrong path there would be nothing to compare with."""
     if version and applied:
         logger.info("the database was upgraded from schema %d to %d", version, applied[-1].version)
+    elif applied:
+        logger.info("a new, empty database was made: %s", database)
 
 
 def _folder(dialect: str) -> Traversable:

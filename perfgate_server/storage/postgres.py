@@ -316,7 +316,8 @@ def _upgrade(options: dict[str, Any], create: bool, lock_timeout: int) -> str:
         if create:
             _check_role(db)
         origin = _origin(db)
-    migrate.tell(version, applied)
+        name = db.info.dbname
+    migrate.tell(version, applied, name)
     return origin
 
 

@@ -57,6 +57,7 @@ class SqliteEngine:
         if path is not None:
             sqlite_file.prepare(path, create)
             self._identity = sqlite_file.identity(path)
+            self._log_paths = sqlite_file.log_paths(path)
 
     def as_bytes(self, column: str) -> str:
         return f"CAST({column} AS BLOB)"
@@ -141,12 +142,12 @@ class SqliteEngine:
             raise Unavailable(f"{self._path} is gone, or is not the file that was opened")
         with self._opening:
             if self._anchor is None:
+                if sqlite_file.has_lost_its_log(self._path):
+                    raise Unavailable(sqlite_file.LOST_LOG.format(self._path))
                 self._anchor = self._open(deadline)
-                self._log = sqlite_file.log_identity(self._path)
-        if sqlite_file.log_identity(self._path) != self._log:
-            raise Unavailable(
-                f"the log of {self._path} (-wal, -shm) is gone; stop the server to save it"
-            )
+                self._log = sqlite_file.log_identity(self._log_paths)
+        if sqlite_file.log_identity(self._log_paths) != self._log:
+            raise Unavailable(sqlite_file.LOST_LOG.format(self._path))
         return self._open(deadline) if connection is None else connection
 
     def _checked_to_write(

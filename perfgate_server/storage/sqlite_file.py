@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from perfgate_server import files
@@ -72,14 +73,59 @@ def identity(path: Path) -> tuple[int, int] | None:
     return (status.st_dev, status.st_ino) if status.st_size else None
 
 
-def log_identity(path: Path) -> tuple[int, ...] | None:
-    """Return what tells a database's write-ahead log from any other, with its index in which the
-    locks are: over two of these, two may write at once, and one is lost. None if one is gone."""
+def log_paths(path: Path) -> tuple[str, str]:
+    """Return where SQLite keeps a database's write-ahead log and the index of that, in which the
+    locks are: beside the file to which a symbolic link leads."""
+    target = os.path.realpath(path)
+    return f"{target}-wal", f"{target}-shm"
+
+
+def log_identity(paths: tuple[str, str]) -> tuple[int, ...] | None:
+    """Return what tells a log and its index, at their `log_paths`, from any others: with two of
+    these two processes may write at once, and what one of them writes is lost. None if one is
+    gone."""
     try:
-        log, index = os.stat(f"{path}-wal"), os.stat(f"{path}-shm")
+        log, index = map(os.stat, paths)
     except OSError:
         return None
     return log.st_dev, log.st_ino, index.st_dev, index.st_ino
+
+
+#: What is said of a database with which that has happened.
+LOST_LOG = "the log of {} (-wal, -shm) is gone; stop the server to save it"
+#: Where a connection to a database with a log keeps its file locked: SHARED_FIRST and SHARED_SIZE
+#: of https://www.sqlite.org/src/file/src/os.h.
+_SHARED_FIRST, _SHARED_SIZE = 0x4000_0002, 510
+#: Seconds for which a process that opens a database may have it locked before its log is there.
+_OPENING = 1.0
+
+
+def has_lost_its_log(path: Path) -> bool:
+    """Tell whether another process has the database open, and its log is gone: whoever opens it
+    now would make a second one, and only one of them would be kept.
+
+    To be asked while this process has no connection to it, for closing a file drops all locks that
+    the process has on it.
+    """
+    give_up = time.monotonic() + _OPENING
+    while log_identity(log_paths(path)) is None and _is_open_with_a_log(path):
+        if time.monotonic() > give_up:
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def _is_open_with_a_log(path: Path) -> bool:
+    """Tell whether another process has a database in WAL mode open; False if that cannot be
+    asked, as of a file that may only be read."""
+    with suppress(OSError), path.open("r+b") as file:
+        if not _is_in_wal_mode(file):
+            return False
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, _SHARED_SIZE, _SHARED_FIRST)
+        except (BlockingIOError, PermissionError):  # POSIX lets a system choose
+            return True
+    return False
 
 
 def reason(error: BaseException) -> str:
@@ -125,11 +171,12 @@ def prepare(path: Path, create: bool = True) -> None:
         if not stat.S_ISDIR(_mode(path.parent)):
             raise CannotOpen(f"{path.parent} is no directory")
         if create:
-            _check_leftovers(path)
+            _check_log(path)
             with closing(connect(path, "rwc", OPEN_TIMEOUT)) as db:
                 _check_origin(db)  # before anything is changed in a file that is not ours
                 _enter_wal(db)
-                apply_migrations(db)
+                applied = apply_migrations(db)
+            migrate.tell(*applied, str(path.absolute()))
         else:
             with _existing(path) as (_, version):
                 migrate.missing("sqlite", version, upgrade=False)
@@ -150,7 +197,7 @@ def _mode(path: Path) -> int:
 @contextmanager
 def _existing(path: Path) -> Iterator[tuple[Connection, int]]:
     """Open a database of ours that must be there; yield it, and the version of its schema."""
-    _check_leftovers(path)
+    _check_log(path)
     if not stat.S_ISREG(_mode(path)):
         raise CannotOpen("there is no such file")
     with closing(connect(path, "rw", OPEN_TIMEOUT)) as db:
@@ -160,30 +207,33 @@ def _existing(path: Path) -> Iterator[tuple[Connection, int]]:
         yield db, version
 
 
-def _check_leftovers(path: Path) -> None:
-    """Refuse a database beside the log of another. Of one that is gone SQLite would throw the log
-    away, and what was only in it; into a backup that was put in its place it would write the log,
-    and destroy the backup."""
+def _check_log(path: Path) -> None:
+    """Refuse a database beside the log of another, or whose own is lost while it is open. Of a
+    database that is gone SQLite would throw the log away, and what was only in it; into a backup
+    that was put in its place it would write the log, and destroy the backup."""
     # Looked at first: while other processes make the database, it comes before its log.
-    leftovers = [file for file in (f"{path}-wal", f"{path}-shm") if os.path.exists(file)]
+    leftovers = [file for file in log_paths(path) if os.path.exists(file)]
     if leftovers and identity(path) is None:
         raise CannotOpen(
             f"it is gone or empty, but {' and '.join(leftovers)} of it is there; put that very"
             " database back, or remove that too, as before a backup is put there"
         )
-    if leftovers and not _has_log(path):
-        raise CannotOpen(
-            "it is a copy, and another database's log would be written into it: remove"
-            f" {' and '.join(leftovers)}"
-        )
+    if leftovers:
+        with path.open("rb") as file:
+            if not _is_in_wal_mode(file):
+                raise CannotOpen(
+                    "it is a copy, and another database's log would be written into it: remove"
+                    f" {' and '.join(leftovers)}"
+                )
+    if has_lost_its_log(path):
+        raise CannotOpen(LOST_LOG.format(path))
 
 
-def _has_log(path: Path) -> bool:
-    """Tell whether a database is in WAL mode, by the versions in its header
-    (https://www.sqlite.org/fileformat.html, 1.3.3); what `backup` makes is not."""
-    with path.open("rb") as file:
-        file.seek(18)
-        return file.read(2) == b"\2\2"
+def _is_in_wal_mode(file: BinaryIO) -> bool:
+    """Tell whether a database has a write-ahead log, by the versions in its header
+    (https://www.sqlite.org/fileformat.html, 1.3.3); what `backup` makes has none."""
+    file.seek(18)
+    return file.read(2) == b"\2\2"
 
 
 def _enter_wal(db: sqlite3.Connection) -> None:
@@ -218,8 +268,9 @@ def _check_origin(db: sqlite3.Connection) -> int:
     return version
 
 
-def apply_migrations(db: sqlite3.Connection) -> None:
-    """Apply what is missing, and record it, in one transaction under SQLite's write lock."""
+def apply_migrations(db: sqlite3.Connection) -> tuple[int, list[migrate.Migration]]:
+    """Apply what is missing, and record it, in one transaction under SQLite's write lock. Return
+    the version that the schema had, and what was applied."""
     with transaction(db, "BEGIN IMMEDIATE"):
         version = _check_origin(db)
         if version == 0:
@@ -238,7 +289,7 @@ def apply_migrations(db: sqlite3.Connection) -> None:
                 "INSERT INTO perfgate_migrations (version, name, applied_at) VALUES (?, ?, ?)",
                 (migration.version, migration.name, datetime.now(UTC).isoformat()),
             )
-    migrate.tell(version, applied)
+    return version, applied
 
 
 def statements(sql: str) -> Iterator[str]:
@@ -277,8 +328,9 @@ def check_integrity(db: sqlite3.Connection) -> str | None:
 
 
 def check(path: Path) -> str | None:
-    """Return the first thing that is wrong with a database file of ours, or None. Changes
-    nothing. Raises CannotOpen."""
+    """Return the first thing that is wrong with a database file of ours, or None. Changes no
+    record; the last to close a database merges its log into it, as SQLite does. Raises
+    CannotOpen."""
     try:
         with _existing(path) as (db, _):
             return check_integrity(db)
