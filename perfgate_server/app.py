@@ -131,7 +131,7 @@ def _begin() -> None:
     # It need not be a secret, so no call of the system is spent on it.
     g.request_id = given if fits else f"{random.getrandbits(128):032x}"
     logs.start(environ)
-    if environ["PATH_INFO"].startswith("//"):
+    if environ.get("PATH_INFO", "").startswith("//"):
         # werkzeug has taken leading slashes off before it looked for a route.
         request.path = environ["PATH_INFO"].encode("latin-1").decode(errors="replace")
         request.url_rule = request.view_args = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from perfgate_server.config import (
     ServerConfig,
     end,
     option_of,
+    say,
 )
 from perfgate_server.files import whole
 from perfgate_server.storage.base import CannotOpen, StorageError
@@ -217,11 +219,14 @@ def import_command(
     with contextlib.ExitStack() as stack:
         config = _storage_config(context, options)
         try:
+            if file == "-" and sys.stdin is None:
+                raise ConfigError("standard input is closed; name a FILE")
             source: BinaryIO = (
                 sys.stdin.buffer if file == "-" else stack.enter_context(open(file, "rb"))
             )
         except OSError as error:
             raise ConfigError(f"cannot read {file}: {error.strerror}") from None
+        _check_kind(source, file)
         if merge and not source.seekable():
             raise ConfigError("--merge reads FILE twice: it cannot be a pipe")
         storage = stack.enter_context(_opened(config, create=True))
@@ -232,11 +237,19 @@ def import_command(
             source,
             merge=merge,
             strict=strict,
-            complain=lambda sentence: print(sentence, file=sys.stderr),
+            complain=say,
             progress=progress,
         )
     print(report.summary(), file=sys.stderr)
     return 0 if report.complete else 1
+
+
+def _check_kind(source: BinaryIO, file: str) -> None:
+    """Raise ConfigError for what may be taken for an export, and has no line that is right."""
+    start = source.peek(16) if isinstance(source, io.BufferedReader) else b""
+    for magic, kind in ((b"SQLite format 3\0", "an SQLite database"), (b"\x1f\x8b", "compressed")):
+        if start.startswith(magic):
+            raise ConfigError(f"{file} is {kind}; import reads what export wrote")
 
 
 @command.command("backup", context_settings=_SETTINGS)

@@ -29,9 +29,15 @@ class ConfigError(Exception):
 
 
 def end(reason: object, status: int = 2) -> NoReturn:
-    """End the process with one line on standard error that says why, with no key in it."""
-    print(f"Error: {keys.redact(keys.printable(str(reason)))}", file=sys.stderr)
+    """End the process with one line on standard error that says why."""
+    say(f"Error: {reason}")
     sys.exit(status)
+
+
+def say(sentence: str) -> None:
+    """Print one line on standard error: what does not belong there, as keys and the codes that
+    steer a terminal, does not come through."""
+    print(keys.redact(keys.printable(sentence)), file=sys.stderr)
 
 
 def address(host: str, port: object) -> str:

@@ -396,6 +396,10 @@ class PutSchema(Object):
     receipt = Nested(ReceiptSchema, required=True)
 
 
+#: Characters of a member's name in an error: it may be as long as the body.
+_LONGEST_NAME = 200
+
+
 def flatten(messages: Any) -> dict[str, str]:
     """Turn marshmallow's nested messages into dotted path -> one sentence."""
     flat: dict[str, str] = {}
@@ -408,7 +412,7 @@ def _flatten(messages: Any, path: tuple[str, ...], flat: dict[str, str]) -> None
         for name, inner in messages.items():
             # "_schema" with a list is how marshmallow says "the whole of it".
             whole = name == "_schema" and isinstance(inner, list)
-            _flatten(inner, path if whole else (*path, str(name)), flat)
+            _flatten(inner, path if whole else (*path, str(name)[:_LONGEST_NAME]), flat)
     else:
         sentence = " ".join(messages) if isinstance(messages, list) else str(messages)
         flat[".".join(path) if path else "body"] = sentence

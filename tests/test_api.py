@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conftest import Api, Create
 from support import KEYS, bearer, receipt
+from werkzeug.test import EnvironBuilder
 
 from perfgate_server import ServerConfig
 
@@ -537,3 +538,13 @@ def test_forwarded_headers_are_believed_only_for_as_many_hops_as_told(
         sent = {"X-Forwarded-Prefix": prefix.encode().decode("latin-1")}
         location = behind.put("b", "v2", headers=sent).headers["Location"]
         assert location == f"{encoded}/projects/p/baselines/b/versions/v2"
+
+
+def test_a_request_need_not_have_a_query_string(api: Api) -> None:
+    """PEP 3333 lets a WSGI server leave it out."""
+    api.upload()
+    environ = EnvironBuilder(path=f"{VERSION}", headers=bearer()).get_environ()
+    del environ["QUERY_STRING"]
+    status = []
+    api.client.application(environ, lambda line, _: status.append(line))
+    assert status == ["200 OK"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import Api
-from support import receipt
+from support import LATEST, receipt
 from test_api import VERSION, fails
 
 from perfgate_server.records import normalized
@@ -142,6 +142,28 @@ def test_a_read_can_be_made_conditional(api: Api, query: str) -> None:
         assert api.get(VERSION + query, headers={"If-Match": good}).status_code == 200
     for bad in ('"x"', f"W/{tag}"):
         fails(api.get(VERSION + query, headers={"If-Match": bad}), 412)
+
+
+@pytest.mark.parametrize("query", ["", "?receipt=only"])
+def test_a_conditional_read_answers_what_its_condition_was_checked_on(
+    api: Api, query: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the newest record is another a moment later."""
+    api.upload()
+    tag = api.get(LATEST + query).headers["ETag"]
+    storage = api.client.application.extensions["perfgate"].storage
+    look = storage.latest
+
+    def latest(*names: Any, **options: Any) -> Any:
+        found = look(*names, **options)
+        monkeypatch.undo()
+        assert api.put("b", "v2", json=receipt(wall_ms=7)).status_code == 201
+        return found
+
+    monkeypatch.setattr(storage, "latest", latest)
+    answer = api.get(LATEST + query, headers={"If-Match": tag})
+    assert (answer.status_code, answer.headers["ETag"]) == (200, tag)
+    assert api.get(LATEST + query).headers["ETag"] != tag
 
 
 def test_what_was_promoted_outlives_its_source(api: Api) -> None:

@@ -147,6 +147,15 @@ def test_null_is_not_given_and_empty_is(api: Api) -> None:
     fails(api.upload(benchmark=None), 400, "benchmark")
 
 
+def test_an_error_is_no_larger_than_what_it_is_about(api: Api) -> None:
+    value = receipt() | {"stats": {"wall_ms": 1}}
+    value["samples"] = [{"wall_ms": 1, "exit_code": 0, "x" * 100_000: 1}]
+    sent = {"benchmark": "b", "receipt": value, "metadata": {"x" * 100_000: 1}}
+    answer = api("POST", "/projects/p/baselines", json=sent)
+    assert answer.status_code == 400 and len(answer.data) < 3000
+    assert "metadata." + "x" * 200 in answer.json["error"]["details"]
+
+
 def test_unknown_members_are_ignored_and_named(api: Api) -> None:
     answer = api.upload(tag="x", Version="2")
     assert answer.json["ignored"] == ["tag", "Version"]

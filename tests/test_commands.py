@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
+import json
 import os
 import signal
 import sqlite3
@@ -15,7 +17,7 @@ from typing import Any
 import click
 import pytest
 from postgres_server import Postgres
-from support import PATIENCE, environment, program, receipt, sqlite_server, wait_for
+from support import KEYS, PATIENCE, environment, program, receipt, sqlite_server, wait_for
 from test_storage import keep
 from test_transfer import exported, fill
 
@@ -69,6 +71,32 @@ def test_the_exit_status_of_an_import_tells(tmp_path: Path) -> None:
     source.close()
     for spoiled, status in ((text, 0), (text + b"x\n", 1), (text.replace(b"main", b"dev"), 1)):
         assert run("import", "-", folder=tmp_path, text=spoiled).returncode == status
+
+
+def test_what_an_import_says_of_a_line_steers_no_terminal(tmp_path: Path) -> None:
+    source = sqlite_file(tmp_path)
+    fill(source)
+    verdict = exported(source).splitlines(keepends=True)[-1]
+    source.close()
+    evil = json.loads(verdict) | {"id": "\x1b[2J\r" + KEYS["admin"], "run_id": ""}
+    result = run("import", "-", folder=tmp_path, text=json.dumps(evil).encode())
+    assert result.returncode == 1 and b"line 1: " in result.stderr
+    twice = verdict + json.dumps(evil | {"run_id": "r"}).encode() + b"\n"
+    twice += json.dumps(evil | {"run_id": "other"}).encode()
+    result = run("import", "-", folder=tmp_path, text=twice)
+    assert result.returncode == 1 and b"line 3: " in result.stderr
+    assert b"\x1b" not in result.stderr and b"\\x1b[2J" in result.stderr
+    assert KEYS["admin"].encode() not in result.stderr
+
+
+def test_what_is_no_export_is_told_at_once(tmp_path: Path) -> None:
+    sqlite_file(tmp_path, "source.db").close()
+    (tmp_path / "all.ndjson.gz").write_bytes(gzip.compress(b"{}"))
+    for name, said in (("source.db", b"an SQLite database"), ("all.ndjson.gz", b"compressed")):
+        for file, text in ((name, None), ("-", (tmp_path / name).read_bytes())):
+            result = run("import", file, folder=tmp_path, text=text)
+            assert result.returncode == 2 and said in result.stderr
+    assert not (tmp_path / "perfgate.db").exists()
 
 
 def test_the_switches_of_an_import_do_what_they_say(tmp_path: Path) -> None:
@@ -222,11 +250,15 @@ def test_a_closed_stream_that_is_not_needed_changes_nothing(tmp_path: Path, clos
     command = f"{program()} export all.ndjson {closed} && {program()} import all.ndjson {closed}"
     subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environment(), check=True, timeout=60)
     assert (tmp_path / "all.ndjson").read_bytes() == expected
-    command = f"{program()} export 1>&-"
-    result = subprocess.run(
-        ["sh", "-c", command], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, timeout=60
-    )
-    assert (result.returncode, result.stderr.count(b"\n")) == (2, 1)
+    for command in ("export 1>&-", "import - 0<&-"):
+        result = subprocess.run(
+            ["sh", "-c", f"{program()} {command}"],
+            cwd=tmp_path,
+            env=environment(),
+            stderr=subprocess.PIPE,
+            timeout=60,
+        )
+        assert (result.returncode, result.stderr.count(b"\n")) == (2, 1)
 
 
 def test_an_export_that_is_not_read_to_its_end_does_not_say_that_it_is_done(

@@ -348,6 +348,26 @@ def test_whoever_fails_gives_the_connection_back(url: str) -> None:
         assert storage.create(*stored(), deadline=soon())[1]
 
 
+def test_what_fails_before_a_transaction_gives_the_connection_back(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with contextlib.closing(open_storage("postgres", url, pool_size=1)) as storage:
+        with monkeypatch.context() as patch:
+            patch.setattr(type(storage._engine), "_recognize", lambda *_: 1 // 0)
+            with pytest.raises(ZeroDivisionError):
+                storage.ping(deadline=soon())
+        storage.ping(deadline=soon(1))
+
+
+def test_a_pool_that_is_closed_under_a_request_is_no_bug(url: str) -> None:
+    """As where the process ends: the client may try again, elsewhere."""
+    with contextlib.closing(open_storage("postgres", url, pool_size=1)) as storage:
+        storage.ping(deadline=soon())
+        storage._engine._pool.close()
+        with pytest.raises(Unavailable, match="closed"):
+            storage.ping(deadline=soon())
+
+
 def test_no_record_takes_a_place_that_is_being_reserved(url: str) -> None:
     with contextlib.closing(opened(url)) as storage:
         with storage._engine.writing("p", "other", soon()) as session:

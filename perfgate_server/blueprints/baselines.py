@@ -323,17 +323,22 @@ def _stored(
 def _read(find: Callable[[bool], Baseline]) -> Response:
     """Answer a record or its bare receipt; `find` looks it up, with its receipt or without."""
     environ = request.environ
-    only = bool(environ["QUERY_STRING"]) and "receipt" in requests.query(_read_query)
-    if "HTTP_IF_MATCH" in environ and not request.if_match.contains(_tag(find(False), only)):
-        raise PreconditionFailed("If-Match")
+    # PEP 3333: it may be absent.
+    only = bool(environ.get("QUERY_STRING")) and "receipt" in requests.query(_read_query)
+    found = None
+    if "HTTP_IF_MATCH" in environ:
+        # Not looked up again: the newest record may be another by then.
+        found = find(True)
+        if not request.if_match.contains(_tag(found, only)):
+            raise PreconditionFailed("If-Match")
     if "HTTP_IF_NONE_MATCH" in environ:
-        tag = _tag(find(False), only)
+        tag = _tag(found or find(False), only)
         headers = _read_headers(tag)
         # Mostly it is what was answered before, and need not be taken apart.
         given = environ["HTTP_IF_NONE_MATCH"]
         if given == headers["ETag"] or request.if_none_match.contains_weak(tag):
             return Answer(None, 304, headers, content_type=responses.JSON)
-    baseline = find(True)
+    baseline = found or find(True)
     receipt = baseline.receipt or b""
     if only:
         tag, text = records.receipt_etag(baseline), receipt + b"\n"

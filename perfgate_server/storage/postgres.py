@@ -18,7 +18,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
-from psycopg_pool import ConnectionPool, PoolTimeout
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from perfgate_server.storage import migrate
 from perfgate_server.storage.base import CannotOpen, StorageError, Unavailable
@@ -193,6 +193,8 @@ class PostgresEngine:
                 if left > _ASK_ANEW:
                     continue
                 raise Unavailable("PostgreSQL: no connection before the deadline") from None
+            except PoolClosed as error:  # the process ends
+                raise Unavailable(f"PostgreSQL: {error}") from None
             connection.deadline = deadline
             milliseconds = max(1, int((deadline - time.monotonic()) * 1000))
             try:
@@ -211,7 +213,7 @@ class PostgresEngine:
                 # A new one is lost as fast where a PgBouncer stands before no database.
                 time.sleep(pause)
                 pause = _PAUSE
-            except Unavailable:
+            except BaseException:
                 _give_back(pool, connection)
                 raise
             else:
