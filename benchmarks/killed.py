@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from durability import PostgresTarget, SqliteTarget, Target, campaign
 from postgres_server import OwnPostgres, own_postgres
 
-from perfgate_server.cli import end_in_order
+from perfgate_server.cli import exit_on_signals
 
 #: Rounds on one database: what is there is read again and again, and so must not be too much.
 ROUNDS_EACH = 25
@@ -52,7 +52,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", default=str(int(time.time())))
     options = parser.parse_args()
-    end_in_order()
+    exit_on_signals()
     with own_postgres() if options.backend == "postgres" else contextlib.nullcontext() as postgres:
         return campaign(lambda: target_on(postgres), options.rounds, ROUNDS_EACH, options.seed)
 

@@ -41,7 +41,7 @@ import support
 from durability import Target, campaign
 from support import ROOT, perfgate_server
 
-from perfgate_server.cli import end_in_order
+from perfgate_server.cli import exit_on_signals
 
 #: What the virtual machine's kernel needs for its disk, its network and its files.
 DRIVERS = ("virtio_pci", "virtio_blk", "virtio_net", "9pnet_virtio", "9p", "crc32c_generic", "ext4")
@@ -211,7 +211,7 @@ def main() -> int:
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
         sys.exit(f"{', '.join(missing)}: not installed; see the top of {__file__}")
-    end_in_order()
+    exit_on_signals()
     support.PATIENCE = BOOT_PATIENCE
     return campaign(lambda: target_on(options), options.rounds, ROUNDS_EACH, options.seed)
 

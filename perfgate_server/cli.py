@@ -140,7 +140,7 @@ def _opened(config: ServerConfig, *, create: bool) -> Iterator[Storage]:
         yield storage
 
 
-def end_in_order() -> None:
+def exit_on_signals() -> None:
     """Let SIGTERM, and a terminal that is closed, end this program as Ctrl-C does: no part of a
     file is left, and nothing that it started."""
     for ending in (signal.SIGTERM, signal.SIGHUP):
@@ -171,7 +171,7 @@ def export_command(context: click.Context, /, file: str | None, **options: str |
     """
     from perfgate_server import transfer
 
-    end_in_order()
+    exit_on_signals()
     with contextlib.ExitStack() as stack:
         config = _storage_config(context, options)
         storage = stack.enter_context(_opened(config, create=False))
@@ -263,7 +263,7 @@ def backup_command(context: click.Context, /, file: str, **options: str | None) 
     """
     from perfgate_server.storage import sqlite_file
 
-    end_in_order()
+    exit_on_signals()
     config = _storage_config(context, options)
     if config.storage_type != "sqlite":
         raise ConfigError("backup is for sqlite; for postgres use pg_dump, or export")

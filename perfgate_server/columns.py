@@ -24,7 +24,7 @@ _WIDEST = 64
 #: The most cells of columns, as a multiple of the values in the rows: with more of them ABSENT,
 #: columns take longer than rows.
 _LOOSEST = 1.2
-#: The names of so many rows are gathered before it is seen whether they are too many.
+#: The names of this many rows are gathered before it is seen whether they are too many.
 _GATHERED = 1000
 
 

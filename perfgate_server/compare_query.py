@@ -1,6 +1,6 @@
 """How a comparison is asked for, in its query string or in the body's ``options``.
 
-Knows marshmallow alone; see `queries`.
+Of the libraries it knows marshmallow alone; see `queries`.
 """
 
 from __future__ import annotations
@@ -12,21 +12,20 @@ from typing import Any
 
 from marshmallow import ValidationError
 
-from perfgate_server.names import METRICS
+from perfgate_server.names import MAX_GIT, METRICS
 from perfgate_server.queries import (
+    MAX_PARAMETERS,
     BooleanParameter,
     ChoiceParameter,
     IntegerParameter,
     Parameter,
     Query,
 )
-from perfgate_server.schemas import Text
+from perfgate_server.schemas import GitName
 
 MAX_SELECTORS = 16
 #: No version, tag, sha or ref that is stored has more characters.
-_LONGEST = 256
-#: The most options in a body: as many as a query string may have.
-MAX_OPTIONS = 256
+_LONGEST = MAX_GIT
 #: The most past records that a prediction is made of; its cost grows with their square.
 MAX_HISTORY = 100
 
@@ -36,8 +35,9 @@ _VALUED = ("version", "tag", "git_sha", "git_ref")
 _SELECTOR_END = re.compile(
     rf",(?=(?:{'|'.join(_PLAIN)})(?:,|\Z)|(?:{'|'.join(_VALUED)}):)", re.ASCII
 )
-# What a selector may look for: only a ref may hold a comma, and none that ends something. No ref of
-# git's holds a colon or a space (git-check-ref-format).
+# What a selector may look for. Only a ref may hold commas, and none before white space, before a
+# word with a colon or at the end: there another selector was meant. No ref of git's holds a colon
+# or a space (git-check-ref-format).
 _POSSIBLE = {
     **dict.fromkeys(_PLAIN, re.compile("")),
     **dict.fromkeys(_VALUED, re.compile("[^,]+")),
@@ -134,8 +134,8 @@ class CompareQuery(Query):
     gate = BooleanParameter(load_default=False)
     fail_on = ChoiceParameter("fail", "warn", load_default="fail")
     record = BooleanParameter(load_default=False)
-    git_ref = Text(1, 256)
-    git_sha = Text(1, 256)
+    git_ref = GitName()
+    git_sha = GitName()
 
     def unknown_rule(self) -> str:
         known = [name for name, field in self.fields.items() if field.data_key is None]
@@ -176,8 +176,8 @@ def pairs_of(options: Any) -> list[tuple[str, str]]:
     """
     if not isinstance(options, dict):
         raise ValidationError({"options": "Must be a JSON object."})
-    if len(options) > MAX_OPTIONS:
-        raise ValidationError({"options": f"Must be at most {MAX_OPTIONS}."})
+    if len(options) > MAX_PARAMETERS:
+        raise ValidationError({"options": f"Must be at most {MAX_PARAMETERS}."})
     pairs: list[tuple[str, str]] = []
     errors: dict[str, Any] = {}
     for name, value in options.items():

@@ -103,7 +103,7 @@ def init_app(app: Flask) -> None:
 def _answer(error: ApiError) -> Response:
     g.error = error.message  # for the request's line in the log
     text = envelope(error.status, error.message, error.details, g.request_id)
-    return Answer(text, error.status, error.headers, mimetype="application/json")
+    return Answer(text, error.status, error.headers, content_type="application/json")
 
 
 def _conflict(error: storage.Conflict) -> ApiError:

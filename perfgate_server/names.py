@@ -1,5 +1,5 @@
-"""What a project, a benchmark, a version and a metric may be called, and how many tags there may
-be. One place; knows nothing else.
+"""What a project, a benchmark, a version and a metric may be called, and other words and bounds
+that many know. One place; knows nothing else.
 
 Patterns end with ``\\Z``: ``$`` would let a trailing newline through.
 """
@@ -31,9 +31,16 @@ RULES = {
 
 #: The most tags that a record has.
 MAX_TAGS = 32
+#: The most characters of a git_ref or a git_sha.
+MAX_GIT = 256
 
-#: The metrics that are counted in whole units of what their name ends with, and all there are, in
-#: the order in which they are shown.
+#: What a verdict, or that on one metric, can be.
+STATUSES = ("pass", "warn", "fail", "skip")
+
+#: What tells machines apart, of a receipt's ``run.host``.
+HOST = ("os", "arch", "cpu_count", "memory_bytes")
+
+#: The metrics that are counted in whole units of what their name ends with.
 COUNTS = (
     "wall_ms",
     "cpu_ms",
@@ -46,4 +53,5 @@ COUNTS = (
     "energy_uj",
     "binary_bytes",
 )
+#: All metrics, in the order in which they are shown.
 METRICS = (*COUNTS, "throughput_per_s")

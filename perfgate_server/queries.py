@@ -1,6 +1,7 @@
 """What a query string must look like: every value is text, and none is empty.
 
-Knows marshmallow alone. Refusals are marshmallow's ValidationError, with sentences.
+Of the libraries it knows marshmallow alone. Refusals are marshmallow's ValidationError, with
+sentences.
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ from typing import Any
 
 from marshmallow import ValidationError
 
-from perfgate_server.names import METRICS
-from perfgate_server.record_schemas import STATUSES
+from perfgate_server.names import METRICS, STATUSES
 from perfgate_server.schemas import (
     MAX_ERRORS,
     Field,
+    GitName,
     Metadata,
     Object,
     Tags,
-    Text,
     integer_rule,
 )
 
+#: The most parameters in a query string, and options in a body.
+MAX_PARAMETERS = 256
 MAX_LIMIT = 1000
 MAX_OFFSET = 2**63 - 1
 
@@ -225,8 +227,8 @@ class ReadQuery(Query):
 class PutQuery(Query):
     """The query string of an upload by PUT, its ``tag`` and ``meta.NAME`` already gathered."""
 
-    git_ref = Text(1, 256)
-    git_sha = Text(1, 256)
+    git_ref = GitName()
+    git_sha = GitName()
     tags = Tags(data_key="tag")
     metadata = Metadata(data_key="meta")
     normalize = BooleanParameter()

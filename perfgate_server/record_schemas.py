@@ -1,6 +1,6 @@
 """What verdicts must look like, and baselines and verdicts as an export has them.
 
-Knows marshmallow alone; see `schemas`.
+Of the libraries it knows marshmallow alone; see `schemas`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from typing import Any
 
 from marshmallow import ValidationError
 
+from perfgate_server.names import STATUSES
 from perfgate_server.schemas import (
     RECORD_SCHEMA,
     U32,
     VERDICT_SCHEMA,
     Constant,
     Field,
+    GitName,
     Metadata,
     Name,
     Nested,
@@ -29,7 +31,6 @@ from perfgate_server.schemas import (
     integer_rule,
 )
 
-STATUSES = ("pass", "warn", "fail", "skip")
 MAX_REASONS = 64
 MAX_RUN_ID = 256
 
@@ -123,8 +124,8 @@ class RecordSchema(Object):
     project = Name("project", required=True)
     benchmark = Name("benchmark", required=True)
     version = Name("version", required=True)
-    git_ref = Text(1, 256, load_default=None)
-    git_sha = Text(1, 256, load_default=None)
+    git_ref = GitName(load_default=None)
+    git_sha = GitName(load_default=None)
     metadata = Metadata(required=True)
     tags = Tags(required=True)
     created_at = Moment(required=True)
@@ -143,8 +144,8 @@ class VerdictSchema(Object):
     status = Pattern("|".join(STATUSES), "Must be pass, warn, fail or skip.", required=True)
     counts = Counts(required=True)
     reasons = Reasons(required=True)
-    git_ref = Text(1, 256, load_default=None)
-    git_sha = Text(1, 256, load_default=None)
+    git_ref = GitName(load_default=None)
+    git_sha = GitName(load_default=None)
     wall_ms_cv = NotNegative(load_default=None)
 
 

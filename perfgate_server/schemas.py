@@ -1,7 +1,7 @@
 """What a receipt, an upload and a promotion must look like.
 
-Knows marshmallow alone. A schema's `load` raises marshmallow's ValidationError, whose messages
-`flatten` turns into ``{"receipt.samples.3.wall_ms": "Must be …"}``.
+Of the libraries it knows marshmallow alone. A schema's `load` raises marshmallow's
+ValidationError, whose messages `flatten` turns into ``{"receipt.samples.3.wall_ms": "Must be …"}``.
 
 The fields are our own where marshmallow's are too kind: its Integer takes 7.0 and True, its
 Float takes "1.5", and a nested schema for each sample costs 26 times the parsing.
@@ -83,7 +83,7 @@ class Flag(Field):
 
 
 class Text(Field):
-    """A string; with `low` and `high`, of so many characters."""
+    """A string; with `low` and `high`, of that many characters."""
 
     def __init__(self, low: int = 0, high: int | None = None, **options: Any) -> None:
         super().__init__(**options)
@@ -95,6 +95,13 @@ class Text(Field):
         if self.high is not None and not self.low <= len(value) <= self.high:
             raise ValidationError(f"Must be {self.low} to {self.high} characters.")
         return value
+
+
+class GitName(Text):
+    """A git_ref or a git_sha. Not empty: a variable of the shell that is not set is no wish."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(1, names.MAX_GIT, **options)
 
 
 class Name(Field):
@@ -373,8 +380,8 @@ class ReceiptSchema(Object):
 class UploadSchema(Object):
     benchmark = Name("benchmark", required=True)
     version = Name("version")
-    git_ref = Text(1, 256)
-    git_sha = Text(1, 256)
+    git_ref = GitName()
+    git_sha = GitName()
     receipt = Nested(ReceiptSchema, required=True)
     metadata = Metadata()
     tags = Tags()
@@ -384,14 +391,14 @@ class UploadSchema(Object):
 class PromotionSchema(Object):
     from_version = Name("version", required=True)
     to_version = Name("version", required=True)
-    git_ref = Text(1, 256)
-    git_sha = Text(1, 256)
+    git_ref = GitName()
+    git_sha = GitName()
     tags = Tags()
     normalize = Flag()
 
 
-class PutSchema(Object):
-    """The body of an upload by PUT, as the member of an envelope, for its field paths."""
+class BareReceiptSchema(Object):
+    """A body that is a receipt, as the member of an envelope, for its field paths."""
 
     receipt = Nested(ReceiptSchema, required=True)
 

@@ -1,6 +1,7 @@
 """The part of a receipt that comparisons read: a few hundred bytes, kept beside the receipt.
 
-A summary is JSON. Migration 2 makes the same of the receipts that were there before it.
+A summary is JSON. Migration 2 makes the same of the receipts that were there before it, but cuts
+no long texts.
 """
 
 from __future__ import annotations
@@ -11,14 +12,13 @@ from typing import Any, TypedDict
 
 from perfgate_server import jsonio
 from perfgate_server.columns import columns_of
-from perfgate_server.names import METRICS
+from perfgate_server.names import HOST, METRICS
 
 #: Without the look for white space around it that json.loads takes: we wrote it.
 _decode = json.JSONDecoder().raw_decode
 
 #: Characters of a text in a summary: hundreds of summaries may be read for one answer.
 _LONGEST = 1024
-_HOST = ("arch", "cpu_count", "memory_bytes", "os")
 
 
 class MetricStats(TypedDict):
@@ -33,9 +33,9 @@ class MetricStats(TypedDict):
 class Summary:
     """What a comparison knows of a receipt.
 
-    `host` holds those of os, arch, cpu_count and memory_bytes that the receipt has; `samples`
-    counts those that were measured, warm-ups aside, and `failed` those of them that ended with
-    another exit code than 0 or ran out of time; `stats` holds the known metrics by name.
+    `host` holds those members of `names.HOST` that the receipt has; `samples` counts those that
+    were measured, warm-ups aside, and `failed` those of them that ended with another exit code
+    than 0 or ran out of time; `stats` holds the known metrics by name.
     """
 
     run_id: str
@@ -66,7 +66,7 @@ def _members(receipt: dict[str, Any]) -> dict[str, Any]:
     host, stats = receipt["run"]["host"], receipt["stats"]
     return {
         "failed": failed,
-        "host": {name: _short(host[name]) for name in _HOST if host.get(name) is not None},
+        "host": {name: _short(host[name]) for name in HOST if host.get(name) is not None},
         "run_id": _short(receipt["run"]["id"]),
         "samples": measured,
         "stats": {

@@ -116,19 +116,30 @@ def restore(
             else:
                 record, receipt = parsed
                 name = f"{record.project}: {record.benchmark} {record.version}"
-                last = places.last(record)
-                place = reserved.place(number, last) if reserved else None
-                restored = storage.restore(
-                    record, receipt, after=last, place=place, deadline=_deadline()
-                )
-                outcome = restored.outcome
-                # Without --merge nothing goes before a record that is another than the file's.
-                if restored.sequence is not None and (merge or outcome is not Outcome.DIFFERS):
-                    places.put(record, restored.sequence)
+                outcome = _restore_baseline(storage, record, receipt, number, places, reserved)
             report.outcomes[outcome] += 1
             if outcome in _COMPLAINTS:
                 complain(f"line {number}: {name}: {_COMPLAINTS[outcome]}")
     return report
+
+
+def _restore_baseline(
+    storage: Storage,
+    record: Baseline,
+    receipt: Receipt,
+    number: int,
+    places: _Places,
+    reserved: _Reserved | None,
+) -> Outcome:
+    """Restore the record of that line behind the last one of its benchmark in the file."""
+    last = places.last(record)
+    place = reserved.place(number, last) if reserved else None
+    restored = storage.restore(record, receipt, after=last, place=place, deadline=_deadline())
+    # Without --merge nothing goes before a record that is another than the file's.
+    is_ours = reserved is not None or restored.outcome is not Outcome.DIFFERS
+    if restored.sequence is not None and is_ours:
+        places.put(record, restored.sequence)
+    return restored.outcome
 
 
 def _deadline() -> float:

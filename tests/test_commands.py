@@ -163,7 +163,7 @@ def test_an_export_that_is_interrupted_leaves_no_file(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(transfer, "export", interrupted)
-    monkeypatch.setattr(cli, "end_in_order", lambda: None)  # the signals are the test run's
+    monkeypatch.setattr(cli, "exit_on_signals", lambda: None)  # the signals are the test run's
     with pytest.raises(click.Abort):
         cli.command.main([*arguments, str(tmp_path / "all.ndjson")], standalone_mode=False)
     assert not [*tmp_path.glob("all.ndjson*")]

@@ -10,18 +10,18 @@ from typing import Any
 
 from flask import Blueprint, Response, g, request
 
-from perfgate_server import jsonio, record_schemas, records, schemas, summaries
+from perfgate_server import jsonio, record_schemas, records, summaries
 from perfgate_server.auth import check_permission, enforce, requires
 from perfgate_server.blueprints import requests, responses
-from perfgate_server.blueprints.baselines import BENCHMARK, check_receipt
-from perfgate_server.compare_query import COMPARE_QUERY, MAX_OPTIONS, pairs_of, per_metric
+from perfgate_server.blueprints.baselines import BENCHMARK
+from perfgate_server.compare_query import COMPARE_QUERY, pairs_of, per_metric
 from perfgate_server.errors import bad_request
 from perfgate_server.gate import render
 from perfgate_server.gate.document import document
 from perfgate_server.gate.rule import Candidate, Judgement, Options, is_comparable, judge
 from perfgate_server.keys import Permission
 from perfgate_server.lean import Answer
-from perfgate_server.queries import BooleanParameter
+from perfgate_server.queries import MAX_PARAMETERS, BooleanParameter
 from perfgate_server.storage.base import Baseline, Comparison, Selector
 from perfgate_server.storage.verdicts import VerdictRecord
 from perfgate_server.summaries import Summary
@@ -29,7 +29,6 @@ from perfgate_server.summaries import Summary
 blueprint = Blueprint("compare", __name__)
 blueprint.before_request(enforce)
 
-_receipt_schema = schemas.PutSchema()
 #: The options of most comparisons: none.
 _defaults: dict[str, Any] = COMPARE_QUERY.load({})
 
@@ -66,7 +65,7 @@ def _asked(pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, Any]
     sent, ignored = jsonio.loads(requests.body()), []
     if isinstance(sent, dict) and "receipt" in sent and "schema" not in sent:
         ignored = [name for name in sent if name not in ("receipt", "options")]
-        if len(ignored) > MAX_OPTIONS:
+        if len(ignored) > MAX_PARAMETERS:
             raise bad_request({"options": f"Must not have {len(ignored)} members beside it."})
         # Ignored, they would mean no gate, or another limit.
         astray = [name for name in ignored if name in _DECIDING or _is_misspelt(name)]
@@ -80,8 +79,7 @@ def _asked(pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, Any]
             raise bad_request({"receipt": "Must be given, beside `options`."})
         if isinstance(sent["options"], dict) and not _DECIDING.isdisjoint(sent["options"]):
             raise bad_request({"options": "Stand beside the member `receipt`, not in a receipt."})
-    check_receipt(sent)
-    receipt = _receipt_schema.load({"receipt": sent})["receipt"]
+    receipt = requests.receipt(sent)
     return receipt, requests.query(COMPARE_QUERY, pairs) if pairs else _defaults, ignored
 
 

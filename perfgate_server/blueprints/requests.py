@@ -8,15 +8,16 @@ from urllib.parse import parse_qsl
 from flask import current_app, request
 from werkzeug.wsgi import get_input_stream
 
-from perfgate_server import jsonio, records
+from perfgate_server import jsonio, records, schemas
 from perfgate_server.auth import check_benchmark, start_clock
 from perfgate_server.errors import ApiError, bad_request
-from perfgate_server.queries import Query
+from perfgate_server.queries import MAX_PARAMETERS, Query
 from perfgate_server.storage import Storage
 from perfgate_server.storage.base import Baseline, Page, PreconditionFailed
 
-_MAX_PARAMETERS = 256
 _CHUNK = 2**20
+
+_receipt_schema = schemas.BareReceiptSchema()
 
 
 def storage() -> Storage:
@@ -80,6 +81,15 @@ def benchmark_body() -> Any:
     return sent
 
 
+def receipt(sent: Any) -> Any:
+    """Return a parsed receipt once it is checked; raises 400, also for a whole record, as it comes
+    back from a `latest`."""
+    if isinstance(sent, dict) and sent.get("schema") == schemas.RECORD_SCHEMA:
+        rule = "Must be the receipt itself, as ?receipt=only answers it; this is a whole record."
+        raise bad_request({"receipt": rule})
+    return _receipt_schema.load({"receipt": sent})["receipt"]
+
+
 def _check_length() -> int:
     """Return the limit; raise 413 if the body is announced to be over it."""
     limit: int = current_app.extensions["perfgate"].config.max_body_size
@@ -106,12 +116,12 @@ def pairs() -> list[tuple[str, str]]:
             request.query_string.decode("ascii"),
             keep_blank_values=True,
             errors="strict",
-            max_num_fields=_MAX_PARAMETERS,
+            max_num_fields=MAX_PARAMETERS,
         )
     except UnicodeDecodeError:
         raise bad_request({"query": "Must be percent-encoded UTF-8."}) from None
     except ValueError:
-        raise bad_request({"query": f"Must be at most {_MAX_PARAMETERS} parameters."}) from None
+        raise bad_request({"query": f"Must be at most {MAX_PARAMETERS} parameters."}) from None
     for name, value in found:
         if "\0" in name + value:
             raise bad_request({name: "Must not hold U+0000."})

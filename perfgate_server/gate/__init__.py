@@ -1,1 +1,1 @@
-"""The gate: whether a run is slower than its baseline. Knows the standard library alone."""
+"""The gate: whether a run is slower than its baseline. Pure: no Flask, no storage, no I/O."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from perfgate_server.names import HOST
+
 
 def differences(host: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return in which of os, arch, cpu_count and memory_bytes two hosts differ.
+    """Return in which members of `names.HOST` two hosts differ.
 
     A member counts only where both know it, and neither a count of 0 nor an empty text is
     knowledge. Memory differs if the smaller is over 10 % below the larger: one machine reports a
@@ -16,7 +18,7 @@ def differences(host: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str,
     if host == other:  # as nearly all are
         return ()
     found = []
-    for name in ("os", "arch", "cpu_count", "memory_bytes"):
+    for name in HOST:
         ours, theirs = host.get(name), other.get(name)
         if not ours or not theirs:
             continue

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from perfgate_server.gate import hosts, noise
-from perfgate_server.names import COUNTS, METRICS
+from perfgate_server.names import COUNTS, METRICS, STATUSES
 from perfgate_server.summaries import Summary
 
 Status = Literal["pass", "warn", "fail", "skip"]
@@ -104,7 +104,7 @@ class Metrics:
     deltas: dict[str, Delta] = field(default_factory=dict)
     skipped: dict[str, Skip] = field(default_factory=dict)
     counts: dict[Status, int] = field(
-        default_factory=lambda: {"pass": 0, "warn": 0, "fail": 0, "skip": 0}
+        default_factory=lambda: dict.fromkeys(STATUSES, 0)  # type: ignore[arg-type]
     )
     reasons: list[str] = field(default_factory=list)
     records: int | None = None

@@ -225,7 +225,7 @@ Precondition = Callable[[Baseline | None], None]
 #: Returns the time as records have it.
 Clock = Callable[[], str]
 
-#: How many records from a baseline's run back are read for its past.
+#: The most records, counted back from a baseline's run, that are looked at for its past.
 MAX_SCANNED = 500
 
 #: The most receipt bytes that one page holds, if it holds more than one receipt.

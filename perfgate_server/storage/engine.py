@@ -32,8 +32,9 @@ class Engine(Protocol):
     backend: str
 
     def single(self, deadline: float, look: bool = False) -> AbstractContextManager[Session]:
-        """Lend a session that reads; no snapshot. With `look` the database is the one that was
-        opened, also if it was another a moment ago."""
+        """Lend a session that reads; two statements may see different states. With `look` it is
+        made sure now that the database is the one that was opened; without, a check of a few
+        milliseconds ago will do."""
 
     def reading(self, deadline: float) -> AbstractContextManager[Session]:
         """Lend a session whose statements all see the same state of the database."""

@@ -54,7 +54,7 @@ def missing(dialect: str, version: int, *, upgrade: bool = True) -> list[Migrati
     return migrations[version:]
 
 
-def tell(version: int, applied: list[Migration], database: str) -> None:
+def log_applied(version: int, applied: list[Migration], database: str) -> None:
     """Log that a database of that version was upgraded, for an earlier program refuses it now; or
     that it was made: at a wrong path there would be nothing to compare with."""
     if version and applied:

@@ -113,9 +113,9 @@ def _placeholders(sql: str) -> bytes:
 class PostgresEngine:
     """See `engine.Engine`. `url` is a ``postgresql://`` URL; the database is migrated here.
 
-    `pool_size` bounds the connections of one process. Without `create`, a database without our
-    tables, or with those of an earlier version, is refused, and one that is read-only is not.
-    Raises CannotOpen, whose text never holds the password.
+    `pool_size` bounds the connections of one process. Without `create` nothing is changed: a
+    read-only database will do, and one without our tables, or with those of an earlier version,
+    is refused. Raises CannotOpen, whose text never holds the password.
     """
 
     def __init__(self, url: str, pool_size: int, create: bool = True) -> None:
@@ -319,7 +319,7 @@ def _upgrade(options: dict[str, Any], create: bool, lock_timeout: int) -> str:
             _check_role(db)
         origin = _origin(db)
         name = db.info.dbname
-    migrate.tell(version, applied, name)
+    migrate.log_applied(version, applied, name)
     return origin
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from perfgate_server.storage.base import Baseline, Receipt
 from perfgate_server.storage.engine import Session
 
-#: What `baseline_of` reads, of ``baselines b``; a receipt and a summary may follow.
+#: What `baseline_of` reads, of ``baselines b``.
 COLUMNS = """b.id, b.project, b.benchmark, b.version, b.git_ref, b.git_sha, b.metadata, b.tags,
     b.created_at, b.created_by, b.content_hash, b.source, b.promoted_from, b.seq"""
 
@@ -19,6 +19,7 @@ _parse = json.JSONDecoder().raw_decode
 
 
 def baseline_of(row: Sequence[Any]) -> Baseline:
+    """Return the record of a row of COLUMNS, behind which a receipt and a summary may stand."""
     members = [*row]
     # Most have neither metadata nor tags, and a page holds many.
     members[6] = _parse(row[6])[0] if row[6] != "{}" else {}
@@ -27,6 +28,7 @@ def baseline_of(row: Sequence[Any]) -> Baseline:
 
 
 def receipt_id_of(db: Session, baseline: Baseline) -> int:
+    """Return the id of the receipt that a stored record has."""
     row = db.execute(
         "SELECT receipt_id FROM baselines WHERE project = ? AND seq = ?",
         (baseline.project, baseline.sequence),
@@ -59,6 +61,8 @@ def move(db: Session, project: str, places: list[int]) -> None:
 
 
 def insert(db: Session, new: Baseline, receipt_id: int, place: int | None = None) -> Baseline:
+    """Keep a record with its tags, at a reserved place or behind all there are; return it with
+    its sequence."""
     columns, values = ("", ()) if place is None else (", seq", (place,))
     row = db.execute(
         f"""INSERT INTO baselines (id, project, benchmark, version, git_ref, git_sha, metadata,

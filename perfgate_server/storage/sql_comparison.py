@@ -12,7 +12,7 @@ from perfgate_server.storage.engine import Engine, Session
 from perfgate_server.storage.rows import COLUMNS, baseline_of
 from perfgate_server.storage.selection import Selection
 
-#: A history is read in steps of at least so many records; mostly the first holds all of it.
+#: A history is read in steps of at least this many records; mostly the first holds all of it.
 _STEP = 20
 
 # In this order: SQLite takes the tables of cross joins as they stand. The benchmark's places and

@@ -24,8 +24,8 @@ _LOOK_LASTS = 0.005
 
 
 class SqliteEngine:
-    """See `engine.Engine`. One of `path` (a file; it is created and migrated here) or None
-    (memory: migrated on first use, and gone with the process).
+    """See `engine.Engine`. `path` is the file, created and migrated here; None keeps all in memory,
+    migrated on first use, and gone with the process.
 
     `threads` is how many call at once, and `shared` says whether other processes do too. Without
     `create` the file must be there, with this program's schema. Raises CannotOpen.

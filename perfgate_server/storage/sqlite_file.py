@@ -53,6 +53,7 @@ class Connection(sqlite3.Connection):
 
 @contextmanager
 def transaction(db: sqlite3.Connection, begin: str) -> Iterator[None]:
+    """Begin a transaction with that statement; commit at the end, undo at an exception."""
     db.execute(begin)
     try:
         yield
@@ -134,6 +135,8 @@ def reason(error: BaseException) -> str:
 
 
 def connect(path: Path | None, mode: str, timeout: float) -> Connection:
+    """Return a connection to a file (None: to memory), in a mode of SQLite's URIs, ``rw`` or
+    ``rwc``, that waits `timeout` seconds for a lock. Raises sqlite3.Error."""
     # Anything but the migrator opens without creating: a database that was removed must not
     # come back as an empty one.
     target = ":memory:"
@@ -176,7 +179,7 @@ def prepare(path: Path, create: bool = True) -> None:
                 _check_origin(db)  # before anything is changed in a file that is not ours
                 _enter_wal(db)
                 applied = apply_migrations(db)
-            migrate.tell(*applied, str(path.absolute()))
+            migrate.log_applied(*applied, str(path.absolute()))
         else:
             with _existing(path) as (_, version):
                 migrate.missing("sqlite", version, upgrade=False)

@@ -46,8 +46,8 @@ class _Group:
 
 
 class Writer:
-    """Lets the threads of a process, of which there are so many, write in turn; where the file is
-    `shared` with processes that write too, those as well.
+    """Lets the `threads` threads of a process write in turn; with `shared` it also takes turns
+    with other processes that write to the file.
 
     `checked` is given the connection there is, or None, and a deadline; it returns a connection
     that is fit to be used, and waits for no lock. It may raise sqlite3.Error and Unavailable.
