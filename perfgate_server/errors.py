@@ -115,7 +115,7 @@ def _conflict(error: storage.Conflict) -> ApiError:
     return ApiError(
         409,
         f"Version {stored.version!r} of benchmark {stored.benchmark!r} exists, and what was sent"
-        f" differs from it in: {', '.join(names)}.",
+        f" differs from it in: {', '.join(names)}. A version never changes: take another name.",
         {
             "stored_content_hash": stored.content_hash,
             "sent_content_hash": sent.content_hash,

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import textwrap
 import threading
 from collections.abc import Iterator
@@ -251,6 +252,23 @@ def test_the_gate_script_tells_each_outcome_by_its_exit_status(tmp_path: Path) -
         assert not [*tmp_path.glob("*.md"), *tmp_path.glob("answer*")]
 
 
+def test_what_measure_py_prints_is_a_receipt(tmp_path: Path) -> None:
+    def measured(*command: str) -> tuple[int, Any]:
+        script = [sys.executable, ROOT / "examples" / "measure.py", "a/b", "3", *command]
+        result = subprocess.run(script, stdout=subprocess.PIPE)
+        return result.returncode, json.loads(result.stdout)
+
+    with serving(perfgate_server(), tmp_path) as server:
+        status, value = measured("sleep", "0.1")
+        assert status == 0 and server.put("a/b", "v1", value) == 201
+        assert 100 <= value["stats"]["wall_ms"]["median"] < 1000
+        status, value = measured("false")
+        assert status == 1 and server.put("a/b", "v2", value) == 201
+        path = "/projects/p/baselines/a/b/compare"
+        _, headers, body = server.request("POST", path, json.dumps(value).encode())
+        assert (headers["perfgate-verdict"], json.loads(body)["verdict"]["status"]) == ("fail",) * 2
+
+
 def test_the_workflow_lets_a_new_benchmark_through_and_says_so(tmp_path: Path) -> None:
     workflow = (ROOT / "examples" / "github-actions.yml").read_text()
     step = re.search(r"run: \|\n((?: {10}.*\n)+)", workflow)
@@ -275,8 +293,9 @@ def test_the_deletion_of_old_uploads_tells_by_its_exit_status(tmp_path: Path) ->
     [script] = [block for block in blocks("sh") if "-X DELETE" in block]
     script = script.replace("2026-01-01", "2126-01-01").replace("/demo/", "/p/")
     with serving(perfgate_server(), tmp_path) as server:
-        for version in ("v1", "v2"):
-            assert server.put("io[gzip]", version, receipt()) == 201
+        for benchmark, version in (("io[gzip]", "v1"), ("other", "v1"), ("io[gzip]", "v2")):
+            assert server.put(benchmark, version, receipt()) == 201
+        assert server.put("io[gzip]", "v3", receipt()) == 201
 
         def delete(key: str, url: str = server.url) -> tuple[int, str]:
             head = f'as() {{ echo "Authorization: Bearer {key}"; }}; URL={url}\n'
@@ -287,8 +306,14 @@ def test_the_deletion_of_old_uploads_tells_by_its_exit_status(tmp_path: Path) ->
             status, output = delete(key)
             assert status == 1 and said in output
         assert delete(KEYS["admin"], f"http://127.0.0.1:{free_port()}")[0] == 1
-        status, output = delete(KEYS["admin"])
-        assert (status, output.count('"deleted":true')) == (0, 2)
+        for count in (2, 0):
+            status, output = delete(KEYS["admin"])
+            assert (status, output.count('"deleted":true')) == (0, count)
+        # Without its newest baseline a gate would have nothing to compare with.
+        for benchmark in ("io[gzip]", "other"):
+            status, _, body = server.request("GET", f"/projects/p/baselines/{benchmark}/versions")
+            kept = [entry["version"] for entry in json.loads(body)["versions"]]
+            assert (status, kept) == (200, ["v3" if benchmark != "other" else "v1"])
 
 
 @contextlib.contextmanager
@@ -332,6 +357,20 @@ def test_the_gate_in_one_line_takes_no_redirect_for_a_pass(tmp_path: Path) -> No
         script = f"as() {{ echo x; }}; B={url}; {line}"
         result = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True)
     assert result.returncode == 47
+
+
+def test_the_gate_in_one_line_works_with_the_variables_of_the_scripts(tmp_path: Path) -> None:
+    [line] = [block for block in blocks("sh") if block.startswith("curl --fail-with-body -L")]
+    with serving(perfgate_server(), tmp_path) as server:
+        assert server.put("b", "v1", receipt(99)) == 201
+        for benchmark, wall_ms, status in (("b", 100, 0), ("b", 199, 22), ("other", 100, 22)):
+            (tmp_path / "run.json").write_text(json.dumps(receipt(wall_ms)))
+            variables = {"PERFGATE_URL": server.url, "PERFGATE_KEY": KEYS["viewer"]}
+            variables |= {"PROJECT": "p", "BENCHMARK": benchmark}
+            result = subprocess.run(
+                ["sh", "-c", line], cwd=tmp_path, env=environment(**variables), capture_output=True
+            )
+            assert result.returncode == status
 
 
 def test_every_option_and_variable_stands_in_the_readme() -> None:

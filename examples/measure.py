@@ -1,0 +1,59 @@
+#!/usr/bin/env python3
+"""Measure a command and print its receipt: measure.py NAME REPEAT COMMAND... > run.json
+
+For those who do not have `perfgate run`. The first run is a warm-up, and does not count.
+Exit status 1: the command failed. The receipt says so too, and the gate fails it.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import uuid
+from datetime import datetime
+
+if len(sys.argv) < 4 or not sys.argv[2].isdigit() or sys.argv[2] == "0":
+    sys.exit("usage: measure.py NAME REPEAT COMMAND...")
+name, repeat, command = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+
+
+def sample(warmup: bool) -> dict[str, int]:
+    started = time.perf_counter()
+    code = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
+    wall_ms = round((time.perf_counter() - started) * 1000)
+    return {"wall_ms": wall_ms, "exit_code": code, "warmup": warmup}
+
+
+started_at = datetime.now().astimezone().isoformat()
+samples = [sample(warmup=number == 0) for number in range(repeat + 1)]
+wall_ms = [sample["wall_ms"] for sample in samples[1:]]
+receipt = {
+    "schema": "perfgate.run.v1",
+    "tool": {"name": "measure.py", "version": "1"},
+    "run": {
+        "id": str(uuid.uuid4()),
+        "started_at": started_at,
+        "ended_at": datetime.now().astimezone().isoformat(),
+        "host": {
+            "os": platform.system().lower(),
+            "arch": platform.machine(),
+            "cpu_count": os.cpu_count(),
+        },
+    },
+    "bench": {"name": name, "command": command, "repeat": repeat, "warmup": 1},
+    "samples": samples,
+    "stats": {
+        "wall_ms": {
+            "median": round(statistics.median(wall_ms)),
+            "min": min(wall_ms),
+            "max": max(wall_ms),
+            "mean": statistics.mean(wall_ms),
+            "stddev": statistics.pstdev(wall_ms),
+        }
+    },
+}
+print(json.dumps(receipt, indent=1))
+sys.exit(any(sample["exit_code"] for sample in samples))
