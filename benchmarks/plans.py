@@ -182,10 +182,13 @@ def comparisons(storage: Any, rows: int) -> Iterator[tuple[str, Callable[[], Any
     yield "the 20 runs up to the latest", lambda: past(None)
     yield "those of one ref", lambda: past("main")
     yield "runs of which none is wanted", lambda: past(None, wanted=False)
-    yield (
-        "the 30 most recent, for a trend",
-        lambda: storage.recent("p", "hot", 30, deadline=time.monotonic() + 60),
-    )
+    for git_ref in (None, "main", "none"):
+        yield (
+            f"the 30 most recent, for a trend of {git_ref or 'all'}",
+            lambda git_ref=git_ref: storage.recent(
+                "p", "hot", 30, git_ref=git_ref, deadline=time.monotonic() + 60
+            ),
+        )
 
 
 def verdicts(storage: Any, half: str) -> Iterator[tuple[str, Callable[[], Any]]]:

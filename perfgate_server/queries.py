@@ -209,6 +209,7 @@ class ListQuery(PageQuery):
 class TrendQuery(Query):
     metric = ChoiceParameter(*METRICS, required=True)
     window = IntegerParameter(500, low=1, load_default=30)
+    git_ref = Parameter()
 
 
 class VerdictsQuery(PageQuery):

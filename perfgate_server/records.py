@@ -175,6 +175,7 @@ def trend_point(baseline: Baseline, metric: str) -> dict[str, Any] | None:
     point = {
         "version": baseline.version,
         "created_at": baseline.created_at,
+        "git_ref": baseline.git_ref,
         "git_sha": baseline.git_sha,
         "value": stats["median"],
         "min": stats["min"],

@@ -242,6 +242,22 @@ def test_a_trend_is_a_metric_over_the_newest_records_oldest_first(api: Api) -> N
     assert [point["version"] for point in window] == ["v2", "v3"]
 
 
+def test_a_trend_can_be_that_of_one_branch(api: Api) -> None:
+    for version, git_ref in (("v1", "main"), ("v2", "dev"), ("v3", "main"), ("v4", None)):
+        api.upload("b", version, git_ref=git_ref)
+    points = trend(api, "?metric=wall_ms&git_ref=main").json["points"]
+    assert [(point["version"], point["git_ref"]) for point in points] == [
+        ("v1", "main"),
+        ("v3", "main"),
+    ]
+    [newest] = trend(api, "?metric=wall_ms&git_ref=main&window=1").json["points"]
+    assert newest["version"] == "v3"
+    assert trend(api, "?metric=wall_ms&git_ref=mian").json["points"] == []
+    assert "git_ref" not in trend(api, "?metric=wall_ms").json["points"][-1]
+    fails(trend(api, "?metric=wall_ms&git_ref="), 400, "git_ref")
+    fails(trend(api, "?metric=wall_ms&git_ref=main", "none"), 404)
+
+
 def test_a_trend_has_a_window_of_30(api: Api) -> None:
     for number in range(31):
         api.upload("b", f"v{number}")

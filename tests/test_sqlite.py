@@ -586,7 +586,7 @@ def test_a_record_without_a_summary_is_found_all_the_same(storage: SqlStorage, p
     """An older server that still runs on the migrated file keeps such; they must not vanish."""
     storage.create(*stored(), deadline=soon())
     query(path, "DELETE FROM receipt_summaries")
-    (found,) = storage.recent("p", "b", 1, deadline=soon())
+    (found,) = storage.recent("p", "b", 1, git_ref=None, deadline=soon())
     assert (found.version, found.summary) == ("v1", None)
     assert trend_point(found, "wall_ms") is None
     with storage._engine.reading(soon()) as db:

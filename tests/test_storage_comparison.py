@@ -270,7 +270,7 @@ def test_a_past_longer_than_a_step_is_read_to_its_end(storage: Storage) -> None:
     numbers = [*reversed(range(120))]
     assert past(storage, "v119", 200) == numbers
     assert past(storage, "v119", 60) == numbers[:60]
-    newest = storage.recent("p", "b", 70, deadline=soon())
+    newest = storage.recent("p", "b", 70, git_ref=None, deadline=soon())
     assert versions(newest) == [f"v{number}" for number in numbers[:70]]
 
 
@@ -312,10 +312,20 @@ def test_a_summary_lives_as_long_as_its_receipt(storage: Storage) -> None:
 
 
 def test_recent_records_come_newest_first_with_their_summaries(shelf: Storage) -> None:
-    found = shelf.recent("p", "b", 3, deadline=soon())
+    found = shelf.recent("p", "b", 3, git_ref=None, deadline=soon())
     assert versions(found) == ["v4", "prod-2", "prod-1"]
     assert found[0].summary == summaries.summarize(receipt(wall_ms=4))
     assert found[0].receipt is None
-    assert len(shelf.recent("p", "b", 99, deadline=soon())) == 6
+    assert len(shelf.recent("p", "b", 99, git_ref=None, deadline=soon())) == 6
     with pytest.raises(NotFound):
-        shelf.recent("p", "none", 3, deadline=soon())
+        shelf.recent("p", "none", 3, git_ref=None, deadline=soon())
+    for git_ref in ("main", "none"):
+        found = shelf.recent("p", "b", 99, git_ref=git_ref, deadline=soon())
+        assert versions(found) == [
+            record.version
+            for record in shelf.recent("p", "b", 99, git_ref=None, deadline=soon())
+            if record.git_ref == git_ref
+        ]
+        assert bool(found) is (git_ref == "main")
+        with pytest.raises(NotFound):
+            shelf.recent("p", "none", 3, git_ref=git_ref, deadline=soon())

@@ -194,7 +194,9 @@ def get_history(project: str, benchmark: str) -> Response:
 def get_trend(project: str, benchmark: str) -> Response:
     query = requests.query(_trend_query)
     metric = query["metric"]
-    newest = requests.storage().recent(project, benchmark, query["window"], deadline=g.deadline)
+    newest = requests.storage().recent(
+        project, benchmark, query["window"], git_ref=query.get("git_ref"), deadline=g.deadline
+    )
     points = [records.trend_point(baseline, metric) for baseline in reversed(newest)]
     return responses.json(
         {

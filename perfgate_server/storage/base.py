@@ -328,10 +328,10 @@ class Storage(Protocol):
         """Return a page of a benchmark's records, newest first. Raises NotFound without any."""
 
     def recent(
-        self, project: str, benchmark: str, limit: int, *, deadline: float
+        self, project: str, benchmark: str, limit: int, *, git_ref: str | None, deadline: float
     ) -> Sequence[Baseline]:
-        """Return a benchmark's newest records with their summaries, newest first. Raises
-        NotFound without any."""
+        """Return a benchmark's newest records, with `git_ref` those of it, with their summaries,
+        newest first. Raises NotFound if the benchmark has none at all."""
 
     def comparison(
         self,

@@ -207,12 +207,12 @@ class SqlStorage:
     # -- comparing
 
     def recent(
-        self, project: str, benchmark: str, limit: int, *, deadline: float
+        self, project: str, benchmark: str, limit: int, *, git_ref: str | None, deadline: float
     ) -> Sequence[Baseline]:
         with self._engine.single(deadline) as db:
-            found = sql_comparison.recent(db, self._engine, project, benchmark, limit)
-        if not found:
-            raise no_benchmark(project, benchmark)
+            found = sql_comparison.recent(db, self._engine, project, benchmark, git_ref, limit)
+            if not found and self._newest(db, project, benchmark) is None:
+                raise no_benchmark(project, benchmark)
         return found
 
     def comparison(

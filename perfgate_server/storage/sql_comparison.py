@@ -121,9 +121,12 @@ def _newest_rows(
     return rows
 
 
-def recent(db: Session, engine: Engine, project: str, benchmark: str, limit: int) -> list[Baseline]:
-    """Return a benchmark's newest records, newest first."""
-    return _newest(db, engine, _of_kind(engine, project, benchmark, Selector("latest")), limit)
+def recent(
+    db: Session, engine: Engine, project: str, benchmark: str, git_ref: str | None, limit: int
+) -> list[Baseline]:
+    """See `base.Storage.recent`; without any the list is empty."""
+    selector = Selector("latest") if git_ref is None else Selector("git_ref", git_ref)
+    return _newest(db, engine, _of_kind(engine, project, benchmark, selector), limit)
 
 
 def past(
