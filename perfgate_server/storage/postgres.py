@@ -293,7 +293,9 @@ def _prepare(url: str, create: bool) -> str:
         except (psycopg.Error, StorageError) as error:
             locked = isinstance(error, psycopg.errors.LockNotAvailable)
             if not locked or seconds == _LOCK_TIMEOUTS[-1]:
-                raise CannotOpen(f"cannot open the database: {_reason(error)}") from error
+                is_denied = isinstance(error, psycopg.errors.InsufficientPrivilege)
+                hint = "; let the role own the database, to make its tables" if is_denied else ""
+                raise CannotOpen(f"cannot open the database: {_reason(error)}{hint}") from error
         time.sleep(_LOCK_PAUSE)
     raise AssertionError("the last attempt returns or raises")
 
