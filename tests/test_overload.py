@@ -266,8 +266,15 @@ def test_who_says_nothing_is_closed_in_time(tmp_path: Path) -> None:
 
 
 def test_who_says_nothing_does_not_delay_a_stop(tmp_path: Path) -> None:
-    with serving(perfgate_server(), tmp_path) as server, silent(server, 3):
-        wait_for(lambda: established(server) == 3, "all of them")
+    """Neither those who never did, nor one that is kept."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(serving(perfgate_server(), tmp_path))
+        stack.enter_context(silent(server, 3))
+        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+        stack.enter_context(contextlib.closing(client))
+        client.request("GET", "/health")
+        assert client.getresponse().read()
+        wait_for(lambda: established(server) == 4, "all of them")
         began = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - began < 15  # of 30, and 5 more

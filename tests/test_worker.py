@@ -49,7 +49,7 @@ def worker(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 def has(worker: Any, clients: int, *others: int) -> None:
-    """Let the worker have so many clients, and each of the others."""
+    """Let the worker have that many clients, and each of the others."""
     worker.nr_conns = clients
     worker._count(0)
     load_of[1 : 1 + len(others)] = bytes(others)
@@ -136,6 +136,17 @@ def test_a_client_that_cannot_be_taken_ends_no_worker(
     worker.finish_request(None, SimpleNamespace(cancelled=lambda: True))
     worker.set_accept_enabled(True)
     assert not worker._accepting
+
+
+def test_a_client_that_is_gone_when_it_is_closed_is_counted_no_longer(worker: Any) -> None:
+    def shutdown(how: int) -> None:
+        raise OSError(errno.ENOTCONN, "reset")
+
+    closed: list[bool] = []
+    sock = SimpleNamespace(setblocking=lambda blocks: None, shutdown=shutdown)
+    has(worker, 1)
+    worker._linger(SimpleNamespace(sock=sock, close=lambda: closed.append(True)))
+    assert (worker.nr_conns, worker.lingering, closed) == (0, [], [True])
 
 
 @pytest.mark.parametrize(
