@@ -55,9 +55,10 @@ def gunicorn_settings(config: ServerConfig) -> dict[str, Any]:
         # The longest that gunicorn takes: names and metadata in a query string need room.
         "limit_request_line": 8190,
         # X-Forwarded-* is the application's to believe (--trusted-proxies), SCRIPT_NAME and
-        # PATH_INFO as headers nobody's.
+        # PATH_INFO as headers nobody's. Over a unix socket gunicorn trusts whoever it is.
         "forwarded_allow_ips": "",
         "forwarder_headers": "",
+        "secure_scheme_headers": {},
     }
 
 
@@ -294,4 +295,5 @@ def wsgi_settings() -> dict[str, Any]:
 def _die_young(_: Any, __: Any) -> None:
     # gunicorn's own main process does not see to it as `_Arbiter` does: until a worker has its own
     # handlers it would run those of the main process, which would wait for it in vain.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (*STOPPING, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))

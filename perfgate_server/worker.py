@@ -52,6 +52,12 @@ _REFUSALS: dict[type[Exception], tuple[int, str]] = {
     http.ParseException: (400, f"The request is not well-formed HTTP. {_ENCODE}"),
     ssl.SSLError: (400, "The connection is no TLS that the server takes."),
 }
+#: What is no client's fault, though gunicorn has it among what is not well-formed HTTP.
+_FAULTS = (
+    http.ConfigurationProblem,
+    http.InvalidResponseHeader,
+    http.InvalidResponseHeaderName,
+)
 
 #: The signals that stop a worker.
 STOPPING = {signal.SIGTERM, signal.SIGQUIT}
@@ -112,25 +118,26 @@ class _Client(socket.socket):
 
     def start_clock(self) -> None:
         """Give the client its time anew: a request begins."""
-        self.is_late = False
         self._until = time.monotonic() + self._patience
         self._owed = _QUOTA
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         left = self._until - time.monotonic()
-        self.is_late = left <= 0
-        if self.is_late:
+        if left <= 0:
             raise TimeoutError("the request did not come in time")
         self._let_wait(socket.SO_RCVTIMEO, left)
-        try:
-            received = super().recv(size, flags)
-        except BlockingIOError:
-            self.is_late = True
-            raise
+        received = super().recv(size, flags)
         self._owed -= len(received)
         if self._owed <= 0:
             self.start_clock()
         return received
+
+    def holds(self, size: int) -> bool:
+        """Tell whether that many bytes have come, and wait to be read."""
+        try:
+            return len(super().recv(size, socket.MSG_PEEK | socket.MSG_DONTWAIT)) == size
+        except OSError:
+            return False
 
     def _let_wait(self, option: int, seconds: float) -> None:
         # In the kernel zero means for ever.
@@ -186,8 +193,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
             # Stopping: whoever connects from here on is refused, and can go elsewhere, instead
             # of waiting in the backlog for the reset at the end.
             for listener in self.sockets:
+                self._take_all(listener)
                 listener.close()
             self._leave_place()
+
+    def _take_all(self, listener: socket.socket) -> None:
+        """Take whoever has connected already, and was left to others or for later."""
+        before = -1
+        with contextlib.suppress(OSError):
+            while before < self.nr_conns < self.worker_connections:
+                before = self.nr_conns
+                super().accept(listener)
 
     def _accepts_at(self) -> float:
         return max(self.standing_back_until, self.recovers_at)
@@ -273,6 +289,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
             with contextlib.suppress(OSError):  # a sandbox may forbid it; it is only for speed
                 os.sched_setaffinity(0, {self.core})
         self.worker_connections = _possible_clients(self.cfg)
+        if self.worker_connections <= self.cfg.threads:
+            logger.warning(
+                "the limit of open files (ulimit -n) leaves room for %d clients at once",
+                self.worker_connections,
+            )
         self.max_keepalived = max(1, self.worker_connections - self.cfg.threads)
         # Freeing a block of this size raises glibc's threshold from 128 KiB to it (mallopt(3),
         # M_MMAP_THRESHOLD). Else each 150 kB body may go back to the kernel, and be faulted in
@@ -293,13 +314,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         patience = self.wsgi.extensions["perfgate"].config.timeout
         conn.sock = _Client(conn.sock, patience)
         conn.sock.setblocking(False)
-        conn.timeout = time.monotonic() + min(patience, self.cfg.keepalive)
+        conn.timeout = time.monotonic() + patience
         self.pending_conns.append(conn)
         ready = functools.partial(self.on_pending_socket_readable, conn)
         self.poller.register(conn.sock, selectors.EVENT_READ, ready)
 
     def handle(self, conn: Any) -> Any:
-        if isinstance(conn.sock, _Client):  # and not one that gunicorn was told to wrap in TLS
+        # gunicorn's own TLS makes another socket of it, which nothing bounds.
+        if isinstance(conn.sock, _Client):
             conn.sock.start_clock()
         try:
             return super().handle(conn)
@@ -343,14 +365,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         try:
             conn.sock.setblocking(False)
             conn.sock.shutdown(socket.SHUT_WR)
+            self.poller.register(
+                conn.sock, selectors.EVENT_READ, functools.partial(self._drain, conn)
+            )
         except OSError:
             self._close(conn)
         else:
             conn.timeout = time.monotonic() + _LINGER
             self.lingering.append(conn)
-            self.poller.register(
-                conn.sock, selectors.EVENT_READ, functools.partial(self._drain, conn)
-            )
 
     def _drain(self, conn: Any, _: Any) -> None:
         try:
@@ -383,12 +405,6 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         for conn in [conn for conn in self.lingering if conn.timeout <= now]:
             self._end_lingering(conn)
 
-    def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
-        try:
-            return bool(super()._keepalive_after(conn, keepalive))
-        except Exception:  # what is left of the body is broken, but its answer is sent: no second
-            return False
-
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
         """Answer what never reached the application. gunicorn would answer HTML, and log what
         was sent, an Authorization header among it."""
@@ -407,18 +423,23 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
             logger.debug("the client is gone: %s", error, extra=fields)
 
 
-def _is_unread(req: Any, least: int = 1) -> bool:
-    """Tell whether `least` or more bytes are unread."""
+def _is_unread(req: Any) -> bool:
     reader = req.body.reader
-    # Of a chunked body nobody knows how many; gunicorn has a parser as long as there is more.
-    return getattr(reader, "length", 0) >= least or bool(getattr(reader, "parser", None))
+    # Of a chunked body nobody knows how much; gunicorn has a parser as long as there is more.
+    return bool(getattr(reader, "length", 0) or getattr(reader, "parser", None))
 
 
 def _is_unwanted(req: Any, sock: Any) -> bool:
-    """Tell whether a body's rest does not come, or is more than gunicorn would read to keep the
-    connection: it would wait five seconds for that, with a thread, and then close what it said it
-    kept."""
-    return getattr(sock, "is_late", False) or _is_unread(req, _MOST_DRAINED)
+    """Tell whether what is unread of a body is not all there yet, or more than gunicorn would read
+    to keep the connection: it would wait five seconds for that, with a thread, and then close what
+    it said it kept."""
+    if not _is_unread(req):
+        return False
+    length = getattr(req.body.reader, "length", None)
+    if length is None or length >= _MOST_DRAINED or not isinstance(sock, _Client):
+        return True
+    missing = length - len(req.unreader.buf.getvalue())
+    return missing > 0 and not sock.holds(missing)
 
 
 def _possible_clients(settings: Any) -> int:
@@ -435,6 +456,8 @@ def _possible_clients(settings: Any) -> int:
 
 
 def _refusal(exc: Exception) -> tuple[int, str]:
+    if isinstance(exc, _FAULTS):
+        return 500, FAILED
     for kind, refusal in _REFUSALS.items():
         if isinstance(exc, kind):
             return refusal

@@ -101,6 +101,7 @@ def test_an_empty_variable_is_an_unset_one() -> None:
             "pool",
         ),
         ({"trusted_proxies": "yes"}, "--trusted-proxies"),
+        ({"trusted_proxies": "17"}, "trusted proxies"),
         ({"no_cors": "maybe"}, "true or false"),
         ({"bind": ""}, "bind"),
         ({"storage_type": "sqlite", "database_url": ""}, "empty"),
@@ -119,6 +120,13 @@ def test_a_bad_setting_is_one_line_that_says_what_is_wrong(
         load(arguments)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_of_keys_that_is_no_text_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_bytes(b"viewer:\xff")
+    with pytest.raises(ConfigError, match=f"{path}.*UTF-8"):
+        ServerConfig.load(api_keys_file=str(path), environ={})
 
 
 def test_an_error_names_the_variable_it_comes_from() -> None:

@@ -215,6 +215,14 @@ def test_clients_that_are_kept_make_room_for_the_next(tmp_path: Path) -> None:
         assert time.monotonic() - began < 15
 
 
+def test_a_limit_that_leaves_room_for_few_clients_is_told_of(tmp_path: Path) -> None:
+    for limit, is_told in ((81, True), (200, False)):
+        limited = ["sh", "-c", f'ulimit -n {limit} && exec "$@"', "sh", *perfgate_server()]
+        with serving(limited, tmp_path) as server:
+            assert ("leaves room for 1 clients" in server.log) is is_told
+            server.stop()
+
+
 def test_a_worker_has_all_the_open_files_it_may(tmp_path: Path) -> None:
     limited = ["sh", "-c", 'ulimit -S -n 120 && exec "$@"', "sh", *perfgate_server()]
     with serving(limited, tmp_path) as server, silent(server, 150):
@@ -222,7 +230,13 @@ def test_a_worker_has_all_the_open_files_it_may(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "framing", ["Content-Length: 65536", "Content-Length: 200000000", "Transfer-Encoding: chunked"]
+    "framing",
+    [
+        "Content-Length: 1",
+        "Content-Length: 65536",
+        "Content-Length: 200000000",
+        "Transfer-Encoding: chunked",
+    ],
 )
 def test_who_is_refused_before_the_body_holds_no_thread_for_it(
     tmp_path: Path, framing: str
@@ -245,9 +259,14 @@ def test_a_connection_is_kept_where_little_was_unread(tmp_path: Path) -> None:
     with serving(perfgate_server(), tmp_path) as server:
         client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
         with contextlib.closing(client):
-            for size in (0, 64 * 1024 - 1, 0):
-                client.request("PUT", "/projects/p/baselines/b/versions/v", b"x" * size)
-                answer = client.getresponse()
+            client.connect()
+            for size in (0, 20_000, 0):
+                # At once, so that all of it is there when it is answered.
+                head = "PUT /projects/p/baselines/b/versions/v HTTP/1.1\r\nHost: x\r\n"
+                head += f"Content-Length: {size}\r\n\r\n"
+                client.sock.sendall(head.encode() + b"x" * size)
+                answer = http.client.HTTPResponse(client.sock)
+                answer.begin()
                 answer.read()
                 assert (answer.status, answer.getheader("Connection")) == (401, "keep-alive")
             body = [json.dumps(receipt()).encode()]  # sent chunked, and read to its end

@@ -72,6 +72,27 @@ def test_gunicorn_finds_the_same_settings(tmp_path: Path) -> None:
     assert not (ROOT / "perfgate.db").exists()
 
 
+@pytest.mark.parametrize("more", [[], ["--keep-alive", "0"]])
+def test_gunicorn_takes_its_own_options_too(tmp_path: Path, more: list[str]) -> None:
+    """Such as the path of a unix socket, whose other end nobody need trust, and no kept clients."""
+    path = tmp_path / "socket"
+    variables = {"PERFGATE_API_KEYS": EVERY_KEY}
+    variables["PERFGATE_DATABASE_URL"] = str(tmp_path / "perfgate.db")
+    port = free_port()
+    command = [program("gunicorn"), "wsgi:app", "-b", f"unix:{path}", "-b", f"127.0.0.1:{port}"]
+    with serving([*command, *more], tmp_path, port=port, cwd=ROOT, **variables) as server:
+        for headers in (
+            b"",
+            b"X-Forwarded-Proto: https\r\nX-Forwarded-Ssl: off\r\nSCRIPT_NAME: /x\r\n",
+        ):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(PATIENCE)
+                client.connect(str(path))
+                client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n")
+                assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert server.stop() == 0
+
+
 def test_flask_run(tmp_path: Path) -> None:
     command = [program("flask"), "--app", "perfgate_server", "run", "--port", "{port}"]
     with serving(command, tmp_path, PERFGATE_API_KEYS=EVERY_KEY) as server:

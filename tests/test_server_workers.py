@@ -32,6 +32,8 @@ from support import (
     wait_for,
 )
 
+from perfgate_server.worker import _STUCK
+
 # -- clients are shared out
 
 
@@ -149,23 +151,75 @@ def test_requests_in_flight_are_finished(
         lock.close()
 
 
+@pytest.mark.parametrize("stops", [1, 2])
+def test_clients_that_had_connected_are_answered_at_a_stop(tmp_path: Path, stops: int) -> None:
+    """Also those whom a worker without a free thread has not taken yet."""
+    with (
+        sqlite_server(tmp_path, "--workers", "1", "--threads", "1") as server,
+        contextlib.ExitStack() as stack,
+    ):
+        lock = stack.enter_context(
+            contextlib.closing(sqlite3.connect(tmp_path / "perfgate.db", isolation_level=None))
+        )
+        lock.execute("BEGIN IMMEDIATE")
+        pool = stack.enter_context(ThreadPoolExecutor())
+        upload = pool.submit(server.put, "b", "v1")
+        wait_for(lambda: sum(_accepted(server)) >= 1, "an upload waiting for the lock")
+        time.sleep(2 * _STUCK)  # from then on it leaves clients to others
+        clients = []
+        for _ in range(3):
+            client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+            stack.enter_context(contextlib.closing(client))
+            client.request("GET", "/health")
+            clients.append(client)
+        for _ in range(stops):
+            server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: not _accepts(server), "the end of listening")
+        lock.rollback()
+        assert [client.getresponse().status for client in clients] == [200] * 3
+        assert upload.result() == 201
+        assert server.process.wait(PATIENCE) == 0
+
+
 _SLOW_START = """
 import time
 from perfgate_server import Role, ServerConfig, run_server, worker
 prompt = worker.Worker.init_signals
 worker.Worker.init_signals = lambda self: (time.sleep(1), prompt(self))
-run_server(ServerConfig(bind="127.0.0.1", port=0))
+"""
+_EMBEDDED = f'{_SLOW_START}run_server(ServerConfig(bind="127.0.0.1", port=0))\n'
+_GUNICORN = f"""{_SLOW_START}
+import sys
+from gunicorn.app.wsgiapp import run
+sys.argv = ["gunicorn", "wsgi:app"]
+run()
 """
 
 
-def test_a_worker_that_is_still_starting_stops_too() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize("program_text", [_EMBEDDED, _GUNICORN], ids=["embedded", "gunicorn"])
+def test_a_worker_that_is_still_starting_stops_too(
+    tmp_path: Path, program_text: str, number: signal.Signals
+) -> None:
     """It does not miss the signal, however young it is."""
+    database = str(tmp_path / "perfgate.db")
+    variables = {"PERFGATE_API_KEYS": EVERY_KEY, "PERFGATE_DATABASE_URL": database}
     process = subprocess.Popen(
-        [program("python"), "-c", _SLOW_START], stderr=subprocess.DEVNULL, env=environment()
+        [program("python"), "-c", program_text],
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+        env=environment(PERFGATE_PORT=str(free_port()), PERFGATE_WORKERS="1", **variables),
+        start_new_session=True,
     )
     server = Server(process, 0, Path(os.devnull))
-    wait_for(server.workers, "a worker")
-    assert server.stop() == 0
+    try:
+        wait_for(server.workers, "a worker")
+        began = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == 0
+        assert time.monotonic() - began < 10  # of 35 in which a request may be finished
+    finally:
+        server.kill()
 
 
 def test_workers_whose_main_process_was_killed_stop_at_once(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -56,6 +57,12 @@ def query(path: Path, sql: str) -> list[tuple[object, ...]]:
         return connection.execute(sql).fetchall()
     finally:
         connection.close()
+
+
+def test_a_file_system_without_a_write_ahead_log_is_refused() -> None:
+    db: Any = SimpleNamespace(execute=lambda _: SimpleNamespace(fetchone=lambda: ("delete",)))
+    with pytest.raises(CannotOpen, match="allows no write-ahead log .delete."):
+        sqlite_file._enter_wal(db)
 
 
 def test_a_database_that_is_made_is_told_of_once(

@@ -272,3 +272,49 @@ def test_another_process_has_the_lock(desk: Desk) -> None:
         other.execute("COMMIT")
         waiting.result(PATIENCE)
     assert desk.rows() == [1, 3]
+
+
+def test_who_gives_up_ends_what_was_left_to_it(desk: Desk) -> None:
+    """Or nobody would ever write again: it is the last in the queue when the turn comes."""
+    turn = desk.writer._turn
+
+    class Late:
+        """A turn that is given up for the one who waits after that one's time has run out."""
+
+        release = turn.release
+
+        def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+            if timeout is None:
+                return turn.acquire(blocking=blocking)
+            wait_for(lambda: not turn.locked(), "a group that is left")
+            return False
+
+    late: list[Future[None]] = []
+
+    def leave(db: Connection) -> None:
+        desk.writer._turn = Late()  # type: ignore[assignment]
+        late.append(desk.pool.submit(desk.write, 2, None, 0.2))
+        wait_for(lambda: desk.writer._waiting == 1, "the next queueing")
+
+    desk.pool.submit(desk.write, 1, leave).result(PATIENCE)
+    with pytest.raises(Unavailable):
+        late[0].result(PATIENCE)
+    desk.writer._turn = turn
+    desk.write(3)
+    assert desk.rows() == [1, 3]
+
+
+def test_patience_is_given_back(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or every writer would soon be the last one, who waits for a lock for two seconds only."""
+    monkeypatch.setattr(sqlite_writer, "_IMPATIENCE", 0.0)
+    desk.writer = Writer(desk._checked, 2)
+    for number in range(3):
+        desk.write(number)
+    with closing(sqlite3.connect(desk.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        began = len(desk.statements)
+        waiting = desk.pool.submit(desk.write, 9)
+        wait_for(lambda: "BEGIN IMMEDIATE" in desk.statements[began:], "an attempt")
+        other.execute("COMMIT")
+        waiting.result(PATIENCE)
+    assert desk.rows() == [0, 1, 2, 9]

@@ -17,7 +17,7 @@ from test_storage import keep, listed, promotion
 from test_storage_verdicts import add, verdict
 
 from perfgate_server import jsonio, transfer
-from perfgate_server.record_schemas import STATUSES
+from perfgate_server.names import STATUSES
 from perfgate_server.records import etag_of, exported_verdict, normalize_body
 from perfgate_server.storage import Storage, open_storage
 from perfgate_server.storage.base import Filters, Outcome, Page, Unavailable
@@ -42,6 +42,17 @@ def exported(storage: Storage) -> bytes:
     out = io.BytesIO()
     transfer.export(storage, out, lambda _: None)
     return out.getvalue()
+
+
+def test_progress_is_told_of_every_record_and_byte(storage: Storage, target: Storage) -> None:
+    fill(storage)
+    records: list[int] = []
+    out = io.BytesIO()
+    assert sum(transfer.export(storage, out, records.append)) == sum(records) > 0
+    text, read = out.getvalue() + b"\nno record\n", list[int]()
+    options = {"merge": False, "strict": False, "complain": lambda _: None}
+    transfer.restore(target, io.BytesIO(text), progress=read.append, **options)
+    assert sum(read) == len(text)
 
 
 def restored(storage: Storage, text: bytes, **options: Any) -> tuple[transfer.Report, list[str]]:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gunicorn.http import errors as http
 from gunicorn.workers.gthread import ThreadWorker
 
 from perfgate_server import worker as module
@@ -169,6 +170,95 @@ def test_a_client_is_given_to_a_worker_with_fewer(
     worker.requests = requests
     has(worker, clients, *others)
     assert worker._has_too_many() is gives
+
+
+@pytest.mark.parametrize(
+    ("others", "is_stuck", "stands_back"),
+    [
+        ([], False, False),
+        ([module._BUSY], False, False),
+        ([2], False, True),
+        ([module._BUSY], True, True),
+        ([], True, True),
+    ],
+)
+def test_a_worker_without_a_free_thread_leaves_a_client_for_a_while(
+    worker: Any,
+    listener: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+    others: list[int],
+    is_stuck: bool,
+    stands_back: bool,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    worker.sockets, worker.alive, worker._accepting = [listener], True, True
+    worker.requests = 4
+    has(worker, 4, *others)
+    worker.finished_at = now - (module._STUCK + 1 if is_stuck else 0)
+    assert worker._stands_back() is stands_back
+    assert worker._accepting is not stands_back
+    assert not worker._gives_way()
+    worker.set_accept_enabled(True)
+    assert worker._accepting is not stands_back
+    now += module._COURTESY
+    worker.set_accept_enabled(True)
+    assert worker._accepting
+
+
+def test_a_finished_request_is_noted_and_ends_the_standing_back(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ThreadWorker, "finish_request", lambda *_: None)
+    monkeypatch.setattr(module.time, "monotonic", lambda: 100.0)
+    worker.standing_back_until = 200.0
+    worker.finish_request(None, SimpleNamespace(cancelled=lambda: True))
+    assert (worker.finished_at, worker.standing_back_until) == (100.0, 0.0)
+
+
+def test_a_worker_that_stops_is_counted_on_by_nobody(worker: Any, listener: socket.socket) -> None:
+    has(worker, 3)
+    worker.sockets, worker.alive, worker._accepting = [listener], False, True
+    worker.worker_connections = 1000
+    worker.set_accept_enabled(False)
+    assert load_of[0] == NOBODY and listener.fileno() == -1
+
+
+def test_a_worker_without_its_main_process_stops_as_if_told_to(worker: Any) -> None:
+    worker.alive, worker.ppid, worker.log = True, -1, SimpleNamespace(info=lambda *_: None)
+    assert not worker.is_parent_alive() and not worker.alive
+
+
+def test_a_worker_keeps_descriptors_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.resource, "getrlimit", lambda _: (120, 120))
+    monkeypatch.setattr(module.resource, "setrlimit", lambda *_: None)
+    assert module._possible_clients(SimpleNamespace(worker_connections=1000, threads=4)) == 40
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "level"),
+    [
+        (http.ConfigurationProblem("SCRIPT_NAME"), 500, "ERROR"),
+        (http.InvalidResponseHeaderName("x"), 500, "ERROR"),
+        (RuntimeError("a bug"), 500, "ERROR"),
+        (http.InvalidHeaderName("x"), 400, "INFO"),
+        (http.LimitRequestLine(9, 8), 414, "INFO"),
+    ],
+    ids=range(5),
+)
+def test_whose_fault_it_is_shows_in_status_and_log(
+    worker: Any, caplog: pytest.LogCaptureFixture, error: Exception, status: int, level: str
+) -> None:
+    settings = SimpleNamespace(no_cors=False)
+    worker.wsgi = SimpleNamespace(extensions={"perfgate": SimpleNamespace(config=settings)})
+    here, there = socket.socketpair()
+    with here, there, caplog.at_level("INFO", "perfgate_server"):
+        worker.handle_error(None, here, ("127.0.0.1", 1), error)
+        answer = there.recv(65536)
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"\r\nConnection: close\r\n" in answer
+    [line] = caplog.records
+    assert (line.levelname, bool(line.exc_info)) == (level, level == "ERROR")
 
 
 def test_clients_are_given_away_one_at_a_time(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
