@@ -44,7 +44,7 @@ _REFUSALS: dict[type[Exception], tuple[int, str]] = {
     http.ExpectationFailed: (417, "The expectation cannot be met."),
     http.UnsupportedTransferCoding: (501, "The transfer coding is not supported."),
     http.ForbiddenProxyRequest: (403, "This proxy is not trusted."),
-    http.InvalidRequestMethod: (400, "The method is invalid."),
+    http.InvalidRequestMethod: (400, "The method is invalid; they are in capitals, such as GET."),
     http.InvalidHeader: (400, _HEADER),
     http.InvalidHeaderName: (400, "The name of a header is not well-formed."),
     http.ObsoleteFolding: (400, "A header is folded over two lines, which is obsolete in HTTP."),

@@ -31,6 +31,8 @@ RECONNECT_TIMEOUT = 5.0
 #: Seconds after which a waiting request asks the pool again: a pool that gave up connecting tries
 #: again for a new call of getconn(), but not for calls that already wait.
 _ASK_ANEW = 1.0
+#: Seconds after a deadline in which the server may still say itself that it has passed.
+_FIRST_WORD = 0.2
 #: Seconds between two attempts to begin, when a new connection was lost at once too.
 _PAUSE = 0.25
 #: Seconds that the attempts of a start wait for a lock, as while another server migrates: whoever
@@ -62,7 +64,7 @@ class _Connection(psycopg.Connection[tuple[Any, ...]]):
                 return end.value
             ready = yield state
             # Nothing is ready when an interval has passed. The server gets the first word.
-            if not ready and time.monotonic() > self.deadline + 0.5:
+            if not ready and time.monotonic() > self.deadline + _FIRST_WORD:
                 self.pgconn.finish()
                 raise psycopg.OperationalError("the server does not answer")
 
