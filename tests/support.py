@@ -188,6 +188,22 @@ class Server:
                 received += chunk
             return received
 
+    def connections(self) -> list[int]:
+        """Return how many connections from clients each worker holds, those that it is closing
+        included."""
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        local, listening = f":{self.port:04X}", "0A"
+        ours = {row[9] for row in rows if row[1].endswith(local) and row[3] != listening}
+        counts = []
+        for pid in self.workers():
+            held = set()
+            with contextlib.suppress(FileNotFoundError):  # it has just ended
+                for fd in Path(f"/proc/{pid}/fd").iterdir():
+                    with contextlib.suppress(OSError):
+                        held.add(os.readlink(fd).removeprefix("socket:[").removesuffix("]"))
+            counts.append(len(ours & held))
+        return counts
+
     def workers(self) -> list[int]:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in children.read_text().split()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import socket
 import sqlite3
 import struct
@@ -28,19 +27,6 @@ def answers_within(server: Server, seconds: float) -> None:
     assert time.monotonic() - began < seconds
 
 
-def established(server: Server) -> int:
-    """Return how many connections from clients the server's processes hold."""
-    fds = [fd for pid in server.workers() for fd in Path(f"/proc/{pid}/fd").iterdir()]
-    names = []
-    for fd in fds:
-        with contextlib.suppress(OSError):
-            names.append(os.readlink(fd))
-    sockets = {name.strip("socket:[]") for name in names if name.startswith("socket:")}
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    listening = "0A"
-    return len({row[9] for row in rows if row[3] != listening} & sockets)
-
-
 # -- without nginx: each holds what it gets only so long
 
 
@@ -57,7 +43,7 @@ def test_whoever_keeps_a_refused_connection_open_stalls_nobody(tmp_path: Path) -
             assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
             assert connection.recv(65536) == b""
         # The server has closed its side, and keeps the rest of them for a moment only.
-        wait_for(lambda: established(server) == 0, "the end of the connections")
+        wait_for(lambda: sum(server.connections()) == 0, "the end of the connections")
 
 
 def test_whoever_resets_a_refused_connection_ends_no_worker(tmp_path: Path) -> None:
@@ -68,7 +54,7 @@ def test_whoever_resets_a_refused_connection_ends_no_worker(tmp_path: Path) -> N
             assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
             # Closed now, it is reset.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        wait_for(lambda: established(server) == 0, "the end of the connection")
+        wait_for(lambda: sum(server.connections()) == 0, "the end of the connection")
         answers_within(server, 5)
         assert server.workers() == workers and "Traceback" not in server.log
 
@@ -196,7 +182,7 @@ def test_clients_beyond_the_open_files_wait_and_end_no_worker(tmp_path: Path) ->
     with serving(limited, tmp_path) as server:
         (worker,) = server.workers()
         with silent(server, 150):
-            wait_for(lambda: established(server) >= 40, "as many clients as there is room for")
+            wait_for(lambda: sum(server.connections()) >= 40, "as many as there is room for")
         assert server.request("GET", "/health", role=None)[0] == 200
         assert server.workers() == [worker]
         assert "Traceback" not in server.log
@@ -226,7 +212,7 @@ def test_a_limit_that_leaves_room_for_few_clients_is_told_of(tmp_path: Path) -> 
 def test_a_worker_has_all_the_open_files_it_may(tmp_path: Path) -> None:
     limited = ["sh", "-c", 'ulimit -S -n 120 && exec "$@"', "sh", *perfgate_server()]
     with serving(limited, tmp_path) as server, silent(server, 150):
-        wait_for(lambda: established(server) == 150, "all of them")
+        wait_for(lambda: sum(server.connections()) == 150, "all of them")
 
 
 @pytest.mark.parametrize(
@@ -293,7 +279,7 @@ def test_who_says_nothing_does_not_delay_a_stop(tmp_path: Path) -> None:
         stack.enter_context(contextlib.closing(client))
         client.request("GET", "/health")
         assert client.getresponse().read()
-        wait_for(lambda: established(server) == 4, "all of them")
+        wait_for(lambda: sum(server.connections()) == 4, "all of them")
         began = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - began < 15  # of 30, and 5 more

@@ -47,9 +47,9 @@ def test_clients_that_come_at_once_are_shared_out(tmp_path: Path) -> None:
                 for _ in range(8):
                     address = ("127.0.0.1", server.port)
                     clients.enter_context(socket.create_connection(address))
-                wait_for(lambda: sum(_accepted(server)) == 8, "eight connections")
-                counts = _accepted(server)
-            wait_for(lambda: not sum(_accepted(server)), "no connection")
+                wait_for(lambda: sum(server.connections()) == 8, "eight connections")
+                counts = server.connections()
+            wait_for(lambda: not sum(server.connections()), "no connection")
             return counts
 
         # It is healthy as soon as one worker is.
@@ -81,9 +81,9 @@ def test_clients_that_are_all_with_one_worker_are_shared_out(tmp_path: Path) -> 
         os.kill(server.workers()[1], signal.SIGSTOP)
         asking = [threads.submit(ask, number) for number in range(8)]
         try:
-            wait_for(lambda: _accepted(server) == [8, 0], "eight clients of one worker")
+            wait_for(lambda: server.connections() == [8, 0], "eight clients of one worker")
             os.kill(server.workers()[1], signal.SIGCONT)
-            wait_for(lambda: max(_accepted(server)) <= 5, "as many clients of the other")
+            wait_for(lambda: max(server.connections()) <= 5, "as many clients of the other")
         finally:
             done.set()
         assert [one.result() for one in asking] == [{200}] * 8
@@ -137,7 +137,7 @@ def test_requests_in_flight_are_finished(
         lock.execute("BEGIN IMMEDIATE")
         with ThreadPoolExecutor() as pool:
             uploads = [pool.submit(server.put, "b", f"v{n}") for n in range(2)]
-            wait_for(lambda: sum(_accepted(server)) >= 2, "uploads waiting for the lock")
+            wait_for(lambda: sum(server.connections()) >= 2, "uploads waiting for the lock")
             if group:
                 os.killpg(server.process.pid, number)
             else:
@@ -164,7 +164,7 @@ def test_clients_that_had_connected_are_answered_at_a_stop(tmp_path: Path, stops
         lock.execute("BEGIN IMMEDIATE")
         pool = stack.enter_context(ThreadPoolExecutor())
         upload = pool.submit(server.put, "b", "v1")
-        wait_for(lambda: sum(_accepted(server)) >= 1, "an upload waiting for the lock")
+        wait_for(lambda: sum(server.connections()) >= 1, "an upload waiting for the lock")
         time.sleep(2 * _STUCK)  # from then on it leaves clients to others
         clients = []
         for _ in range(3):
@@ -282,21 +282,6 @@ def test_gunicorn_survives_a_hangup_whatever_its_keys_are_by_then(tmp_path: Path
 
 
 # -- what the kernel knows
-
-
-def _accepted(server: Server) -> list[int]:
-    """Return how many connections each worker has."""
-    local = f"0100007F:{server.port:04X}"
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    accepted = {row[9] for row in rows if row[1] == local and row[3] == "01"}
-    counts = []
-    for pid in server.workers():
-        held = set()
-        for fd in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(OSError):
-                held.add(os.readlink(fd).removeprefix("socket:[").removesuffix("]"))
-        counts.append(len(accepted & held))
-    return counts
 
 
 def _accepts(server: Server) -> bool:
