@@ -24,8 +24,6 @@ from perfgate_server.queries import (
 from perfgate_server.schemas import GitName
 
 MAX_SELECTORS = 16
-#: No version, tag, sha or ref that is stored has more characters.
-_LONGEST = MAX_GIT
 #: The most past records that a prediction is made of; its cost grows with their square.
 MAX_HISTORY = 100
 
@@ -63,7 +61,8 @@ class SelectorsParameter(Parameter):
                     " separated by commas; V, T, S and R must not be empty."
                 )
             # Refused here: "no baseline" is a skip, which looks like a pass.
-            is_possible = len(value) <= _LONGEST and _POSSIBLE[kind].fullmatch(value)
+            # No version, tag, sha or ref that is stored has more characters.
+            is_possible = len(value) <= MAX_GIT and _POSSIBLE[kind].fullmatch(value)
             if not is_possible or _holds_misspelt(value):
                 raise ValidationError(
                     f"{value[:300]!r} cannot be a {kind}; behind a comma there must be another"

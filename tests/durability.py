@@ -329,8 +329,8 @@ def campaign(
     each: int,
     seed: str,
 ) -> int:
-    """Run so many rounds, `each` of them on one target; print how they go and, however they end, a
-    table. Return an exit status: 1 if a promise was broken."""
+    """Run that many rounds, `each` of them on one target; print how they go and, however they end,
+    a table. Return an exit status: 1 if a promise was broken."""
     tally = Tally()
     began = time.monotonic()
     try:

@@ -289,6 +289,7 @@ class Script(subprocess.Popen[bytes]):
 
 @contextlib.contextmanager
 def running(script: str, *arguments: Any) -> Iterator[Script]:
+    """Run a script with these arguments; it is killed at the end, if it has not ended."""
     with Script(
         [sys.executable, "-c", script, *map(str, arguments)],
         cwd=Path(__file__).parent,

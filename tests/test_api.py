@@ -543,7 +543,7 @@ def test_forwarded_headers_are_believed_only_for_as_many_hops_as_told(
 def test_a_request_need_not_have_a_query_string(api: Api) -> None:
     """PEP 3333 lets a WSGI server leave it out."""
     api.upload()
-    environ = EnvironBuilder(path=f"{VERSION}", headers=bearer()).get_environ()
+    environ = EnvironBuilder(path=VERSION, headers=bearer()).get_environ()
     del environ["QUERY_STRING"]
     status = []
     api.client.application(environ, lambda line, _: status.append(line))

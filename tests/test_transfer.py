@@ -44,17 +44,6 @@ def exported(storage: Storage) -> bytes:
     return out.getvalue()
 
 
-def test_progress_is_told_of_every_record_and_byte(storage: Storage, target: Storage) -> None:
-    fill(storage)
-    records: list[int] = []
-    out = io.BytesIO()
-    assert sum(transfer.export(storage, out, records.append)) == sum(records) > 0
-    text, read = out.getvalue() + b"\nno record\n", list[int]()
-    options = {"merge": False, "strict": False, "complain": lambda _: None}
-    transfer.restore(target, io.BytesIO(text), progress=read.append, **options)
-    assert sum(read) == len(text)
-
-
 def restored(storage: Storage, text: bytes, **options: Any) -> tuple[transfer.Report, list[str]]:
     said: list[str] = []
     options = {"merge": False, "strict": False} | options
@@ -110,6 +99,17 @@ def test_everything_survives_the_way_from_any_backend_to_any(
         keep(target, "b", "v9").version
         == target.latest("p", "b", receipt=False, deadline=soon()).version
     )
+
+
+def test_progress_is_told_of_every_record_and_byte(storage: Storage, target: Storage) -> None:
+    fill(storage)
+    records: list[int] = []
+    out = io.BytesIO()
+    assert sum(transfer.export(storage, out, records.append)) == sum(records) > 0
+    text, read = out.getvalue() + b"\nno record\n", list[int]()
+    options = {"merge": False, "strict": False, "complain": lambda _: None}
+    transfer.restore(target, io.BytesIO(text), progress=read.append, **options)
+    assert sum(read) == len(text)
 
 
 def test_an_import_can_be_run_again(storage: Storage) -> None:
