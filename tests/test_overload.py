@@ -67,7 +67,7 @@ def test_a_byte_now_and_then_buys_no_time(tmp_path: Path, kind: Any) -> None:
         serving(arguments, tmp_path) as server,
         Crowd(server.port, 2, [kind], pause=0.2, again=60) as crowd,
     ):
-        time.sleep(0.3)  # until they hold the threads
+        wait_for(lambda: sum(server.connections()) == 2, "both of them")
         answers_within(server, 5)
         wait_for(lambda: crowd.shut_out.total() == 2, "the end of both")
         assert "Traceback" not in server.log
@@ -76,28 +76,29 @@ def test_a_byte_now_and_then_buys_no_time(tmp_path: Path, kind: Any) -> None:
 def test_whoever_asks_for_much_and_takes_little_holds_no_thread_for_long(tmp_path: Path) -> None:
     arguments = perfgate_server("--threads", "2", "--timeout", "1")
     big = receipt(samples=[{"wall_ms": 1, "exit_code": 0, "stdout": "x" * 4_000_000}])
-    with serving(arguments, tmp_path) as server:
+    with serving(arguments, tmp_path) as server, contextlib.ExitStack() as stack:
         for number in range(4):
             assert server.put("big", f"v{number}", big) == 201
-        done = threading.Event()
-        slow = [threading.Thread(target=sip, args=(server, done)) for _ in range(2)]
-        for thread in slow:
-            thread.start()
-        time.sleep(0.3)
+        begun, done = threading.Barrier(3), threading.Event()
+        for _ in range(2):
+            slow = threading.Thread(target=sip, args=(server, begun, done))
+            slow.start()
+            stack.callback(slow.join)
+        stack.callback(done.set)
+        begun.wait(PATIENCE)
         answers_within(server, 8)
-        done.set()
-        for thread in slow:
-            thread.join()
         assert "Traceback" not in server.log
 
 
-def sip(server: Server, done: threading.Event) -> None:
+def sip(server: Server, begun: threading.Barrier, done: threading.Event) -> None:
     """Ask for some 16 MB, and take a few bytes of it now and then."""
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", server.port))
         path = "/projects/p/baselines?include_receipt=true"
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n{key_line()}\r\n".encode())
+        connection.recv(100)
+        begun.wait(PATIENCE)
         with contextlib.suppress(OSError):
             while connection.recv(100) and not done.wait(0.1):
                 pass
@@ -113,6 +114,7 @@ def test_a_worker_without_a_free_thread_leaves_new_clients_to_the_others(tmp_pat
             address = ("127.0.0.1", server.port)
             connection = slow.enter_context(socket.create_connection(address))
             connection.sendall(head.encode())
+        wait_for(lambda: sum(server.connections()) == 3, "all of them")
         time.sleep(2 * _STUCK)  # stuck is who has finished nothing for a while
         began = time.monotonic()
         for _ in range(50):

@@ -31,7 +31,7 @@ from perfgate_server.storage import (
 from perfgate_server.storage.base import CannotOpen, Filters, Page, Selector, Unavailable
 from perfgate_server.storage.selection import select
 from perfgate_server.storage.sql import SqlStorage
-from perfgate_server.storage.sqlite import SqliteEngine
+from perfgate_server.storage.sqlite import _LOOK_LASTS, SqliteEngine
 from perfgate_server.storage.verdicts import VerdictFilters
 
 
@@ -319,7 +319,7 @@ def test_a_removed_database_is_noticed_at_once_by_health_and_writers_and_then_by
     path.unlink()
     with pytest.raises(Unavailable):
         calls[first]()
-    time.sleep(0.005)
+    time.sleep(_LOOK_LASTS)
     for name in ("latest", "ping", "create", "latest"):
         with pytest.raises(Unavailable):
             calls[name]()
@@ -331,7 +331,7 @@ def test_a_removed_database_is_noticed_by_reads_alone(path: Path) -> None:
         storage.create(*stored(), deadline=soon())
         assert storage.latest("p", "b", receipt=True, deadline=soon())
         path.unlink()
-        time.sleep(0.005)
+        time.sleep(_LOOK_LASTS)
         with pytest.raises(Unavailable, match="is gone"):
             storage.latest("p", "b", receipt=True, deadline=soon())
 
