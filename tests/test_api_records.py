@@ -10,7 +10,7 @@ from conftest import Api
 from support import LATEST, receipt
 from test_api import VERSION, fails
 
-from perfgate_server.records import normalized
+from perfgate_server.records import normalized, receipt_of
 
 # -- read
 
@@ -67,6 +67,35 @@ def test_a_304_reads_no_receipt(api: Api, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(SqlStorage, "get", get)
     assert api.get(VERSION, headers={"If-None-Match": tag}).status_code == 304
     assert asked == [False]
+
+
+def test_a_conditional_read_is_answered_with_a_record_that_it_was_held_against(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the newest is deleted while it is read."""
+    from perfgate_server.storage.sql import SqlStorage
+
+    path, slower = f"{LATEST}?receipt=only", receipt(wall_ms=7)
+    api.put("b", "v1")
+    older = api.get(path).headers["ETag"]
+    original = SqlStorage.latest
+
+    def latest(self: Any, *names: str, **options: Any) -> Any:
+        found = original(self, *names, **options)
+        if found.version == "v2":
+            api.delete("v2")
+        return found
+
+    monkeypatch.setattr(SqlStorage, "latest", latest)
+    newer = f'"sha256:{receipt_of(slower).content_hash}"'
+    for header, asked, status in (
+        ("If-Match", newer, 200),
+        ("If-None-Match", older, 304),
+        ("If-None-Match", newer, 304),
+    ):
+        assert api.put("b", "v2", json=slower).status_code == 201
+        answer = api.get(path, headers={header: asked})
+        assert (answer.status_code, answer.headers["ETag"]) == (status, asked)
 
 
 def test_an_etag_covers_all_that_a_record_shows(api: Api) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 from collections.abc import Callable
@@ -137,6 +138,29 @@ def test_lookups_raise_for_what_is_not_there(storage: Storage) -> None:
     ):
         with pytest.raises(NotFound):
             lookup()
+
+
+def test_what_is_missing_is_missing_as_of_one_moment(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There was never a benchmark without its only version, nor one without a trend."""
+    look = storage._newest  # type: ignore[attr-defined]  # between two looks at what is there
+
+    def newest(*names: Any) -> Any:
+        with contextlib.suppress(Unavailable):  # in memory nothing comes between
+            storage.create(*stored(), deadline=soon(0.1))
+        return look(*names)
+
+    monkeypatch.setattr(storage, "_newest", newest)
+    for lookup in (
+        get,
+        lambda storage: storage.recent("p", "b", 9, git_ref=None, deadline=soon()),
+    ):
+        with pytest.raises(NotFound) as missing:
+            lookup(storage)
+        assert missing.value.missing == "benchmark"
+        with contextlib.suppress(NotFound):
+            delete(storage)
 
 
 def test_order_is_the_order_of_keeping_and_not_the_clock(storage: Storage) -> None:

@@ -139,8 +139,12 @@ class SqlStorage:
     ) -> Baseline:
         with self._engine.single(deadline) as db:
             found = self._find(db, project, benchmark, version, receipt=receipt)
-            if found is None:
-                raise self._missing(db, project, benchmark, version)
+        if found is None:
+            # It may come meanwhile: what is missing is to be said as of one moment.
+            with self._engine.reading(deadline) as db:
+                found = self._find(db, project, benchmark, version, receipt=receipt)
+                if found is None:
+                    raise self._missing(db, project, benchmark, version)
         return found
 
     def latest(self, project: str, benchmark: str, *, receipt: bool, deadline: float) -> Baseline:
@@ -209,7 +213,7 @@ class SqlStorage:
     def recent(
         self, project: str, benchmark: str, limit: int, *, git_ref: str | None, deadline: float
     ) -> Sequence[Baseline]:
-        with self._engine.single(deadline) as db:
+        with self._engine.reading(deadline) as db:
             found = sql_comparison.recent(db, self._engine, project, benchmark, git_ref, limit)
             if not found and self._newest(db, project, benchmark) is None:
                 raise no_benchmark(project, benchmark)
