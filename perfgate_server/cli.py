@@ -175,24 +175,25 @@ def export_command(context: click.Context, /, file: str | None, **options: str |
     with contextlib.ExitStack() as stack:
         config = _storage_config(context, options)
         storage = stack.enter_context(_opened(config, create=False))
-        if file is None or file == "-":
+        target = None if file == "-" else file
+        if target is None:
             if sys.stdout is None:
                 raise ConfigError("standard output is closed; name a FILE")
             out: BinaryIO = sys.stdout.buffer
         else:
             try:
-                out = stack.enter_context(stack.enter_context(whole(Path(file))).open("wb"))
+                out = stack.enter_context(stack.enter_context(whole(Path(target))).open("wb"))
             except OSError as error:
-                raise ConfigError(f"cannot write {file}: {error.strerror}") from None
+                raise ConfigError(f"cannot write {target}: {error.strerror}") from None
         counts = storage.counts(deadline=_deadline())
         total = counts.baselines + counts.verdicts
         progress = stack.enter_context(_progress("exporting", total))
         try:
             baselines, verdicts = transfer.export(storage, out, progress)
         except BrokenPipeError:
-            raise  # whoever reads has had enough, and wants no word
+            raise
         except OSError as error:
-            end(f"cannot write {file or 'standard output'}: {error.strerror}", 1)
+            end(f"cannot write {target or 'standard output'}: {error.strerror}", 1)
     print(f"{baselines} baselines and {verdicts} verdicts exported", file=sys.stderr)
 
 
@@ -311,12 +312,28 @@ def main() -> None:
         sys.stderr = open(os.devnull, "w")
     try:
         status = command.main(standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.ClickException as error:
         end(error.format_message())
     except (ConfigError, CannotOpen) as error:
         end(error)
+    except BrokenPipeError:  # whoever reads has had enough, and wants no word
+        sys.exit(1)
     except (StorageError, OSError) as error:
         end(error, 1)
     except click.Abort:
         sys.exit(130)
+    finally:
+        _forget_unwritten()
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _forget_unwritten() -> None:
+    """Forget what standard output does not take: the interpreter would try again at its end, and
+    say so in words of its own."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

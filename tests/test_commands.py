@@ -17,8 +17,8 @@ from typing import Any
 import click
 import pytest
 from postgres_server import Postgres
-from support import KEYS, PATIENCE, environment, program, receipt, sqlite_server, wait_for
-from test_storage import keep
+from support import KEYS, PATIENCE, environment, program, receipt, soon, sqlite_server, wait_for
+from test_storage import keep, promotion
 from test_transfer import exported, fill
 
 from perfgate_server import transfer
@@ -59,6 +59,7 @@ def test_from_sqlite_to_postgres_and_back(postgres: Postgres, tmp_path: Path) ->
         assert back.returncode == 0
         checked = run("check", *there, folder=tmp_path)
         assert checked.returncode == 0 and b"hunter2" not in checked.stdout + checked.stderr
+        assert b"integrity" not in checked.stdout  # which only PostgreSQL's own tools look into
     again = sqlite_file(tmp_path, "back.db")
     assert exported(again) == text
     again.close()
@@ -231,6 +232,50 @@ def test_an_export_for_which_there_is_no_room_is_one_line_and_no_file(tmp_path: 
     assert not [*tmp_path.glob("all.ndjson*")]
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "arguments", [["export"], ["export", "-"], ["check"], ["--help"], ["--version"]]
+)
+def test_a_standard_output_that_is_full_is_one_line(
+    tmp_path: Path, arguments: list[str], unbuffered: str
+) -> None:
+    source = sqlite_file(tmp_path)
+    keep(source)
+    source.close()
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(
+            [program(), *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            cwd=tmp_path,
+            env=environment(PYTHONUNBUFFERED=unbuffered),
+            timeout=60,
+        )
+    assert result.returncode == 1
+    assert result.stderr.startswith(b"Error: ") and result.stderr.count(b"\n") == 1
+    assert result.stderr.endswith(b"No space left on device\n")
+    assert (b"cannot write standard output: " in result.stderr) >= ("export" in arguments)
+
+
+@pytest.mark.parametrize("arguments", [["export"], ["check"], ["--help"]])
+def test_whoever_reads_no_more_is_told_nothing(tmp_path: Path, arguments: list[str]) -> None:
+    source = sqlite_file(tmp_path)
+    keep(source)
+    source.close()
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as pipe:
+        result = subprocess.run(
+            [program(), *arguments],
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            cwd=tmp_path,
+            env=environment(PYTHONUNBUFFERED=""),
+            timeout=60,
+        )
+    assert (result.returncode, result.stderr) == (1, b"")
+
+
 def test_a_dash_is_standard_output_as_it_is_standard_input(tmp_path: Path) -> None:
     source = sqlite_file(tmp_path)
     keep(source, "b", "v1")
@@ -291,6 +336,31 @@ def test_a_pipe_is_told_the_outcome_and_shown_no_bar(tmp_path: Path) -> None:
     result = run("import", "all.ndjson", folder=tmp_path)
     assert (result.returncode, result.stderr.count(b"\n")) == (0, 1)
     assert result.stderr.startswith(b"0 kept, 1 present, ")
+
+
+def test_a_terminal_is_shown_a_bar_and_standard_output_is_not(tmp_path: Path) -> None:
+    source = sqlite_file(tmp_path)
+    fill(source)
+    expected = exported(source)
+    source.close()
+    (tmp_path / "all.ndjson").write_bytes(expected)
+    reader, terminal = os.openpty()
+    with open(reader, "rb", buffering=0) as screen, open(terminal, "wb", buffering=0) as stderr:
+        for arguments, label, out in (
+            (["export"], b"exporting", expected),
+            (["import", "all.ndjson"], b"importing", b""),
+        ):
+            result = subprocess.run(
+                [program(), *arguments],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                cwd=tmp_path,
+                env=environment(TERM="xterm"),
+                timeout=60,
+            )
+            assert (result.returncode, result.stdout) == (0, out)
+            shown = screen.read(65536)
+            assert label in shown and b"100%" in shown
 
 
 def test_a_command_that_ctrl_c_ends_says_so_by_its_exit_status(tmp_path: Path) -> None:
@@ -390,10 +460,13 @@ def test_what_is_made_of_a_database_only_its_owner_may_read(tmp_path: Path, comm
     (tmp_path / "perfgate.db").chmod(0o644)
     before = os.umask(0o022)
     try:
-        assert run(command, "copy", folder=tmp_path).returncode == 0
+        result = run(command, "copy", folder=tmp_path)
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "copy").stat().st_mode) == 0o600
+    assert (result.returncode, result.stdout) == (0, b"")
+    said = {"backup": b"backed up to copy\n", "export": b"0 baselines and 0 verdicts exported\n"}
+    assert result.stderr == said[command]
 
 
 def test_a_backup_beside_the_log_of_another_database_is_not_touched(tmp_path: Path) -> None:
@@ -472,6 +545,7 @@ def test_check_tells_what_is_there_and_what_is_damaged(tmp_path: Path) -> None:
         db.execute("UPDATE totals SET number = number + 1 WHERE kind = 'verdicts'")
         result = run("check", folder=tmp_path)
         assert (result.returncode, b"\ntotals: wrong for " in result.stdout) == (1, True)
+        assert b" wrong for p, q; " in result.stdout
         db.execute("UPDATE totals SET number = number - 1 WHERE kind = 'verdicts'")
     size = path.stat().st_size
     with path.open("r+b") as file:
@@ -485,6 +559,15 @@ def test_check_tells_what_is_there_and_what_is_damaged(tmp_path: Path) -> None:
     garbage = tmp_path / "garbage"
     garbage.write_text("not a database" * 1000)
     assert run("check", "--database-url", "garbage", folder=tmp_path).returncode == 2
+
+
+def test_check_counts_a_receipt_that_two_records_share_once(tmp_path: Path) -> None:
+    storage = sqlite_file(tmp_path)
+    keep(storage)
+    storage.promote(promotion(), deadline=soon())
+    storage.close()
+    result = run("check", folder=tmp_path)
+    assert result.stdout.endswith(b"\nprojects: 1\nbaselines: 2\nreceipts: 1\nverdicts: 0\n")
 
 
 def test_check_names_a_file_whose_name_is_not_utf_8(tmp_path: Path) -> None:
