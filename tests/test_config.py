@@ -25,6 +25,7 @@ def test_the_defaults() -> None:
     assert (config.timeout, config.max_body_size) == (30, 16 * 1024 * 1024)
     assert (config.log_level, config.log_format) == ("info", "json")
     assert (config.no_cors, config.trusted_proxies, config.api_keys) == (False, 0, ())
+    assert config.effective_threads == config.effective_pool_size == 4
 
 
 def test_arguments_win_over_the_environment_and_that_over_the_default() -> None:
@@ -41,6 +42,7 @@ def test_arguments_win_over_the_environment_and_that_over_the_default() -> None:
         ("timeout", "2.5", 2.5),
         ("log_level", "TRACE", "trace"),
         ("log_format", "pretty", "pretty"),
+        ("log_format", "PRETTY", "pretty"),
         ("workers", "1", 1),
         ("threads", "16", 16),
         ("max_body_size", "65536", 65536),
@@ -82,6 +84,7 @@ def test_an_empty_variable_is_an_unset_one() -> None:
         ({"port": "65536"}, "65535"),
         ({"port": "-1"}, "--port"),
         ({"port": "٣"}, "--port"),
+        ({"workers": "9" * 400}, "--workers: must be a whole number"),  # more than a float holds
         ({"timeout": "0"}, "timeout"),
         ({"timeout": "nan"}, "--timeout"),
         ({"timeout": "1e9"}, "--timeout"),
@@ -95,6 +98,7 @@ def test_an_empty_variable_is_an_unset_one() -> None:
         ({"max_body_size": "lots"}, "--max-body-size"),
         ({"max_body_size": "16\u212aiB"}, "--max-body-size"),  # the sign for Kelvin
         ({"max_body_size": "1"}, "max body size"),
+        ({"max_body_size": "9" * 400}, "--max-body-size: must be a number of bytes"),
         ({"threads": "0"}, "threads"),
         (
             {"storage_type": "postgres", "database_url": "postgresql://h/d", "pool_size": "0"},
@@ -120,6 +124,53 @@ def test_a_bad_setting_is_one_line_that_says_what_is_wrong(
         load(arguments)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most", "beyond"),
+    [
+        ("port", "0", "65535", ["65536"]),
+        ("timeout", "0.1", "3600", ["0.09", "3601"]),
+        ("workers", "1", "512", ["0", "513"]),
+        ("threads", "1", "512", ["0", "513"]),
+        ("pool_size", "1", "512", ["0", "513"]),
+        ("max_body_size", "1024", "1GiB", ["1023", "1073741825"]),
+        ("trusted_proxies", "0", "16", ["17"]),
+    ],
+)
+def test_a_number_may_be_as_small_and_as_large_as_its_limits(
+    name: str, least: str, most: str, beyond: list[str]
+) -> None:
+    for text in (least, most):
+        load({name: text, "storage_type": "sqlite"})
+    for text in beyond:
+        with pytest.raises(ConfigError, match=f"^{name.replace('_', ' ')} must be from "):
+            load({name: text, "storage_type": "sqlite"})
+
+
+def test_only_a_port_may_be_what_kubernetes_makes_of_a_service() -> None:
+    """Anything else that begins so was meant, and must not give way to a default."""
+    with pytest.raises(ConfigError, match="plain path"):
+        load(PERFGATE_STORAGE_TYPE="sqlite", PERFGATE_DATABASE_URL="tcp://10.0.0.1:5432")
+
+
+def test_an_environment_that_is_given_is_all_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERFGATE_PORT", "1234")
+    assert ServerConfig.load(environ={}).port == 8080
+    assert ServerConfig.load().port == 1234
+
+
+def test_a_file_of_keys_may_be_of_windows_and_hold_comments_anywhere(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_bytes(f"\ufeffviewer:{KEY}\r\n  # {OTHER} is to go\r\n".encode())
+    (key,) = ServerConfig.load(api_keys_file=str(path), environ={}).api_keys
+    assert key.role is Role.VIEWER
+
+
+def test_an_option_for_a_file_of_keys_that_is_empty_is_refused() -> None:
+    """As from a script whose variable is not set: it is no wish for a made-up key."""
+    with pytest.raises(ConfigError, match="^--api-keys-file: cannot read ''"):
+        ServerConfig.load(api_keys_file="", environ={})
 
 
 def test_a_file_of_keys_that_is_no_text_is_told(tmp_path: Path) -> None:
@@ -180,6 +231,7 @@ def test_a_variable_that_is_nearly_one_of_ours_or_its_beginning_is_told() -> Non
         ("postgresql://u:1234?secret@h/d", "postgresql://…"),
         ("postgresql://u:1234/secret@h/d", "postgresql://…"),
         ("postgresql://u:1234@secret@h/d", "postgresql://u@h/d"),
+        ("postgresql://u:hunter2/d", "postgresql://…"),  # its host was forgotten
     ],
 )
 def test_where_a_database_is_is_shown_without_the_password(url: str, shown: str) -> None:
@@ -193,6 +245,12 @@ def test_only_postgres_has_a_pool() -> None:
     assert load(threads | pool | postgres).effective_pool_size == 16
     assert load(threads | postgres).effective_pool_size == 3
     assert load(threads | pool | {"storage_type": "sqlite"}).effective_pool_size == 3
+
+
+def test_the_url_of_postgres_may_begin_as_others_write_it() -> None:
+    given = {"storage_type": "postgres", "database_url": "postgres://u:hunter2@h/d"}
+    assert load(given).location == given["database_url"]
+    assert load(given).shown_location == "postgres://u@h/d"
 
 
 def test_keys_from_all_places_add_up(tmp_path: Path) -> None:
@@ -293,3 +351,12 @@ def test_a_configuration_does_not_show_its_secrets() -> None:
 def test_a_large_machine_gets_eight_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("perfgate_server.config._cores", lambda: 64)
     assert ServerConfig(storage_type="sqlite").effective_workers == 8
+
+
+def test_there_are_as_many_workers_as_cores_that_may_be_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As by `taskset`, or in a container: the machine may have more."""
+    for cores in ({5}, {1, 3, 7}):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: cores, raising=False)
+        assert ServerConfig(storage_type="sqlite").effective_workers == len(cores)

@@ -6,15 +6,19 @@ import hashlib
 import json
 import logging
 import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from support import KEYS, LATEST, perfgate_server, receipt, serving, wait_for
+from conftest import Api, Create
+from gunicorn.config import Config
+from support import KEYS, LATEST, bearer, perfgate_server, receipt, serving, wait_for
 
-from perfgate_server import logs
+from perfgate_server import Role, ServerConfig, logs
+from perfgate_server.storage.base import Unavailable
 
 
 def test_a_line_for_each_request_says_who_did_what(tmp_path: Path) -> None:
@@ -81,6 +85,8 @@ ATTACKS = [
     ),
     b"GET /health HTTP/1.1\r\nHost: x\r\nProxy-Authorization: Basic aHVudGVyMg==\r\n\r\n",
     b"GET /health HTTP/1.1\r\nHost: x\r\nCookie: session=aHVudGVyMg\r\n\r\n",
+    b"GET /health HTTP/1.1\r\nHost: x\r\nX-Api-Key: aHVudGVyMg\r\nX-Token: aHVudGVyMg\r\n\r\n",
+    b"GET /health HTTP/1.1\r\nHost: x\r\nX-Client-Secret: aHVudGVyMg\r\nPassword: hunter2\r\n\r\n",
     b"GET /health HTTP/1.1\r\nAuthorization %s\r\n\r\n",
     b"GET /health HTTP/1.1\r\nX: y\r\n %s\r\n\r\n",
     b"GET /health HTTP/1.1\r\nHost: x\r\nAuthorization : %s\r\n\r\n",
@@ -128,6 +134,49 @@ def test_a_line_for_people_has_the_request_id_that_the_client_was_told(tmp_path:
         assert r"'X-Test: a\tb'" in server.log
 
 
+def test_a_line_for_people_tells_who_was_refused_before_the_application_and_why(
+    tmp_path: Path,
+) -> None:
+    with serving(perfgate_server("--log-format", "pretty"), tmp_path) as server:
+        server.raw(b"nonsense\r\n\r\n")
+        wait_for(lambda: "refused by gunicorn" in server.log, "the line")
+        (line,) = [line for line in server.log.splitlines() if "refused by gunicorn" in line]
+        assert re.search(r" request_id=\w{32} reason=Invalid\w+ client=127\.0\.0\.1$", line), line
+
+
+def test_with_level_warn_a_server_that_does_well_says_nothing(tmp_path: Path) -> None:
+    with serving(perfgate_server("--log-level", "warn"), tmp_path) as server:
+        assert server.request("GET", LATEST)[0] == 404
+        server.stop()
+        assert server.log == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [(TimeoutError(), "DEBUG"), (BlockingIOError(), "DEBUG"), (ZeroDivisionError(), "ERROR")],
+)
+def test_a_client_that_stops_is_no_failure_and_what_gunicorn_fails_at_is_one(
+    caplog: pytest.LogCaptureFixture, error: Exception, level: str
+) -> None:
+    logger = logs.GunicornLogger(Config())
+    caplog.set_level("DEBUG")
+    caplog.set_level("DEBUG", "gunicorn.error")
+    try:
+        raise error
+    except type(error):
+        logger.exception("it failed")
+    (record,) = caplog.records
+    assert (record.levelname, bool(record.exc_info)) == (level, level == "ERROR")
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_what_gunicorn_says_of_itself_is_for_debugging(tmp_path: Path, level: str) -> None:
+    with serving(perfgate_server("--log-level", level), tmp_path) as server:
+        server.stop()
+        said = {line["logger"] for line in map(json.loads, server.log.splitlines())}
+    assert ("gunicorn.error" in said) == (level == "debug")
+
+
 @pytest.mark.parametrize("lines", [logs.JsonLines, logs.PrettyLines])
 def test_times_in_the_log_are_those_of_utc_wherever_the_server_runs(
     monkeypatch: pytest.MonkeyPatch, lines: Any
@@ -142,6 +191,104 @@ def test_times_in_the_log_are_those_of_utc_wherever_the_server_runs(
     time.tzset()
 
 
-def test_colours_are_for_terminals() -> None:
+def test_colours_are_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
     record = logging.LogRecord("x", logging.WARNING, "", 0, "said", None, None)
     assert "\033" not in logs.PrettyLines().format(record)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert "Z \033[33mwarn \033[0m said" in logs.PrettyLines().format(record)
+
+
+def test_what_is_critical_is_an_error() -> None:
+    """There is no level above it to alert on."""
+    record = logging.LogRecord("x", logging.CRITICAL, "", 0, "said", None, None)
+    assert json.loads(logs.JsonLines().format(record))["level"] == "error"
+    assert "Z error said" in logs.PrettyLines().format(record)
+
+
+def test_people_are_shown_where_it_failed_and_nothing_raw() -> None:
+    try:
+        raise ZeroDivisionError("\x1b[2J" + KEYS["admin"])
+    except ZeroDivisionError:
+        record = logging.LogRecord("x", logging.ERROR, "", 0, "said", None, sys.exc_info())
+    first, *traceback = logs.PrettyLines().format(record).split("\n")
+    assert first.endswith(" said") and traceback[0].startswith("Traceback")
+    assert traceback[-1].startswith(r"ZeroDivisionError: \x1b[2J")
+    assert all(line.isprintable() and KEYS["admin"] not in line for line in traceback)
+    assert KEYS["admin"] not in logs.JsonLines().format(record)
+
+
+# -- what a request's line is, in this process
+
+
+@pytest.fixture
+def logged(create: Create, caplog: pytest.LogCaptureFixture) -> Api:
+    """An API of its own, whose lines `caplog` has."""
+    caplog.set_level("INFO")
+    return Api(create(ServerConfig().api_key(KEYS["admin"], Role.ADMIN)).test_client())
+
+
+def lines(caplog: pytest.LogCaptureFixture, style: logging.Formatter) -> list[str]:
+    return [style.format(record) for record in caplog.records]
+
+
+@pytest.mark.parametrize(("error", "status"), [(Unavailable("x"), 503), (ZeroDivisionError(), 500)])
+def test_the_line_of_what_failed_is_a_warning_and_its_cause_an_error(
+    logged: Api,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    status: int,
+) -> None:
+    """So that one can alert on errors, and find the request."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(logged.client.application.extensions["perfgate"].storage, "latest", fail)
+    answer = logged.get(LATEST)
+    assert answer.status_code == status
+    cause, line = map(json.loads, lines(caplog, logs.JsonLines()))
+    assert (cause["level"], line["level"], line["status"]) == ("error", "warn", status)
+    assert cause["request_id"] == line["request_id"] == answer.headers["X-Request-ID"]
+
+
+def test_a_line_tells_how_much_was_sent(logged: Api, caplog: pytest.LogCaptureFixture) -> None:
+    size = len(logged.get(LATEST).data)
+    assert logged("HEAD", LATEST).headers["Content-Length"] == str(size)
+    found = [json.loads(line)["bytes"] for line in lines(caplog, logs.JsonLines())]
+    assert found == [size, 0]
+
+
+def test_a_line_tells_the_path_that_the_client_asked_a_proxy_for(
+    create: Create, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    client = create(ServerConfig(trusted_proxies=1)).test_client()
+    client.get("/health", headers={"X-Forwarded-Prefix": "/x", "X-Forwarded-For": "10.0.0.7"})
+    line = json.loads(lines(caplog, logs.JsonLines())[-1])
+    assert (line["path"], line["route"], line["client"]) == ("/x/health", "/health", "10.0.0.7")
+
+
+def test_no_part_of_a_key_stands_where_an_error_is_cut(
+    logged: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    benchmark = "x" * 256
+    logged.upload(benchmark)
+    logged.get(f"/projects/p/baselines/{benchmark}/versions/{KEYS['admin']}")
+    line = lines(caplog, logs.JsonLines())[-1]
+    assert len(json.loads(line)["error"]) == 300
+    assert "pg_test_A" not in line
+
+
+def test_a_line_for_people_tells_who_asked_and_what_came_of_it(
+    logged: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    logged.upload()
+    logged("POST", "/projects/p/baselines/b/compare", json=receipt(200))
+    logged.get(LATEST, role=None)
+    logged.get(LATEST, role=None, headers=bearer("viewer"))  # a key that is not known here
+    ids = [hashlib.sha256(KEYS[role].encode()).hexdigest()[:8] for role in ("admin", "viewer")]
+    _, compared, nobody, unknown = lines(caplog, logs.PrettyLines())
+    assert re.search(rf" 200 [\d.]+ ms \d+ B admin:{ids[0]} \w+ fail$", compared)
+    assert re.search(r" 401 [\d.]+ ms \d+ B - \w+ ", nobody)
+    assert re.search(rf" 401 [\d.]+ ms \d+ B unknown:{ids[1]} \w+ The API key is not ", unknown)

@@ -71,6 +71,19 @@ def test_a_lock_held_by_others_is_waited_for_until_the_deadline(url: str) -> Non
     storage.close()
 
 
+def test_a_statement_that_takes_too_long_is_ended_by_the_server(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it were only not waited for, it would go on, and nobody would want its answer."""
+    from perfgate_server.storage import postgres as engine
+
+    monkeypatch.setattr(engine, "_FIRST_WORD", PATIENCE)  # however busy the machine is
+    with contextlib.closing(opened(url)) as storage:
+        with pytest.raises(Unavailable, match="statement timeout"):
+            with storage._engine.single(soon(0.5)) as session:
+                session.execute("SELECT pg_sleep(4)")
+
+
 def test_a_machine_that_died_keeps_no_lock_beyond_its_deadline(url: str) -> None:
     """The database asks a silent peer only after hours whether it is there still."""
     with contextlib.closing(opened(url)) as dead, contextlib.closing(opened(url)) as living:
@@ -102,6 +115,17 @@ def test_a_database_that_took_the_name_of_another_is_not_used(postgres: Postgres
                     call()
             rename(postgres, (name, others), (f"{name}_away", name))
             assert storage.latest("p", "b", receipt=False, deadline=soon()).version == "v1"
+
+
+def test_a_server_goes_on_while_another_upgrades_its_database(postgres: Postgres, url: str) -> None:
+    """It is the same one still, as new connections find it."""
+    name = url.rsplit("/", 1)[1]
+    with contextlib.closing(opened(url)) as storage:
+        storage.ping(deadline=soon())
+        later = "VALUES (999, 'later', '2999-01-01T00:00:00+00:00')"
+        postgres.execute(f"INSERT INTO perfgate_migrations {later}", name)
+        assert disconnect(postgres, name)
+        storage.ping(deadline=soon())
 
 
 def test_a_url_may_name_the_application(url: str) -> None:
@@ -348,6 +372,28 @@ def test_whoever_fails_gives_the_connection_back(url: str) -> None:
         assert storage.create(*stored(), deadline=soon())[1]
 
 
+def test_whoever_fails_gives_a_connection_back_that_is_lost_by_then(
+    postgres: Postgres, url: str
+) -> None:
+    """And what is told is the failure: the answer to a conflict, not a 500."""
+    with contextlib.closing(open_storage("postgres", url, pool_size=1)) as storage:
+        with pytest.raises(ZeroDivisionError), storage._engine.writing("p", "b", soon()):
+            assert disconnect(postgres, url.rsplit("/", 1)[1])
+            raise ZeroDivisionError
+        storage.ping(deadline=soon(5))
+
+
+def test_a_process_has_as_many_connections_as_it_is_to_have(url: str) -> None:
+    with (
+        contextlib.closing(open_storage("postgres", url, pool_size=6)) as storage,
+        contextlib.ExitStack() as stack,
+    ):
+        for _ in range(6):
+            stack.enter_context(storage._engine.single(soon()))
+        with pytest.raises(Unavailable, match="no connection before the deadline"):
+            storage.ping(deadline=soon(0.2))
+
+
 def test_what_fails_before_a_transaction_gives_the_connection_back(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -478,10 +524,15 @@ def test_it_works_through_a_pooler_in_transaction_mode(bounced: str, tmp_path: P
         assert "Traceback" not in server.log
 
 
-def test_nothing_that_is_set_stays_in_a_session_of_the_pooler(bounced: str) -> None:
+def test_nothing_that_is_set_stays_in_a_session_of_the_pooler(
+    own: OwnPostgres, bounced: str
+) -> None:
     """The next transaction in it may be anybody's."""
     import psycopg
 
+    name = bounced.rsplit("/", 1)[1]
+    own.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")  # an upload turns it on
+    disconnect(own, name)
     with contextlib.closing(opened(bounced)) as storage:
         storage.create(*stored(), deadline=soon())
         with contextlib.ExitStack() as stack:
@@ -491,7 +542,7 @@ def test_nothing_that_is_set_stays_in_a_session_of_the_pooler(bounced: str) -> N
                 ("lock_timeout", "0"),
                 ("statement_timeout", "0"),
                 ("idle_in_transaction_session_timeout", "0"),
-                ("synchronous_commit", "on"),
+                ("synchronous_commit", "off"),
             ):
                 shown = [one.execute(f"SHOW {name}".encode()).fetchone() for one in found]
                 assert shown == [(value,)] * 2
@@ -527,3 +578,16 @@ def test_uploads_do_not_depend_on_the_database_s_isolation(postgres: Postgres, u
 
         assert race(20, work) == [None] * 20
         assert storage.list("p", Filters(), Page(limit=0), deadline=soon()).total == 200
+
+
+def test_what_is_written_knows_what_was_committed_while_it_waited(
+    postgres: Postgres, url: str
+) -> None:
+    """Whatever the database's isolation; nor does it wait for another benchmark of the project."""
+    name = url.rsplit("/", 1)[1]
+    isolation = "default_transaction_isolation = 'repeatable read'"
+    postgres.execute(f'ALTER DATABASE "{name}" SET {isolation}', name)
+    with contextlib.closing(opened(url)) as storage:
+        with storage._engine.writing("p", "other", soon()) as session:
+            storage.create(*stored(), deadline=soon())
+            assert session.execute("SELECT count(*) FROM baselines").fetchone() == (1,)

@@ -64,7 +64,7 @@ def test_a_newer_schema_is_refused(postgres: Postgres, url: str) -> None:
     opened(url).close()
     name = url.rsplit("/", 1)[1]
     postgres.execute("INSERT INTO perfgate_migrations VALUES (999, 'future', 'then')", name)
-    with pytest.raises(CannotOpen, match="newer perfgate-server"):
+    with pytest.raises(CannotOpen, match="^cannot open the database: .*newer perfgate-server"):
         opened(url)
 
 
@@ -177,6 +177,17 @@ def test_a_start_does_not_wait_for_a_lock_for_ever(
             opened(url)
 
 
+def test_what_is_no_lock_is_not_waited_for(
+    own: OwnPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever misspelt a name is told so at once."""
+    from perfgate_server.storage import postgres as engine
+
+    monkeypatch.setattr(engine, "_LOCK_PAUSE", None)  # for which nobody can wait
+    with pytest.raises(CannotOpen, match="does not exist"):
+        opened(own.at("nowhere"))
+
+
 def test_an_upgrade_that_waits_for_a_reader_keeps_others_out_only_for_moments(url: str) -> None:
     """A dump of the database may take an hour; whoever came after a waiting upgrade waited too."""
     import psycopg
@@ -257,6 +268,7 @@ def test_what_cannot_be_opened_is_one_line_without_the_password(own: OwnPostgres
         )
         assert result.returncode == 2, url
         assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1
+        assert r"\n" not in result.stderr  # what libpq says in several lines is not squeezed in
         assert "hunter" not in result.stderr
 
 

@@ -43,7 +43,7 @@ from support import (
 from perfgate_server import ServerConfig
 from perfgate_server.app import _development_url
 from perfgate_server.config import ConfigError
-from perfgate_server.server import gunicorn_settings
+from perfgate_server.server import _bind, _listen, gunicorn_settings
 
 # -- the launch modes
 
@@ -60,9 +60,13 @@ def test_gunicorn_finds_the_same_settings(tmp_path: Path) -> None:
     variables = {"PERFGATE_API_KEYS": EVERY_KEY, "PERFGATE_DATABASE_URL": str(database)}
     port = free_port()
     variables |= {"PERFGATE_BIND": "127.0.0.1", "PERFGATE_PORT": str(port)}
+    variables |= {"PERFGATE_LOGLEVEL": "debug"}
     command = [program("gunicorn"), "wsgi:app"]
     with serving(command, tmp_path, port=port, cwd=ROOT, **variables) as server:
         drive(server)
+        assert server.log.count("did you mean PERFGATE_LOG_LEVEL?") == 1
+        (line,) = [line for line in server.log.splitlines() if "listening on" in line]
+        assert f"listening on http://127.0.0.1:{port}, storing in sqlite at {database}, " in line
         status, body = parse_envelope(server.raw(b"GET / HTTP/1.1\r\nno colon\r\n\r\n"))
         assert (status, body["error"]["code"]) == (400, "VALIDATION_ERROR")
         assert server.lines("stopped") == []
@@ -348,6 +352,64 @@ def test_gunicorn_must_have_read_our_settings(tmp_path: Path) -> None:
     assert result.returncode == 3
     assert "Error: gunicorn has not read gunicorn.conf.py" in result.stderr
     assert not database.exists()
+
+
+def test_another_server_of_wsgi_apps_logs_the_same(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [program("python"), "-c", "import wsgi; wsgi.app.test_client().get('/health')"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        cwd=ROOT,
+        env=environment(PERFGATE_API_KEYS=EVERY_KEY, PERFGATE_DATABASE_URL=str(tmp_path / "p.db")),
+    )
+    line = json.loads(result.stderr.splitlines()[-1])
+    assert (line["level"], line["route"], line["status"]) == ("info", "/health", 200)
+
+
+def test_a_server_whose_workers_cannot_start_ends_with_a_failure() -> None:
+    """A supervisor that restarts what failed must hear of it."""
+    code = (
+        "from perfgate_server import ServerConfig, run_server, worker\n"
+        "worker.Worker.init_signals = lambda _: 1 // 0\n"
+        "run_server(ServerConfig(bind='127.0.0.1', port=0))"
+    )
+    result = subprocess.run(
+        [program("python"), "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=environment(),
+    )
+    assert result.returncode == 3
+    assert "ZeroDivisionError" in result.stderr and "AttributeError" not in result.stderr
+
+
+def test_of_two_servers_that_start_at_once_one_has_the_port() -> None:
+    """Both may be bound to it, until one of them listens."""
+    config = ServerConfig(bind="127.0.0.1", port=free_port())
+    with contextlib.closing(_bind(config.bind, config.port)) as listener:
+        with socket.create_server((config.bind, config.port)):
+            with pytest.raises(ConfigError, match=f"port {config.port}: Address already in use"):
+                _listen(listener, config)
+
+
+def test_a_worker_of_gunicorn_makes_no_database_in_place_of_one_that_is_gone(
+    tmp_path: Path,
+) -> None:
+    """It would begin with an empty one, and what is at fault would not be seen."""
+    database, port = tmp_path / "perfgate.db", free_port()
+    variables = {"PERFGATE_API_KEYS": EVERY_KEY, "PERFGATE_DATABASE_URL": str(database)}
+    variables |= {"PERFGATE_BIND": "127.0.0.1", "PERFGATE_PORT": str(port), "PERFGATE_WORKERS": "1"}
+    command = [program("gunicorn"), "wsgi:app"]
+    with serving(command, tmp_path, port=port, cwd=ROOT, **variables) as server:
+        for path in tmp_path.glob("perfgate.db*"):
+            path.unlink()
+        (worker,) = server.workers()
+        os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: server.workers() not in ([], [worker]), "a new worker")
+        wait_for(lambda: _status(server) == 503, "its answer")
+        assert not database.exists()
 
 
 def test_flask_run_says_what_is_wrong_in_one_line() -> None:

@@ -75,6 +75,12 @@ def test_broken_requests_get_an_envelope(server: Server, sent: bytes, status: in
     assert bool(body["error"]["details"]) == (answered in (400, 404))
 
 
+def test_a_request_line_may_have_8000_bytes(server: Server) -> None:
+    """Names and metadata in a query need room."""
+    sent = b"GET /" + b"x" * 7980 + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    assert parse_envelope(server.raw(sent))[0] == 404
+
+
 def test_a_refusal_by_gunicorn_is_found_in_the_log_by_its_id(server: Server) -> None:
     _, body = parse_envelope(server.raw(b"nonsense\r\n\r\n"))
     logged = [line["request_id"] for line in server.lines("refused by gunicorn")]

@@ -284,6 +284,18 @@ def test_looking_for_a_past_ends(storage: Storage, monkeypatch: pytest.MonkeyPat
     assert [wall_ms(summary) for summary in seen] == [*reversed(range(7, 60))]
 
 
+def test_looking_for_the_run_of_a_promotion_ends(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a chain that is longer than anybody's nobody knows how old it is."""
+    monkeypatch.setattr(base, "MAX_SCANNED", 3)
+    keep(storage, "b", "v0", value=receipt(wall_ms=7))
+    for number in range(3):
+        storage.promote(promotion(f"v{number}", f"v{number + 1}"), deadline=soon())
+    assert past(storage, "v2") == [7]
+    assert past(storage, "v3") == []
+
+
 def test_a_promotion_that_changes_the_receipt_has_a_summary_of_its_own(storage: Storage) -> None:
     from perfgate_server.records import normalize_body
 

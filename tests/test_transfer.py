@@ -112,6 +112,24 @@ def test_progress_is_told_of_every_record_and_byte(storage: Storage, target: Sto
     assert sum(read) == len(text)
 
 
+@pytest.mark.parametrize("backend", ["sqlite", "postgres"])
+def test_an_export_is_the_state_of_one_moment(storage: Storage) -> None:
+    """Whatever is uploaded, judged and deleted before it is done."""
+    for version in ("v1", "v2"):
+        keep(storage, "b", version, value=receipt(pad=version))
+    add(storage, "1")
+    before, out = exported(storage), io.BytesIO()
+
+    def meanwhile(_: int) -> None:
+        if not listed(storage, tags=["meanwhile"]):
+            storage.delete("p", "b", "v2", deadline=soon())
+            keep(storage, "b", "v3", tags=["meanwhile"])
+            add(storage, "2")
+
+    assert transfer.export(storage, out, meanwhile) == (2, 1)
+    assert out.getvalue() == before != exported(storage)
+
+
 def test_an_import_can_be_run_again(storage: Storage) -> None:
     """After an interruption in the middle, and after the end."""
     fill(storage)

@@ -15,8 +15,37 @@ import pytest
 from gunicorn.http import errors as http
 from gunicorn.workers.gthread import ThreadWorker
 
+from perfgate_server import ServerConfig
 from perfgate_server import worker as module
+from perfgate_server.server import gunicorn_settings
 from perfgate_server.worker import NOBODY, Worker, load_of
+
+
+def test_a_worker_takes_the_first_place_that_is_free_if_there_is_one() -> None:
+    """There may be more workers than places; and a dead one's place is nobody's."""
+    settings = gunicorn_settings(ServerConfig())
+    others = {pid: SimpleNamespace(place=pid, core=None) for pid in range(len(load_of))}
+    new: Any = SimpleNamespace(place=0, core=None)
+    settings["pre_fork"](SimpleNamespace(WORKERS=others), new)
+    assert new.place is None
+    settings["child_exit"](None, new)
+    for place in (7, 0):
+        load_of[place] = 3
+        settings["child_exit"](None, others.pop(place))
+        assert load_of[place] == NOBODY
+        settings["pre_fork"](SimpleNamespace(WORKERS=others), new)
+        assert new.place == place
+
+
+def test_two_servers_do_not_begin_with_the_same_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of one worker: the other cores would idle."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
+    new: Any = SimpleNamespace(place=None, core=None)
+    chosen = set()
+    for _ in range(20):
+        gunicorn_settings(ServerConfig())["pre_fork"](SimpleNamespace(WORKERS={}), new)
+        chosen.add(new.core)
+    assert len(chosen) > 1
 
 
 @pytest.fixture
