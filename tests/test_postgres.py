@@ -38,7 +38,7 @@ from test_storage import race
 
 from perfgate_server import Role, ServerConfig
 from perfgate_server.storage import open_storage
-from perfgate_server.storage.base import Filters, Page, Unavailable
+from perfgate_server.storage.base import CannotOpen, Filters, Page, Unavailable
 
 
 def test_the_server_works_on_it(url: str, tmp_path: Path) -> None:
@@ -115,6 +115,41 @@ def test_a_database_that_took_the_name_of_another_is_not_used(postgres: Postgres
                     call()
             rename(postgres, (name, others), (f"{name}_away", name))
             assert storage.latest("p", "b", receipt=False, deadline=soon()).version == "v1"
+
+
+def test_a_connection_that_led_elsewhere_is_not_kept(postgres: Postgres, url: str) -> None:
+    """It would stay one, for an hour after the cause is gone."""
+    name = url.rsplit("/", 1)[1]
+    with contextlib.closing(opened(url)) as storage:
+        storage.ping(deadline=soon())
+        postgres.execute(f"ALTER DATABASE {name} SET search_path = nowhere")
+        disconnect(postgres, name)
+        with pytest.raises(Unavailable, match="does not exist"):
+            storage.ping(deadline=soon())
+        postgres.execute(f"ALTER DATABASE {name} RESET search_path")
+        wait_for(lambda: _creates(storage), "a connection to the right place")
+
+
+def test_a_database_is_not_used_before_it_is_restored_whole(postgres: Postgres, url: str) -> None:
+    """Records would come before those that are restored, and where their numbers are. In a dump
+    the keys that refer to other tables come last."""
+    name = url.rsplit("/", 1)[1]
+    key = "receipt_summaries_project_receipt_id_fkey"
+    with contextlib.closing(opened(url)) as storage:
+        storage.create(*stored(), deadline=soon())
+        (definition,) = postgres.execute(
+            f"SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = '{key}'", name
+        )
+        postgres.execute(f"ALTER TABLE receipt_summaries DROP CONSTRAINT {key}", name)
+        disconnect(postgres, name)
+        with pytest.raises(Unavailable, match="whole"):
+            storage.create(*stored("b", "v2"), deadline=soon())
+        with pytest.raises(CannotOpen, match="restore"):
+            opened(url)
+        postgres.execute(
+            f"ALTER TABLE receipt_summaries ADD CONSTRAINT {key} {definition[0]}", name
+        )
+        assert storage.create(*stored("b", "v2"), deadline=soon())[1]
 
 
 def test_a_server_goes_on_while_another_upgrades_its_database(postgres: Postgres, url: str) -> None:
@@ -522,6 +557,20 @@ def test_it_works_through_a_pooler_in_transaction_mode(bounced: str, tmp_path: P
             for statuses in pool.map(work, range(12)):
                 assert statuses == [201, 200, 200] * 10
         assert "Traceback" not in server.log
+
+
+def test_behind_a_pooler_another_database_is_not_used_either(
+    own: OwnPostgres, bounced: str
+) -> None:
+    """The connection to the pooler stays; what is behind it changes."""
+    name = bounced.rsplit("/", 1)[1]
+    with contextlib.closing(open_storage("postgres", bounced, pool_size=1)) as storage:
+        storage.create(*stored(), deadline=soon())
+        rename(own, (name, f"{name}_away"))
+        own.execute(f"CREATE DATABASE {name}")
+        opened(own.at(name)).close()
+        with pytest.raises(Unavailable, match="not the one that was opened"):
+            storage.create(*stored(), deadline=soon())
 
 
 def test_nothing_that_is_set_stays_in_a_session_of_the_pooler(

@@ -49,7 +49,7 @@ class _Connection(psycopg.Connection[tuple[Any, ...]]):
     """
 
     deadline = float("inf")
-    #: Whether it leads to the database that was opened.
+    #: Whether it is known to have led to a database that is whole.
     is_known = False
 
     def wait(self, gen: Generator[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
@@ -98,6 +98,14 @@ class _Session:
         )
         return int(first)
 
+
+# Answers what tells a database from all others, but for its copies: when, to the microsecond, its
+# first tables were made.
+_ORIGIN: LiteralString = "SELECT applied_at FROM perfgate_migrations WHERE version = 1"
+# Answers whether a restore has ended: its foreign keys come last. Before them an upload could take
+# the place of a record, and is not counted.
+_IS_WHOLE: LiteralString = """SELECT count(*) = 2 FROM pg_constraint WHERE contype = 'f'
+    AND conrelid IN (to_regclass('baselines'), to_regclass('receipt_summaries'))"""
 
 # Whatever the defaults: READ COMMITTED, for two may change a total at once (no serialization
 # failures); synchronous_commit on, for a 201 means "on disk". remote_apply, which promises more,
@@ -200,32 +208,39 @@ class PostgresEngine:
             connection.deadline = deadline
             milliseconds = max(1, int((deadline - time.monotonic()) * 1000))
             try:
-                # The last is for a machine that died, or hangs, within its transaction: its locks
-                # would stay for as long as the database believes in the connection.
-                connection.execute(
+                # The last timeout is for a machine that died, or hangs, within its transaction: its
+                # locks would stay for as long as the database believes in the connection.
+                answers = connection.execute(
                     f"{begin}; SET LOCAL statement_timeout = {milliseconds};"
                     f" SET LOCAL lock_timeout = {milliseconds};"
-                    f" SET LOCAL idle_in_transaction_session_timeout = {milliseconds}".encode()
+                    f" SET LOCAL idle_in_transaction_session_timeout = {milliseconds};"
+                    f" {_ORIGIN}".encode()
                 )
-                self._recognize(connection)
+                self._recognize(connection, answers)
             except psycopg.Error as error:
-                _give_back(pool, connection)
-                if not connection.closed or time.monotonic() > deadline:
+                is_lost = connection.closed
+                _give_up(pool, connection)
+                if not is_lost or time.monotonic() > deadline:
                     raise Unavailable(f"PostgreSQL: {_reason(error)}") from error
                 # A new one is lost as fast where a PgBouncer stands before no database.
                 time.sleep(pause)
                 pause = _PAUSE
             except BaseException:
-                _give_back(pool, connection)
+                _give_up(pool, connection)
                 raise
             else:
                 return connection
 
-    def _recognize(self, connection: _Connection) -> None:
-        """Raise Unavailable if a new connection leads to another database than was opened: one may
-        have taken its name, and what was acknowledged would seem to be lost."""
-        if not connection.is_known and _origin(connection) != self._origin:
+    def _recognize(self, connection: _Connection, answers: psycopg.Cursor[tuple[Any, ...]]) -> None:
+        """Raise Unavailable unless a connection leads to the database that was opened, by the last
+        of these answers, to `_ORIGIN`: another may have taken its name, and what was acknowledged
+        would seem to be lost. Asked in each transaction, for a pooler may lead each elsewhere."""
+        while answers.nextset():
+            pass
+        if answers.fetchone() != (self._origin,):
             raise Unavailable("PostgreSQL: the database is not the one that was opened")
+        if not connection.is_known and not _value(connection, _IS_WHOLE):
+            raise Unavailable("PostgreSQL: the database is not restored whole")
         connection.is_known = True
 
     def _open(self) -> ConnectionPool[_Connection]:
@@ -241,6 +256,13 @@ class PostgresEngine:
                     open=True,
                 )
             return self._pool
+
+
+def _give_up(pool: ConnectionPool[_Connection], connection: _Connection) -> None:
+    """Give the pool the place of a connection: a new one may find another server, or another
+    schema, where this one would go on to lead to what is wrong."""
+    connection.close()
+    pool.putconn(connection)
 
 
 def _give_back(pool: ConnectionPool[_Connection], connection: _Connection) -> None:
@@ -283,7 +305,7 @@ def _options(url: str) -> dict[str, Any]:
 
 def _prepare(url: str, create: bool) -> str:
     """Bring the database to this program's schema, unless it has it; refuse to without `create`.
-    Return its `_origin`."""
+    Return its origin."""
     try:
         options = _options(url)
     except psycopg.Error:
@@ -321,7 +343,9 @@ def _upgrade(options: dict[str, Any], create: bool, lock_timeout: int) -> str:
             version, applied = _apply_migrations(db)
         if create:
             _check_role(db)
-        origin = _origin(db)
+        if not _value(db, _IS_WHOLE):
+            raise CannotOpen("it is not whole; restore it anew, while no server uses it")
+        origin = str(_value(db, _ORIGIN))
         name = db.info.dbname
     migrate.log_applied(version, applied, name)
     return origin
@@ -358,12 +382,6 @@ def _version(db: psycopg.Connection[Any]) -> int:
     if _value(db, "SELECT to_regclass('perfgate_migrations')") is None:
         return 0
     return int(_value(db, "SELECT coalesce(max(version), 0) FROM perfgate_migrations"))
-
-
-def _origin(db: psycopg.Connection[Any]) -> str:
-    """Return what tells this database from all others, but for its copies: when, to the
-    microsecond, its first tables were made."""
-    return str(_value(db, "SELECT applied_at FROM perfgate_migrations WHERE version = 1"))
 
 
 def _apply_migrations(db: psycopg.Connection[Any]) -> tuple[int, list[migrate.Migration]]:
