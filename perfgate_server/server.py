@@ -101,7 +101,7 @@ class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn is not typed
 
     def handle_hup(self) -> None:
         """Replace the workers, but for the one that is all there is of storage `memory`."""
-        logger.warning("SIGHUP: keys and settings are read at start alone; restart to change them")
+        _tell_of_hangup(self)
         if not self._keeps_memory():
             super().handle_hup()
 
@@ -227,6 +227,10 @@ def _close_storage(_: Any, worker: Worker) -> None:
         worker.wsgi.extensions["perfgate"].storage.close()
 
 
+def _tell_of_hangup(_: Any) -> None:
+    logger.warning("SIGHUP: keys and settings are read at start alone; restart to change them")
+
+
 def _log_stop(_: Any) -> None:
     logger.info("stopped")
 
@@ -288,6 +292,7 @@ def wsgi_settings() -> dict[str, Any]:
         "bind": address(config.bind, config.port),
         "when_ready": lambda server: logger.info(_started(config, str(server.LISTENERS[0]))),
         "on_exit": _log_stop,
+        "on_reload": _tell_of_hangup,
         "post_fork": _die_young,
     }
 

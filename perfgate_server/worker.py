@@ -180,6 +180,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """Finish the requests in flight, as at SIGTERM: gunicorn sends SIGQUIT on Ctrl-C. Its own
+        cuts them off, or waits for ever for a lock of the code that the signal interrupted."""
+        self.handle_exit(sig, frame)
+
     def is_parent_alive(self) -> bool:
         """Tell whether the main process is there: without it this one stops, as when told to."""
         is_alive = bool(super().is_parent_alive())

@@ -126,13 +126,28 @@ def test_each_worker_keeps_to_a_core(tmp_path: Path, cores: list[int]) -> None:
 # -- stopping
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def _launched(launch: str, folder: Path) -> contextlib.AbstractContextManager[Server]:
+    """Run two workers on perfgate.db in `folder`."""
+    if launch == "perfgate-server":
+        return sqlite_server(folder, "--workers", "2")
+    port = free_port()
+    variables = {"PERFGATE_BIND": "127.0.0.1", "PERFGATE_PORT": str(port), "PERFGATE_WORKERS": "2"}
+    variables |= {"PERFGATE_DATABASE_URL": str(folder / "perfgate.db")}
+    command = [program("gunicorn"), "wsgi:app"]
+    keys = {"PERFGATE_API_KEYS": EVERY_KEY}
+    return serving(command, folder, port=port, cwd=ROOT, **variables, **keys)
+
+
+@pytest.mark.parametrize("launch", ["perfgate-server", "gunicorn"])
 @pytest.mark.parametrize("group", [False, True], ids=["main", "group"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT], ids=["TERM", "INT", "QUIT"]
+)
 def test_requests_in_flight_are_finished(
-    tmp_path: Path, number: signal.Signals, group: bool
+    tmp_path: Path, launch: str, number: signal.Signals, group: bool
 ) -> None:
     """Also when Ctrl-C on a terminal tells every process of the group at once."""
-    with sqlite_server(tmp_path, "--workers", "2") as server:
+    with _launched(launch, tmp_path) as server:
         lock = sqlite3.connect(tmp_path / "perfgate.db", isolation_level=None)
         lock.execute("BEGIN IMMEDIATE")
         with ThreadPoolExecutor() as pool:
@@ -277,6 +292,7 @@ def test_gunicorn_survives_a_hangup_whatever_its_keys_are_by_then(tmp_path: Path
         server.process.send_signal(signal.SIGHUP)
         wait_for(lambda: server.workers() and not before & set(server.workers()), "new workers")
         wait_for(lambda: _accepts(server), "one that listens")
+        assert server.log.count("SIGHUP: keys and settings are read at start alone") == 1
         assert server.put("b", "v1") == 201
         assert server.stop() == 0
 
