@@ -24,6 +24,10 @@ DEFAULT_SQLITE_PATH = "./perfgate.db"
 _NEARLY = 0.9
 
 
+#: What a path has that comes from a file with the line ends of Windows, or with quotes that stay.
+_ASTRAY = re.compile(r"[\x00-\x1f\x7f]|\A\s|\s\Z|\A(['\"]).*\1\Z")
+
+
 class ConfigError(Exception):
     """A setting that cannot be used. Its text never holds a key."""
 
@@ -242,14 +246,18 @@ class ServerConfig:
 
 def misspelt(variables: Iterable[str]) -> list[str]:
     """Return a sentence for each of these names that is nearly that of a variable of ours, or its
-    beginning: PERFGATE_STORAGE would leave the data in memory without a word."""
+    beginning: PERFGATE_STORAGE would leave the data in memory without a word. Letters in lower case
+    are, and a byte order mark, as before a file's first."""
     names = {setting.metadata["env"] for setting in fields(ServerConfig) if setting.metadata}
     names |= {"PERFGATE_API_KEYS", "PERFGATE_API_KEYS_FILE"}
-    given = {name for name in variables if name.startswith("PERFGATE_")}
     found = []
-    for name in sorted(given - names):
-        begun = [ours for ours in sorted(names) if ours.startswith(f"{name}_")]
-        meant = begun or difflib.get_close_matches(name, names, 1, _NEARLY)
+    for name in sorted({*variables} - names):
+        plain = name.removeprefix("\ufeff").upper()
+        if not plain.startswith("PERFGATE_"):
+            continue
+        begun = [ours for ours in sorted(names) if ours.startswith(f"{plain}_")]
+        nearly = begun or difflib.get_close_matches(plain, names, 1, _NEARLY)
+        meant = [plain] if plain in names else nearly
         if meant:
             asked = f"did you mean {' or '.join(meant)}?"
             found.append(f"{name} is not a perfgate-server variable: {asked}")
@@ -348,5 +356,9 @@ def _check_storage(storage_type: str, database_url: str | None, workers: int | N
         if "://" in database_url or database_url.startswith("file:"):
             # Not shown: the URL of another database may hold a password.
             raise ConfigError("for sqlite the database URL is a plain path, such as ./perfgate.db")
-        if "\0" in database_url:
-            raise ConfigError("the database path holds a NUL character")
+        if _ASTRAY.search(database_url):
+            # It would name another file, of which a new, empty database would be made.
+            raise ConfigError(
+                f"the database path is {database_url!r}: with quotes or white space around it, or a"
+                " control character in it"
+            )

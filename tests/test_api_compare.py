@@ -375,6 +375,11 @@ def test_an_old_baseline_warns(api: Api, monkeypatch: pytest.MonkeyPatch) -> Non
         api.put("b", "v1", json=run(100, "before"))
     assert verdict(api, "?max_age=2d") == ("warn", ["stale_baseline"])
     assert judged(api)["baseline"]["age_seconds"] > 2 * 86_400
+    with monkeypatch.context() as patched:
+        patched.setattr("perfgate_server.records.now", lambda: "2999-03-01T12:00:00.000000Z")
+        api.put("b", "future", json=run(100, "ahead"))
+    assert verdict(api, "?max_age=2d") == ("warn", ["stale_baseline"])
+    assert judged(api)["baseline"]["age_seconds"] < -2 * 86_400
     api.put("b", "v2", json=run(100, "later"))
     assert verdict(api, "?max_age=2d") == ("pass", [])
 

@@ -113,7 +113,12 @@ def test_an_empty_variable_is_an_unset_one() -> None:
         ({"storage_type": "sqlite", "database_url": ":memory:"}, "--storage-type memory"),
         ({"storage_type": "sqlite", "database_url": "sqlite:///x.db"}, "plain path"),
         ({"storage_type": "sqlite", "database_url": "file:x.db"}, "plain path"),
-        ({"storage_type": "sqlite", "database_url": "a\0b"}, "NUL"),
+        ({"storage_type": "sqlite", "database_url": "a\0b"}, "control character"),
+        ({"storage_type": "sqlite", "database_url": "a.db\r"}, r"'a.db\r': with quotes or"),
+        ({"storage_type": "sqlite", "database_url": " a.db"}, "' a.db'"),
+        ({"storage_type": "sqlite", "database_url": "a.db "}, "white space around it"),
+        ({"storage_type": "sqlite", "database_url": '"a b.db"'}, "with quotes"),
+        ({"storage_type": "sqlite", "database_url": "'a.db'"}, "with quotes"),
         ({"database_url": "x.db"}, "did you mean --storage-type sqlite"),
     ],
 )
@@ -208,6 +213,8 @@ def test_a_variable_that_is_nearly_one_of_ours_or_its_beginning_is_told() -> Non
         "PERFGATE_STORAGE": "PERFGATE_STORAGE_TYPE",
         "PERFGATE_DATABASE": "PERFGATE_DATABASE_URL",
         "PERFGATE_LOG": "PERFGATE_LOG_FORMAT or PERFGATE_LOG_LEVEL",
+        "perfgate_api_keys": "PERFGATE_API_KEYS",
+        "\ufeffPERFGATE_STORAGE_TYPE": "PERFGATE_STORAGE_TYPE",
     }
     others = ["PERFGATE_URL", "PERFGATE_KEY", "PERFGATE_SERVICE_PORT", "PERFGATE_PORT_8080_TCP"]
     others += ["PERFGATE_TIMEOUT", "PERFGATE_API_KEYS", "PATH", "XPERFGATE_PORT"]

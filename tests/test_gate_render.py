@@ -128,6 +128,7 @@ def test_without_a_baseline_there_is_no_table() -> None:
         (answer(run(wall_ms=1, failed=1), run(wall_ms=1)), "samples of the baseline failed"),
         (answer(run(wall_ms=0), run(wall_ms=0)), "no metric could be judged"),
         (answer(BASELINE, CURRENT, max_age=1.0), "the baseline is too old"),
+        (answer(BASELINE, CURRENT, age=-9.0, max_age=1.0), "is dated ahead of the server's clock"),
         (answer(BASELINE, CURRENT, min_samples=9), "too few samples"),
         (answer(BASELINE, run(wall_ms=1, host={"os": "macos"})), "the hosts differ in os"),
         (
@@ -220,7 +221,16 @@ def test_a_change_beyond_its_limit_looks_like_it(
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(-5, "0 s"), (59.6, "60 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (172800, "2 d")],
+    [
+        (-5, "-5 s"),
+        (-0.01, "0 s"),
+        (-172800, "-2 d"),
+        (59.6, "60 s"),
+        (119, "119 s"),
+        (120, "2 min"),
+        (7200, "2 h"),
+        (172800, "2 d"),
+    ],
 )
 def test_ages_have_one_unit(seconds: float, shown: str) -> None:
     assert render.age(seconds) == shown

@@ -277,6 +277,13 @@ def test_an_old_baseline_is_a_warning() -> None:
     assert against(baseline, run(wall_ms=200), age=10.1, max_age=10.0).status == "fail"
 
 
+def test_a_baseline_of_the_future_is_no_fresh_one() -> None:
+    """A clock was wrong then, and it would stay fresh until that day."""
+    baseline = run(wall_ms=100)
+    assert against(baseline, baseline, age=-10.0, max_age=10.0).status == "pass"
+    assert against(baseline, baseline, age=-10.1, max_age=10.0).reasons == ("stale_baseline",)
+
+
 @pytest.mark.parametrize("wall", [50, 100, 200])
 def test_another_machine_neither_passes_nor_fails(wall: int) -> None:
     current = run(wall_ms=wall, host=HOST | {"cpu_count": 32})

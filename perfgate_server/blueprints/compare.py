@@ -164,9 +164,9 @@ def _name(selector: Selector) -> str:
 
 
 def _age(baseline: Baseline) -> float:
-    """Return how long ago a record was made, in seconds."""
+    """Return how long ago a record was made, in seconds, by this machine's clock."""
     made = datetime.datetime.fromisoformat(baseline.created_at)
-    return max(0.0, (datetime.datetime.now(datetime.UTC) - made).total_seconds())
+    return (datetime.datetime.now(datetime.UTC) - made).total_seconds()
 
 
 def _record(

@@ -142,11 +142,12 @@ def change(delta: Mapping[str, Any], budget: Mapping[str, Any]) -> str:
 
 
 def age(seconds: float) -> str:
-    """Return how old something is in the greatest whole unit of which it has two or more."""
+    """Return how old something is in the greatest whole unit of which it has two or more; with a
+    minus for what is dated that far ahead."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
+        if abs(seconds) >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
+    return f"{round(seconds)} s"
 
 
 def _ignored(answer: Mapping[str, Any], quote: Quote) -> str:
@@ -216,6 +217,8 @@ def _reasons(answer: Mapping[str, Any], quote: Quote) -> Iterator[str]:
             others = "; none of the others fits" if "others" in answer["baseline"] else ""
             itself = "a record of this very run does not count"
             yield f"{_WORDS[reason]} (tried {tried}; {itself}{others})"
+        elif reason == "stale_baseline" and answer["baseline"]["age_seconds"] < 0:
+            yield "the baseline is dated ahead of the server's clock"
         elif reason == "host_mismatch":
             yield f"the hosts differ in {', '.join(map(quote, answer['host']['differing']))}"
         elif name in METRICS and status == "skip":

@@ -55,7 +55,8 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """The baseline that was found: its summary, its version, by which selector, its age in s."""
+    """The baseline that was found: its summary, its version, by which selector, its age in s, less
+    than 0 if a clock that was wrong has dated it ahead."""
 
     summary: Summary
     version: str
@@ -167,7 +168,7 @@ def _doubts(current: Summary, baseline: Candidate, differing: bool, options: Opt
     before = baseline.summary
     doubts = {
         "host_mismatch": differing and options.host_mismatch != "ignore",
-        "stale_baseline": options.max_age is not None and baseline.age > options.max_age,
+        "stale_baseline": options.max_age is not None and abs(baseline.age) > options.max_age,
         "failed_baseline": before.failed and not options.allow_failed,
         "insufficient_samples": min(current.samples, before.samples) < options.min_samples,
     }
