@@ -39,6 +39,7 @@ _LONGEST_ERROR = 300
 #: What a line for people shows of a record's own fields.
 _SHOWN = ("request_id", "reason", "client", "headers")
 
+logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("perfgate_server.access")
 trace_logger = logging.getLogger("perfgate_server.trace")
 
@@ -176,6 +177,8 @@ class GunicornLogger(Logger):  # type: ignore[misc]  # gunicorn is not typed
     def setup(self, cfg: Any) -> None:
         self.cfg = cfg
         self.error_log.propagate = True
+        if cfg.errorlog != "-" or cfg.accesslog or cfg.logconfig:
+            logger.warning("gunicorn's options for logs are not used: all goes to standard error")
 
     def info(self, msg: str, *args: Any, **kwargs: Any) -> None:
         # What it tells at start and stop, the server says itself, in one line each.

@@ -169,6 +169,19 @@ def test_a_client_that_stops_is_no_failure_and_what_gunicorn_fails_at_is_one(
     assert (record.levelname, bool(record.exc_info)) == (level, level == "ERROR")
 
 
+@pytest.mark.parametrize("option", ["errorlog", "accesslog", "logconfig"])
+def test_a_file_for_gunicorn_s_logs_is_told_not_to_be_used(
+    caplog: pytest.LogCaptureFixture, option: str
+) -> None:
+    config = Config()
+    logs.GunicornLogger(config)
+    assert not caplog.records
+    config.set(option, "/dev/null")
+    logs.GunicornLogger(config)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and "are not used" in record.getMessage()
+
+
 @pytest.mark.parametrize("level", ["info", "debug"])
 def test_what_gunicorn_says_of_itself_is_for_debugging(tmp_path: Path, level: str) -> None:
     with serving(perfgate_server("--log-level", level), tmp_path) as server:
