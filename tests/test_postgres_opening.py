@@ -130,6 +130,14 @@ def on_database(url: str, command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_a_search_path_without_a_schema_is_told(postgres: Postgres, url: str) -> None:
+    opened(url).close()
+    name = url.rsplit("/", 1)[1]
+    postgres.execute(f"ALTER DATABASE {name} SET search_path = nowhere")
+    with pytest.raises(CannotOpen, match="; the role's search_path names no schema"):
+        opened(url)
+
+
 def test_a_role_that_may_make_no_tables_can_serve_what_is_made(own: OwnPostgres) -> None:
     with own.database() as url:
         name = url.rsplit("/", 1)[1]

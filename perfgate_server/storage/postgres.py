@@ -303,6 +303,12 @@ def _options(url: str) -> dict[str, Any]:
     return tcp | given | _OPTIONS
 
 
+_HINTS: dict[type, str] = {
+    psycopg.errors.InsufficientPrivilege: "; let the role own the database, to make its tables",
+    psycopg.errors.InvalidSchemaName: "; the role's search_path names no schema that is there",
+}
+
+
 def _prepare(url: str, create: bool) -> str:
     """Bring the database to this program's schema, unless it has it; refuse to without `create`.
     Return its origin."""
@@ -317,8 +323,7 @@ def _prepare(url: str, create: bool) -> str:
         except (psycopg.Error, StorageError) as error:
             locked = isinstance(error, psycopg.errors.LockNotAvailable)
             if not locked or seconds == _LOCK_TIMEOUTS[-1]:
-                is_denied = isinstance(error, psycopg.errors.InsufficientPrivilege)
-                hint = "; let the role own the database, to make its tables" if is_denied else ""
+                hint = _HINTS.get(type(error), "")
                 raise CannotOpen(f"cannot open the database: {_reason(error)}{hint}") from error
         time.sleep(_LOCK_PAUSE)
     raise AssertionError("the last attempt returns or raises")
