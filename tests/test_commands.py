@@ -542,11 +542,15 @@ def test_check_tells_what_is_there_and_what_is_damaged(tmp_path: Path) -> None:
     assert result.stdout.endswith(b"\nverdicts: 3\n")
     path = tmp_path / "perfgate.db"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("UPDATE totals SET number = number + 1 WHERE kind = 'verdicts'")
-        result = run("check", folder=tmp_path)
-        assert (result.returncode, b"\ntotals: wrong for " in result.stdout) == (1, True)
-        assert b" wrong for p, q; " in result.stdout
-        db.execute("UPDATE totals SET number = number - 1 WHERE kind = 'verdicts'")
+        change = "UPDATE totals SET number = number + ? WHERE kind = ?"
+        # One too many, one too few, and as many in all as there should be.
+        for step in ((1, "verdicts"), (-2, "verdicts"), (1, "baselines")):
+            db.execute(change, step)
+            result = run("check", folder=tmp_path)
+            assert (result.returncode, b"\ntotals: wrong for " in result.stdout) == (1, True)
+            assert b" wrong for p, q; " in result.stdout
+        for step in ((1, "verdicts"), (-1, "baselines")):
+            db.execute(change, step)
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.seek(size // 2 // 4096 * 4096)

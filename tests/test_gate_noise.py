@@ -91,6 +91,9 @@ def test_where_many_values_are_the_same_what_was_seen_thrice_is_expected() -> No
     assert turned == Interval(20, 3, 7, 8.0)
     rare = interval([3] * 18 + [50, 60], 1.0)  # two odd nights
     assert rare == Interval(20, 2.0, 3.0, 4.0)
+    thrice = [3] * 4 + [5] + [3] * 5 + [6] + [3] * 5 + [7] + [3] * 3
+    assert interval(thrice, 1.0) == Interval(20, 2.0, 3.0, 5)
+    assert interval([10 - value for value in thrice], 1.0) == Interval(20, 5, 7.0, 8.0)
     levels = interval([100, 150] * 10, 1.0)
     assert levels == Interval(20, 100, 125.0, 150)
 
@@ -137,6 +140,22 @@ def test_in_one_of_a_hundred_normal_series_a_shift_is_seen_that_is_not_there() -
 def test_of_several_shifts_the_last_counts() -> None:
     series = normal(6) + normal(6, 200.0) + normal(6, 150.0)
     assert median(since_last_shift(series, 0.0)) == pytest.approx(150, rel=0.05)
+
+
+def test_what_is_moved_to_a_new_level_lies_as_far_from_its_median_as_before() -> None:
+    series = [100.0, 102.0, 98.0, 100.0, 104.0, 98.0, 200.0, 201.0, 202.0]
+    assert since_last_shift(series, 0.0) == [205.0, 199.0, 200.0, 201.0, 202.0]
+
+
+def test_an_odd_last_night_hides_no_level_before_it() -> None:
+    series = [100.0] * 8 + [200.0] * 5 + [900.0]
+    assert since_last_shift(series, 0.0) == series[8:]
+
+
+def test_five_values_are_too_few_for_two_levels() -> None:
+    """The later one would have three, and two of the other moved to it look as if they agreed."""
+    series = [100.0, 101.0, 200.0, 201.0, 202.0]
+    assert since_last_shift(series, 0.0) == series
 
 
 def test_of_whole_numbers_one_unit_seen_twice_is_no_level() -> None:

@@ -84,6 +84,13 @@ def test_text_is_aligned_and_begins_with_the_verdict() -> None:
     )
 
 
+def test_metrics_that_changed_alike_keep_their_order() -> None:
+    same = run(wall_ms=9, cpu_ms=9, binary_bytes=9)
+    assert [row.metric for row in render.rows(answer(same, same))] == [
+        name for name in METRICS if name in same.stats
+    ]
+
+
 def test_a_change_that_does_not_count_is_not_shown_as_one_that_does() -> None:
     """A row that passes, or fails, against what its numbers say or its verdict tells why."""
     floors = {"wall_ms": 600, "throughput_per_s": 9}
@@ -136,6 +143,14 @@ def test_without_a_baseline_there_is_no_table() -> None:
             "too few past runs to tell the noise (0 of 5), so the limit decided",
         ),
         (
+            answer(
+                run(wall_ms=9, cpu_ms=9),
+                run(wall_ms=18, cpu_ms=18),
+                [run(wall_ms=9), run(wall_ms=9, cpu_ms=9)],
+            ),
+            "too few past runs to tell the noise (1 of 5), so the limit decided",
+        ),
+        (
             answer(run(wall_ms=9), run(wall_ms=18), [run(wall_ms=v) for v in (9, 20, 3, 15, 6)]),
             "within the noise of past runs",
         ),
@@ -144,6 +159,12 @@ def test_without_a_baseline_there_is_no_table() -> None:
 )
 def test_every_reason_stands_in_the_summary_in_words(judged: dict[str, Any], words: str) -> None:
     assert words in render.text(judged, "p", "b").split("\n")[0]
+
+
+def test_a_history_that_is_long_enough_is_not_called_too_short() -> None:
+    slow = answer(run(wall_ms=9), run(wall_ms=90), [run(wall_ms=9)] * 5)
+    assert slow["noise"]["metrics"]["wall_ms"]["decided"] == "fails"
+    assert "too few" not in render.text(slow, "p", "b")
 
 
 def test_a_limit_that_is_hardly_one_is_shown_of_what_passes_too() -> None:
@@ -287,7 +308,8 @@ def spans(line: str) -> tuple[str, list[str]]:
 
 def everywhere(name: str, found: bool) -> dict[str, Any]:
     baseline = run(wall_ms=9) if found else None
-    return answer(baseline, run(wall_ms=9), version=name, selector=name, tried=(name, name))
+    judged = answer(baseline, run(wall_ms=9), version=name, selector=name, tried=(name, name))
+    return judged | {"ignored": [name]}
 
 
 @hostile
@@ -299,8 +321,9 @@ def test_in_markdown_names_stand_in_code_spans_and_nowhere_else(name: str) -> No
     assert len(set(found)) == 1
     assert lines[0].isprintable()
     assert lines[1] == ""
+    assert spans(lines[-2]) == ("Ignored members of the body: S", found[:1])
     missing = render.markdown(everywhere(name, False), name, name)
-    outside, found = spans(missing.removesuffix("\n"))
+    outside, found = spans(missing.split("\n")[0])
     assert outside == (
         "**skip**: S of S: no baseline was found (tried S, S; a record of this very run does not"
         " count)"
@@ -317,10 +340,11 @@ def test_in_markdown_a_name_that_can_be_seen_is_shown_as_it_is(name: str) -> Non
 @given(st.text(max_size=40))
 def test_in_text_names_are_printable_ascii_on_the_first_line(name: str) -> None:
     lines = render.text(everywhere(name, True), name, name).split("\n")
-    assert len(lines) == 4
+    assert len(lines) == 5
     assert lines[0].startswith("PASS: ")
     assert all(line.isascii() and line.isprintable() for line in lines)
     assert lines[1].startswith("metric") and lines[2].startswith("wall_ms")
+    assert lines[3].removeprefix("Ignored members of the body: ")
 
 
 numbers = st.one_of(st.integers(0, 2**64 - 1), st.floats(0, allow_infinity=False))

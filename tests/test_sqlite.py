@@ -26,6 +26,7 @@ from perfgate_server.storage import (
     open_storage,
     sql_comparison,
     sql_verdicts,
+    sqlite,
     sqlite_file,
 )
 from perfgate_server.storage.base import CannotOpen, Filters, Page, Selector, Unavailable
@@ -323,6 +324,55 @@ def test_a_removed_database_is_noticed_at_once_by_health_and_writers_and_then_by
     for name in ("latest", "ping", "create", "latest"):
         with pytest.raises(Unavailable):
             calls[name]()
+
+
+def test_health_looks_each_time_whether_the_database_is_there(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "_LOOK_LASTS", 600.0)
+    with closing(SqlStorage(SqliteEngine(path, threads=1))) as storage:
+        storage.ping(deadline=soon())
+        path.unlink()
+        with pytest.raises(Unavailable, match="is gone"):
+            storage.ping(deadline=soon())
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_after_an_error_a_file_is_opened_anew_and_memory_is_kept(
+    path: Path, in_memory: bool
+) -> None:
+    """There the connection is the database."""
+    engine = SqliteEngine(None if in_memory else path, threads=1)
+    with closing(SqlStorage(engine)) as storage:
+        storage.create(*stored(), deadline=soon())
+        with pytest.raises(Unavailable, match="syntax error"), engine.single(soon()) as first:
+            first.execute("no SQL")
+        assert storage.latest("p", "b", receipt=False, deadline=soon()).version == "v1"
+        if not in_memory:
+            with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+                first.execute("SELECT 1")
+
+
+def test_what_is_no_database_is_not_backed_up(tmp_path: Path) -> None:
+    source, target = tmp_path / "garbage", tmp_path / "copy.db"
+    source.write_text("not a database" * 1000)
+    with pytest.raises(CannotOpen, match="cannot back up .* is not a database"):
+        sqlite_file.backup(source, target)
+    assert not target.exists()
+
+
+def test_an_index_that_does_not_fit_its_table_is_found(storage: SqlStorage, path: Path) -> None:
+    """A list walks one, and would lack what it lacks."""
+    storage.create(*stored(), deadline=soon())
+    storage.close()
+    assert sqlite_file.check(path) is None
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute(
+            """UPDATE sqlite_schema SET sql = replace(sql, ', version)', ', created_by)')
+               WHERE name = 'baselines_by_version'"""
+        )
+    assert "baselines_by_version" in (sqlite_file.check(path) or "")
 
 
 def test_a_removed_database_is_noticed_by_reads_alone(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sqlite3
 import threading
@@ -84,6 +85,17 @@ def test_those_who_queue_share_one_commit(desk: Desk) -> None:
         future.result(PATIENCE)
     assert desk.statements.count("COMMIT") == 1
     assert desk.rows() == [0, 1, 2, 3]
+
+
+def test_each_has_a_deadline_of_its_own(desk: Desk) -> None:
+    ends: list[float] = []
+
+    def look(db: Connection) -> None:
+        ends.append(db.deadline)
+
+    for future in desk.queue((1, look), (2, look)):
+        future.result(PATIENCE)
+    assert len(set(ends)) == 2
 
 
 def test_nobody_is_done_before_the_commit(desk: Desk) -> None:
@@ -272,6 +284,28 @@ def test_another_process_has_the_lock(desk: Desk) -> None:
         other.execute("COMMIT")
         waiting.result(PATIENCE)
     assert desk.rows() == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("code", "waits"), [(sqlite3.SQLITE_BUSY_RECOVERY, True), (sqlite3.SQLITE_IOERR, False)]
+)
+def test_only_another_process_is_waited_for(code: int, waits: bool) -> None:
+    """Also where that repairs the log."""
+
+    class Refusing:
+        deadline, begun = 0.0, 0
+
+        def execute(self, sql: str) -> None:
+            self.begun += 1
+            if self.begun == 1:
+                error = sqlite3.OperationalError("refused")
+                error.sqlite_errorcode = code
+                raise error
+
+    db: Any = Refusing()
+    with contextlib.nullcontext() if waits else pytest.raises(sqlite3.OperationalError):
+        sqlite_writer._begin(db, soon())
+    assert db.begun == 1 + waits
 
 
 def test_who_gives_up_ends_what_was_left_to_it(desk: Desk) -> None:

@@ -13,7 +13,7 @@ from support import receipt, soon, stored
 
 from perfgate_server.names import MAX_TAGS
 from perfgate_server.records import new_id, normalize_body, now, receipt_of
-from perfgate_server.storage import Storage, base
+from perfgate_server.storage import Storage, base, sql_comparison
 from perfgate_server.storage.base import (
     Baseline,
     Conflict,
@@ -24,8 +24,10 @@ from perfgate_server.storage.base import (
     PreconditionFailed,
     Promotion,
     Receipt,
+    Selector,
     Unavailable,
 )
+from perfgate_server.storage.sql import SqlStorage
 from perfgate_server.storage.verdicts import VerdictFilters
 
 
@@ -120,9 +122,11 @@ def test_other_contents_conflict(storage: Storage, difference: dict[str, Any]) -
 
 
 def test_projects_benchmarks_and_versions_keep_apart(storage: Storage) -> None:
-    for project, benchmark, version in itertools.product("pq", "ab", ("v1", "v2")):
+    """By case too."""
+    for project, benchmark, version in itertools.product("pP", "bB", ("v1", "V1")):
         keep(storage, benchmark, version, project)
-    assert listed(storage) == ["v2", "v1", "v2", "v1"]
+    assert listed(storage) == ["V1", "v1", "V1", "v1"]
+    assert listed(storage, benchmark="B") == ["V1", "v1"]
     assert listed(storage, project="r") == []
 
 
@@ -161,6 +165,60 @@ def test_what_is_missing_is_missing_as_of_one_moment(
         assert missing.value.missing == "benchmark"
         with contextlib.suppress(NotFound):
             delete(storage)
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "read"),
+    [
+        (
+            SqlStorage,
+            "_newest",
+            lambda storage: storage.history("p", "b", Page(9), deadline=soon()),
+        ),
+        (
+            sql_comparison,
+            "_select",
+            lambda storage: storage.comparison(
+                "p",
+                "b",
+                [Selector("git_ref", "main"), Selector("latest")],
+                excluding=[],
+                deadline=soon(),
+            ),
+        ),
+    ],
+    ids=["history", "comparison"],
+)
+def test_an_answer_is_the_state_of_one_moment(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, where: Any, name: str, read: Any
+) -> None:
+    """Whatever is uploaded between two looks at what is there."""
+    keep(storage)
+    before, look = read(storage), getattr(where, name)
+
+    def meanwhile(*names: Any) -> Any:
+        found = look(*names)
+        with contextlib.suppress(Unavailable):  # in memory nothing comes between
+            storage.create(*stored(version="v2", git_ref="main"), deadline=soon(0.1))
+        return found
+
+    monkeypatch.setattr(where, name, meanwhile)
+    assert read(storage) == before
+
+
+def test_what_comes_between_two_looks_comes_with_its_receipt(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine: Any = storage._engine  # type: ignore[attr-defined]
+    again = engine.reading
+
+    def reading(deadline: float) -> Any:
+        monkeypatch.undo()
+        keep(storage)
+        return again(deadline)
+
+    monkeypatch.setattr(engine, "reading", reading)
+    assert get(storage).receipt == stored()[1].body
 
 
 def test_order_is_the_order_of_keeping_and_not_the_clock(storage: Storage) -> None:
@@ -212,6 +270,16 @@ def test_preconditions_see_the_stored_record_and_can_stop_a_write(storage: Stora
     delete(storage, precondition=seen.append)
     assert seen[3:] == [first]
     assert listed(storage) == []
+
+
+def test_a_write_that_fails_leaves_nothing(storage: Storage) -> None:
+    def fail() -> str:
+        raise KeyError("no time")
+
+    with pytest.raises(KeyError):
+        storage.create(*stored(tags=["t"]), deadline=soon(), now=fail)
+    found = storage.counts(deadline=soon())
+    assert (found.baselines, found.receipts) == (0, 0)
 
 
 # -- promotion
@@ -467,6 +535,8 @@ def test_counting_can_be_left_out(shelf: Storage) -> None:
     found = shelf.list("p", Filters(), Page(limit=2, total=False), deadline=soon())
     assert found.total is None
     assert found.has_more
+    nothing = Filters(visible=lambda benchmark: False)
+    assert shelf.list("p", nothing, Page(limit=2, total=False), deadline=soon()).total is None
 
 
 def test_a_page_can_carry_receipts(shelf: Storage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ from support import soon
 from test_storage import delete, keep
 
 from perfgate_server.records import new_id, now
-from perfgate_server.storage import Storage
-from perfgate_server.storage.base import Outcome, Page
+from perfgate_server.storage import Storage, sql_verdicts
+from perfgate_server.storage.base import Outcome, Page, Unavailable
+from perfgate_server.storage.selection import count
 from perfgate_server.storage.verdicts import VerdictFilters, VerdictRecord, flakiness
 
 
@@ -158,13 +160,29 @@ def test_an_offset_leaves_out_the_newest(court: Storage, offset: int) -> None:
     assert runs(court, Page(limit=2, offset=offset)) == "54321"[offset : offset + 2]
 
 
+def test_a_page_and_its_total_are_of_one_moment(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(storage, "1")
+
+    def meanwhile(*given: Any) -> int:
+        total = count(*given)
+        with contextlib.suppress(Unavailable):  # in memory nothing comes between
+            storage.add_verdict(verdict("2"), deadline=soon(0.1))
+        return total
+
+    monkeypatch.setattr(sql_verdicts, "count", meanwhile)
+    found = storage.list_verdicts("p", VerdictFilters(), Page(limit=9), deadline=soon())
+    assert ([record.run_id for record in found.verdicts], found.total) == (["1"], 1)
+
+
 def test_a_verdict_stays_when_its_baselines_are_deleted(storage: Storage) -> None:
     keep(storage)
     add(storage)
     delete(storage)
     assert runs(storage, benchmark="b", visible=lambda name: name == "b") == "r"
     counts = storage.counts(deadline=soon())
-    assert (counts.baselines, counts.verdicts) == (0, 1)
+    assert (counts.baselines, counts.verdicts, counts.wrong_totals) == (0, 1, [])
 
 
 def test_a_verdict_is_restored_once(storage: Storage) -> None:
@@ -179,9 +197,13 @@ def test_a_verdict_is_restored_once(storage: Storage) -> None:
     assert (runs(storage), runs(storage, project="q")) == ("1", "3")
 
 
-def test_an_export_ends_with_the_verdicts_oldest_first(storage: Storage) -> None:
+def test_an_export_is_the_records_and_then_the_verdicts_oldest_first(storage: Storage) -> None:
     first = add(storage, "1", git_ref="main")
-    keep(storage)
+    places = [
+        keep(storage, "b", version, project).sequence
+        for version, project in (("v1", "q"), ("v1", "p"), ("v2", "q"))
+    ]
     second = add(storage, "2", project="q")
     exported = list(storage.export(deadline=soon()))
-    assert exported[1:] == [first, second]
+    assert [record.sequence for record in exported[:3]] == places
+    assert exported[3:] == [first, second]

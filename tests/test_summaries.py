@@ -62,6 +62,7 @@ def test_a_summary_is_short_whatever_a_receipt_holds() -> None:
     ("change", "counts"),
     [
         ({}, (3, 0)),
+        ({"warmup": True}, (2, 0)),
         ({"warmup": True, "exit_code": 1}, (2, 0)),
         ({"exit_code": -1}, (3, 1)),
         ({"timed_out": True}, (3, 1)),
@@ -114,6 +115,7 @@ OLD = [
             {"wall_ms": 1, "exit_code": 0, "warmup": False, "timed_out": True},
             {"wall_ms": 1, "exit_code": -(2**31), "timed_out": True, "stdout": '{"warmup":true}'},
             {"wall_ms": U64, "exit_code": 137, "later": {"exit_code": 0}},
+            {"wall_ms": 1, "exit_code": -9},
             {"wall_ms": 1, "exit_code": 0},
         ]
     ),
