@@ -4,6 +4,8 @@ own rooms."""
 from __future__ import annotations
 
 import re
+import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from support import KEYS, bearer, receipt
 from werkzeug.test import EnvironBuilder
 
 from perfgate_server import ServerConfig
+from perfgate_server.storage.base import Unavailable
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 VERSION = "/projects/p/baselines/b/versions/v1"
@@ -365,6 +368,9 @@ def test_a_bad_name_is_bad_for_a_limited_key_too(limited: Any) -> None:
         verdict = {"benchmark": bad, "run_id": "r", "status": "pass", "reasons": []}
         verdict["counts"] = dict.fromkeys(("pass", "warn", "fail", "skip"), 0)
         fails(limited("POST", "/projects/p/verdicts", json=verdict, **own), 400, "benchmark")
+    for odd in (7, None, ["io/read"]):
+        sent = {"benchmark": odd, "receipt": receipt()}
+        fails(limited("POST", path, json=sent, **own), 400, "benchmark")
 
 
 def test_a_limited_keys_lists_hold_only_its_own_totals_included(limited: Any) -> None:
@@ -408,6 +414,8 @@ def test_checks_come_in_their_order(api: Api) -> None:
     fails(api("POST", path, data=b"{"), 415)
     fails(api("POST", path, data=b"{", content_type="application/json"), 400, "body")
     fails(api("POST", path, json={}), 400, "benchmark", "receipt")
+    fails(api("PUT", VERSION + "?x=1", data=b"{"), 400, "body")
+    fails(api("PUT", VERSION + "?x=1", json={}), 400, "x")
     fails(api.promote("v1", "v2"), 404)
 
 
@@ -424,19 +432,24 @@ def test_a_request_id_is_taken_or_made(api: Api) -> None:
 
 def test_answers_end_with_a_newline_and_are_utf_8(api: Api) -> None:
     api.upload(metadata={"naïve": "🚀"})
-    for path in ("/health", "/projects/p/baselines", VERSION, "/projects/p/baselines/b/versions"):
+    bare, history = f"{VERSION}?receipt=only", "/projects/p/baselines/b/versions"
+    for path in ("/health", "/projects/p/baselines", VERSION, bare, history):
         answer = api.get(path)
         assert answer.data.endswith(b"}\n") and answer.content_type == "application/json"
     assert "🚀".encode() in api.get(VERSION).data
 
 
 @pytest.mark.parametrize(
-    "query", ["?git_ref=%FF", "?git_ref=%ED%A0%80", "?%FF=1", "?a=" + "&a=" * 300]
+    "query", ["?git_ref=%FF", "?git_ref=%ED%A0%80", "?%FF=1", "?a=" + "&a=" * 256]
 )
 def test_a_query_that_is_not_utf_8_is_refused(api: Api, query: str) -> None:
     fails(api.list(query), 400, "query")
     fails(api.put(query=query), 400, "query")
+    fails(api.list("?a=" + "&a=" * 255), 400, "a")
     fails(api.list("?git_ref=a%00b"), 400, "git_ref")
+    fails(api.put(query="?meta.a%00=x"), 400, "meta.a\0")
+    raw = {"QUERY_STRING": "git_ref=\xe9"}
+    fails(api.list(environ_overrides=raw), 400, "query")
 
 
 def test_routes_without_parameters_say_so(api: Api) -> None:
@@ -456,6 +469,31 @@ def test_health(api: Api, backend: str) -> None:
     assert answer.json["status"] == "healthy"
     assert answer.json["storage"] == {"backend": backend, "status": "healthy"}
     assert re.fullmatch(r"\d+\.\d+\.\d+", answer.json["version"])
+
+
+@pytest.mark.parametrize(("timeout", "patience"), [(2.0, 2), (60.0, 5)])
+def test_health_without_a_storage_is_503_and_told_in_the_log(
+    config: ServerConfig,
+    create: Create,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    timeout: float,
+    patience: float,
+) -> None:
+    waited: list[float] = []
+
+    def ping(*, deadline: float) -> None:
+        waited.append(deadline - time.monotonic())
+        raise Unavailable("it is gone")
+
+    app = create(replace(config, timeout=timeout))
+    monkeypatch.setattr(app.extensions["perfgate"].storage, "ping", ping)
+    answer = Api(app.test_client()).get("/health", role=None)
+    assert (answer.status_code, answer.headers["Cache-Control"]) == (503, "no-store")
+    assert answer.json["status"] == answer.json["storage"]["status"] == "unhealthy"
+    (said,) = [record for record in caplog.records if "it is gone" in record.getMessage()]
+    assert vars(said)["request_id"] == answer.headers["X-Request-ID"]
+    assert patience - 1 < waited[0] <= patience
 
 
 # -- cross-origin
@@ -505,8 +543,6 @@ def test_a_preflight_needs_no_key_and_tells_the_routed_methods(
 
 
 def test_no_cors_turns_all_of_it_off(config: ServerConfig, create: Create) -> None:
-    from dataclasses import replace
-
     api = Api(create(replace(config, no_cors=True)).test_client())
     headers = {"Origin": "https://dash.example", "Access-Control-Request-Method": "GET"}
     for method in ("GET", "OPTIONS"):
@@ -520,8 +556,6 @@ def test_no_cors_turns_all_of_it_off(config: ServerConfig, create: Create) -> No
 def test_forwarded_headers_are_believed_only_for_as_many_hops_as_told(
     config: ServerConfig, create: Create
 ) -> None:
-    from dataclasses import replace
-
     forwarded = {"X-Forwarded-Prefix": "/perf", "X-Forwarded-For": "10.0.0.9"}
     bare = Api(create(config).test_client())
     assert bare.put(headers=forwarded).headers["Location"] == VERSION

@@ -138,8 +138,9 @@ def test_delete_can_be_made_conditional(api: Api) -> None:
     for other in ('"x"', f"W/{tag}", '"sha256:0", "y"'):
         error = fails(api.delete(headers={"If-Match": other}), 412)
         assert error["details"] == {"header": "If-Match"}
-    both = {"If-Match": tag, "If-None-Match": tag}
-    assert fails(api.delete(headers=both), 412)["details"] == {"header": "If-None-Match"}
+    for same in (tag, f"W/{tag}"):
+        both = {"If-Match": tag, "If-None-Match": same}
+        assert fails(api.delete(headers=both), 412)["details"] == {"header": "If-None-Match"}
     assert api.get(VERSION).status_code == 200
     assert api.delete(headers={"If-Match": f'"x", {tag}'}).status_code == 200
     fails(api.delete(headers={"If-Match": "*"}), 404)
@@ -256,6 +257,7 @@ def test_a_walk_by_offset_sees_all_of_pages_that_end_early(
 def test_an_empty_project_is_an_empty_list(api: Api) -> None:
     answer = api.list(project="nothing")
     assert answer.json["baselines"] == [] and answer.json["pagination"]["total"] == 0
+    assert api.list("?include_receipt=true", project="nothing").json == answer.json
 
 
 @pytest.mark.parametrize(
@@ -455,6 +457,25 @@ def test_a_promotion_answers_and_stores(api: Api) -> None:
     assert (record.json["source"], record.json["promoted_from"]) == ("promote", "v1")
     assert record.json["receipt"] == receipt()
     assert api.versions_listed("?source=promote") == ["prod"]
+
+
+def test_a_promotion_that_waits_for_the_storage_is_as_old_as_its_end(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from perfgate_server.storage.sql import SqlStorage
+
+    original = SqlStorage.promote
+
+    def promote(self: Any, *names: Any, **options: Any) -> Any:
+        api.put("b", "v2")
+        return original(self, *names, **options)
+
+    api.put("b", "v1")
+    monkeypatch.setattr(SqlStorage, "promote", promote)
+    assert api.promote("v1", "v3").status_code == 201
+    newest, other, _ = api.get("/projects/p/baselines/b/versions").json["versions"]
+    assert (newest["version"], other["version"]) == ("v3", "v2")
+    assert newest["created_at"] > other["created_at"]
 
 
 def test_a_retried_promotion_is_its_first_answer_and_another_is_409(api: Api) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from conftest import Api, Create
-from support import receipt
+from support import KEYS, receipt, soon
 from test_api import TIME, fails
 from test_api_records import follow
 
 from perfgate_server import Role, ServerConfig
+from perfgate_server.keys import digest, id_of
+from perfgate_server.storage.base import Page
+from perfgate_server.storage.sql import SqlStorage
+from perfgate_server.storage.verdicts import VerdictFilters
 
 VERDICTS = "/projects/p/verdicts"
 COUNTS = {"pass": 3, "warn": 0, "fail": 1, "skip": 0}
@@ -158,6 +163,33 @@ def test_lists_filter_and_their_links_lead_on(api: Api, monkeypatch: pytest.Monk
     page = api.get(f"{VERDICTS}?limit=0").json["pagination"]
     assert page == {"total": 5, "limit": 0, "offset": 0, "has_more": True}
     assert api.get("/projects/q/verdicts").json["verdicts"] == []
+
+
+def test_a_verdict_that_waits_for_the_storage_is_as_old_as_its_end(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = SqlStorage.add_verdict
+
+    def add_verdict(self: Any, *names: Any, **options: Any) -> Any:
+        monkeypatch.undo()
+        submit(api, "1")
+        return original(self, *names, **options)
+
+    monkeypatch.setattr(SqlStorage, "add_verdict", add_verdict)
+    submit(api, "2")
+    newest, other = api.get(VERDICTS).json["verdicts"]
+    assert (newest["run_id"], other["run_id"]) == ("2", "1")
+    assert newest["created_at"] > other["created_at"]
+
+
+def test_a_verdict_is_kept_with_who_submitted_it(api: Api) -> None:
+    api("POST", VERDICTS, role="contributor", json=sent())
+    path = "/projects/p/baselines/b/compare?record=true"
+    api("POST", path, role="contributor", data=json.dumps(receipt()))
+    storage = api.client.application.extensions["perfgate"].storage
+    kept = storage.list_verdicts("p", VerdictFilters(), Page(50), deadline=soon()).verdicts
+    who = f"contributor:{id_of(digest(KEYS['contributor']))}"
+    assert [verdict.created_by for verdict in kept] == [who, who]
 
 
 @pytest.mark.parametrize(

@@ -272,14 +272,18 @@ def test_a_line_tells_how_much_was_sent(logged: Api, caplog: pytest.LogCaptureFi
     assert found == [size, 0]
 
 
+@pytest.mark.parametrize(
+    ("hops", "path", "address"), [(1, "/y/health", "10.0.0.8"), (2, "/x/health", "10.0.0.7")]
+)
 def test_a_line_tells_the_path_that_the_client_asked_a_proxy_for(
-    create: Create, caplog: pytest.LogCaptureFixture
+    create: Create, caplog: pytest.LogCaptureFixture, hops: int, path: str, address: str
 ) -> None:
     caplog.set_level("INFO")
-    client = create(ServerConfig(trusted_proxies=1)).test_client()
-    client.get("/health", headers={"X-Forwarded-Prefix": "/x", "X-Forwarded-For": "10.0.0.7"})
+    client = create(ServerConfig(trusted_proxies=hops)).test_client()
+    forwarded = {"X-Forwarded-Prefix": "/x, /y", "X-Forwarded-For": "10.0.0.7, 10.0.0.8"}
+    client.get("/health", headers=forwarded)
     line = json.loads(lines(caplog, logs.JsonLines())[-1])
-    assert (line["path"], line["route"], line["client"]) == ("/x/health", "/health", "10.0.0.7")
+    assert (line["path"], line["route"], line["client"]) == (path, "/health", address)
 
 
 def test_no_part_of_a_key_stands_where_an_error_is_cut(

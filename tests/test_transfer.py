@@ -341,6 +341,9 @@ def test_a_line_that_is_no_record_is_named_and_the_rest_goes_on(
         ("metadata", {"a": 1}),
         ("receipt", {}),
         ("id", ""),
+        ("id", "x" * 129),
+        ("created_by", "x" * 129),
+        ("promoted_from", "a/b"),
     ],
 )
 def test_a_spoiled_record_is_not_taken(storage: Storage, member: str, value: Any) -> None:
@@ -363,6 +366,8 @@ def test_a_verdict_needs_no_baseline_and_no_merge(storage: Storage) -> None:
     report, said = restored(storage, text)
     assert report.outcomes == {Outcome.KEPT: 1} and said == []
     assert exported(storage).endswith(text)
+    always = json.loads(text) | {"id": "another", "flakiness_score": 1}
+    assert restored(storage, json.dumps(always).encode())[0].complete
 
 
 @pytest.mark.parametrize(
@@ -380,6 +385,7 @@ def test_a_verdict_needs_no_baseline_and_no_merge(storage: Storage) -> None:
         ("created_at", "yesterday"),
         ("created_at", "2026-02-30T00:00:00.000000Z"),
         ("created_by", None),
+        ("created_by", ""),
         ("id", ""),
     ],
 )
