@@ -191,7 +191,7 @@ def export_command(context: click.Context, /, file: str | None, **options: str |
         try:
             baselines, verdicts = transfer.export(storage, out, progress)
         except BrokenPipeError:
-            raise
+            raise  # it ends without a word
         except OSError as error:
             end(f"cannot write {target or 'standard output'}: {error.strerror}", 1)
     print(f"{baselines} baselines and {verdicts} verdicts exported", file=sys.stderr)

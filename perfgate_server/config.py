@@ -246,8 +246,8 @@ class ServerConfig:
 
 def misspelt(variables: Iterable[str]) -> list[str]:
     """Return a sentence for each of these names that is nearly that of a variable of ours, or its
-    beginning: PERFGATE_STORAGE would leave the data in memory without a word. Letters in lower case
-    are, and a byte order mark, as before a file's first."""
+    beginning: PERFGATE_STORAGE would leave the data in memory without a word. So would one of ours
+    in lower case, or behind a byte order mark, as the first in a file may be."""
     names = {setting.metadata["env"] for setting in fields(ServerConfig) if setting.metadata}
     names |= {"PERFGATE_API_KEYS", "PERFGATE_API_KEYS_FILE"}
     found = []

@@ -262,7 +262,7 @@ def test_a_current_file_that_may_only_be_read_is_refused() -> None:
         database = Path(folder, "perfgate.db")
         opened(database)
         database.chmod(0o444)
-        with not_root(), pytest.raises(CannotOpen, match="readonly"):
+        with not_root(), pytest.raises(CannotOpen, match="readonly .*; this user must"):
             opened(database)
 
 
@@ -540,7 +540,10 @@ def test_a_read_only_file_is_refused_at_start() -> None:
         path.chmod(0o444)
         Path(folder).chmod(0o555)
         try:
-            with not_root(), pytest.raises(CannotOpen, match="readonly|unable to open"):
+            with (
+                not_root(),
+                pytest.raises(CannotOpen, match="(readonly|unable to open) .*; this user must"),
+            ):
                 opened(path)
         finally:
             Path(folder).chmod(0o755)

@@ -104,7 +104,7 @@ class _Session:
 _ORIGIN: LiteralString = "SELECT applied_at FROM perfgate_migrations WHERE version = 1"
 # Answers whether a restore has ended: its foreign keys come last. Before them an upload could take
 # the place of a record, and is not counted.
-_IS_WHOLE: LiteralString = """SELECT count(*) = 2 FROM pg_constraint WHERE contype = 'f'
+_IS_WHOLE: LiteralString = """SELECT count(*) >= 2 FROM pg_constraint WHERE contype = 'f'
     AND conrelid IN (to_regclass('baselines'), to_regclass('receipt_summaries'))"""
 
 # Whatever the defaults: READ COMMITTED, for two may change a total at once (no serialization

@@ -184,7 +184,15 @@ def prepare(path: Path, create: bool = True) -> None:
             with _existing(path) as (_, version):
                 migrate.missing("sqlite", version, upgrade=False)
     except (StorageError, sqlite3.Error, OSError) as error:
-        raise CannotOpen(f"cannot open the database {path}: {error}") from error
+        raise CannotOpen(f"cannot open the database {path}: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    """Return what is said of a database that cannot be opened."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+        return f"{error}; this user must be able to write to it and to its folder, or open a copy"
+    return str(getattr(error, "strerror", None) or error)
 
 
 def _mode(path: Path) -> int:
@@ -320,8 +328,7 @@ def backup(path: Path, target: Path) -> None:
             if problem:
                 raise CannotOpen(f"the copy is not intact: {problem}")
     except (StorageError, sqlite3.Error, OSError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise CannotOpen(f"cannot back up {path} to {target}: {why}") from error
+        raise CannotOpen(f"cannot back up {path} to {target}: {_why(error)}") from error
 
 
 def check_integrity(db: sqlite3.Connection) -> str | None:
@@ -338,4 +345,4 @@ def check(path: Path) -> str | None:
         with _existing(path) as (db, _):
             return check_integrity(db)
     except (StorageError, sqlite3.Error, OSError) as error:
-        raise CannotOpen(f"cannot open the database {path}: {error}") from error
+        raise CannotOpen(f"cannot open the database {path}: {_why(error)}") from error
