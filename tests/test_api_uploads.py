@@ -191,6 +191,8 @@ def test_unknown_members_are_ignored_and_named(api: Api) -> None:
         ({"git_ref": "x" * 257}, "git_ref"),
         ({"git_ref": 7}, "git_ref"),
         ({"git_sha": ""}, "git_sha"),
+        ({"version": "a/b"}, "version"),
+        ({"version": 7}, "version"),
         ({"tags": "x"}, "tags"),
         ({"tags": [""]}, "tags.0"),
         ({"tags": ["a", "b,c"]}, "tags.1"),
@@ -262,6 +264,9 @@ def spoil(path: str, value: Any) -> dict[str, Any]:
         ("bench.repeat", 1.0),
         ("bench.warmup", "1"),
         ("bench.work_units", True),
+        ("bench.timeout_ms", "1"),
+        ("bench.cwd", 1),
+        ("run.host.hostname_hash", 1),
         ("samples", {}),
         ("samples", None),
         ("samples.1", "x"),
@@ -303,6 +308,9 @@ def test_a_bad_receipt_names_the_member(api: Api, path: str, value: Any) -> None
         ("bench.cwd", "/tmp"),
         ("bench.timeout_ms", None),
         ("run.host.cpu_count", None),
+        ("run.host.cpu_count", 2**32 - 1),
+        ("run.host.memory_bytes", 2**64 - 1),
+        ("stats.wall_ms.stddev", 0.5),
         ("stats.wall_ms.mean", 2**70),
         ("stats.throughput_per_s", None),
         ("stats.throughput_per_s.median", 3),
@@ -333,6 +341,14 @@ def test_errors_of_a_receipt_are_a_few_and_all_their_names(api: Api) -> None:
     details = many.json["error"]["details"]
     assert many.status_code == 400 and len(details) == 51
     assert "50 samples" in details["receipt.samples"]
+    for name, value in (
+        ("tags", [""] * 1000),
+        ("metadata", {f"{number}": 7 for number in range(64)}),
+        ("receipt", spoil("bench.command", [7] * 1000)),
+    ):
+        answer = api.upload(**{name: value})
+        assert answer.status_code == 400
+        assert len(answer.json["error"]["details"]) == 50
 
 
 # -- upload
