@@ -53,11 +53,15 @@ def test_samples_are_checked_together_as_each_alone(samples: list[Any], copies: 
         ({"wall_ms": 2**64 - 1, "exit_code": -(2**31), "cpu_ms": None}, set()),
         ({"wall_ms": 2**64, "exit_code": 2**31, "cpu_ms": -1}, {"wall_ms", "exit_code", "cpu_ms"}),
         ({"wall_ms": -1, "exit_code": -1}, {"wall_ms"}),
+        ({"wall_ms": 2**64, "exit_code": 0}, {"wall_ms"}),
+        ({"wall_ms": 1, "exit_code": 2**31}, {"exit_code"}),
+        ({"wall_ms": 1, "exit_code": -(2**31) - 1}, {"exit_code"}),
+        ({"wall_ms": 1, "exit_code": 0, "cpu_ms": 2**64}, {"cpu_ms"}),
         ({"wall_ms": True, "exit_code": 0.0}, {"wall_ms", "exit_code"}),
         ({"warmup": 1, "timed_out": "no", "stdout": 7, "x": None}, None),
         ({"cpu_ms": 1}, {"wall_ms", "exit_code"}),
     ],
-    ids=range(7),
+    ids=range(11),
 )
 def test_every_sample_that_is_wrong_is_told(sample: dict[str, Any], wrong: set[str] | None) -> None:
     if wrong is None:
