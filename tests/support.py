@@ -323,6 +323,21 @@ def sqlite_server(
     return serving(arguments, folder, **options)
 
 
+def gunicorn_server(
+    folder: Path, *more: str, **variables: str
+) -> contextlib.AbstractContextManager[Server]:
+    """Run gunicorn on wsgi.py and perfgate.db in `folder`, as `serving` does."""
+    port = free_port()
+    settings = {
+        "PERFGATE_API_KEYS": EVERY_KEY,
+        "PERFGATE_DATABASE_URL": str(folder / "perfgate.db"),
+        "PERFGATE_BIND": "127.0.0.1",
+        "PERFGATE_PORT": str(port),
+    }
+    command = [program("gunicorn"), "wsgi:app", *more]
+    return serving(command, folder, port=port, cwd=ROOT, **(settings | variables))
+
+
 def drive(server: Server) -> None:
     """Do what a team does: upload, read, promote, list, delete; and be refused."""
     assert server.put("b", "v1") == 201

@@ -259,6 +259,7 @@ def test_a_standard_output_that_is_full_is_one_line(
 
 @pytest.mark.parametrize("arguments", [["export"], ["check"], ["--help"]])
 def test_whoever_reads_no_more_is_told_nothing(tmp_path: Path, arguments: list[str]) -> None:
+    """Not that an export is done either."""
     source = sqlite_file(tmp_path)
     keep(source)
     source.close()
@@ -304,26 +305,6 @@ def test_a_closed_stream_that_is_not_needed_changes_nothing(tmp_path: Path, clos
             timeout=60,
         )
         assert (result.returncode, result.stderr.count(b"\n")) == (2, 1)
-
-
-def test_an_export_that_is_not_read_to_its_end_does_not_say_that_it_is_done(
-    tmp_path: Path,
-) -> None:
-    source = sqlite_file(tmp_path)
-    keep(source, "b", "v1")
-    source.close()
-    reader, writer = os.pipe()
-    os.close(reader)
-    with open(writer, "wb") as pipe:
-        result = subprocess.run(
-            [program(), "export"],
-            stdout=pipe,
-            stderr=subprocess.PIPE,
-            cwd=tmp_path,
-            env=environment(PYTHONUNBUFFERED=""),
-            timeout=60,
-        )
-    assert (result.returncode, result.stderr) == (1, b"")
 
 
 def test_a_pipe_is_told_the_outcome_and_shown_no_bar(tmp_path: Path) -> None:

@@ -20,16 +20,14 @@ import pytest
 from conftest import Api, Create
 from postgres_server import OwnPostgres, Postgres, opened, server_on
 from support import (
-    EVERY_KEY,
     KEYS,
     LATEST,
     PATIENCE,
     drive,
     free_port,
+    gunicorn_server,
     not_installed,
-    program,
     receipt,
-    serving,
     soon,
     stored,
     wait_for,
@@ -598,18 +596,8 @@ def test_nothing_that_is_set_stays_in_a_session_of_the_pooler(
 
 
 def test_gunicorn_serves_it_too(url: str, tmp_path: Path) -> None:
-    from support import ROOT
-
-    port = free_port()
-    variables = {
-        "PERFGATE_API_KEYS": EVERY_KEY,
-        "PERFGATE_STORAGE_TYPE": "postgres",
-        "PERFGATE_DATABASE_URL": url,
-        "PERFGATE_BIND": "127.0.0.1",
-        "PERFGATE_PORT": str(port),
-    }
-    command = [program("gunicorn"), "wsgi:app"]
-    with serving(command, tmp_path, port=port, cwd=ROOT, **variables) as server:
+    variables = {"PERFGATE_STORAGE_TYPE": "postgres", "PERFGATE_DATABASE_URL": url}
+    with gunicorn_server(tmp_path, **variables) as server:
         drive(server)
         assert server.stop() == 0
 

@@ -30,6 +30,7 @@ from support import (
     drive,
     environment,
     free_port,
+    gunicorn_server,
     key_line,
     parse_envelope,
     perfgate_server,
@@ -57,16 +58,12 @@ def test_perfgate_server(tmp_path: Path, storage_type: str) -> None:
 
 def test_gunicorn_finds_the_same_settings(tmp_path: Path) -> None:
     database = tmp_path / "perfgate.db"
-    variables = {"PERFGATE_API_KEYS": EVERY_KEY, "PERFGATE_DATABASE_URL": str(database)}
-    port = free_port()
-    variables |= {"PERFGATE_BIND": "127.0.0.1", "PERFGATE_PORT": str(port)}
-    variables |= {"PERFGATE_LOGLEVEL": "debug"}
-    command = [program("gunicorn"), "wsgi:app"]
-    with serving(command, tmp_path, port=port, cwd=ROOT, **variables) as server:
+    with gunicorn_server(tmp_path, PERFGATE_LOGLEVEL="debug") as server:
         drive(server)
         assert server.log.count("did you mean PERFGATE_LOG_LEVEL?") == 1
         (line,) = [line for line in server.log.splitlines() if "listening on" in line]
-        assert f"listening on http://127.0.0.1:{port}, storing in sqlite at {database}, " in line
+        url = f"http://127.0.0.1:{server.port}"
+        assert f"listening on {url}, storing in sqlite at {database}, " in line
         status, body = parse_envelope(server.raw(b"GET / HTTP/1.1\r\nno colon\r\n\r\n"))
         assert (status, body["error"]["code"]) == (400, "VALIDATION_ERROR")
         assert server.lines("stopped") == []
@@ -80,11 +77,8 @@ def test_gunicorn_finds_the_same_settings(tmp_path: Path) -> None:
 def test_gunicorn_takes_its_own_options_too(tmp_path: Path, more: list[str]) -> None:
     """Such as the path of a unix socket, whose other end nobody need trust, and no kept clients."""
     path = tmp_path / "socket"
-    variables = {"PERFGATE_API_KEYS": EVERY_KEY}
-    variables["PERFGATE_DATABASE_URL"] = str(tmp_path / "perfgate.db")
-    port = free_port()
-    command = [program("gunicorn"), "wsgi:app", "-b", f"unix:{path}", "-b", f"127.0.0.1:{port}"]
-    with serving([*command, *more], tmp_path, port=port, cwd=ROOT, **variables) as server:
+    both = ["-b", f"unix:{path}", "-b", "127.0.0.1:{port}"]
+    with gunicorn_server(tmp_path, *both, *more) as server:
         for headers in (
             b"",
             b"X-Forwarded-Proto: https\r\nX-Forwarded-Ssl: off\r\nSCRIPT_NAME: /x\r\n",
@@ -398,18 +392,14 @@ def test_a_worker_of_gunicorn_makes_no_database_in_place_of_one_that_is_gone(
     tmp_path: Path,
 ) -> None:
     """It would begin with an empty one, and what is at fault would not be seen."""
-    database, port = tmp_path / "perfgate.db", free_port()
-    variables = {"PERFGATE_API_KEYS": EVERY_KEY, "PERFGATE_DATABASE_URL": str(database)}
-    variables |= {"PERFGATE_BIND": "127.0.0.1", "PERFGATE_PORT": str(port), "PERFGATE_WORKERS": "1"}
-    command = [program("gunicorn"), "wsgi:app"]
-    with serving(command, tmp_path, port=port, cwd=ROOT, **variables) as server:
+    with gunicorn_server(tmp_path, PERFGATE_WORKERS="1") as server:
         for path in tmp_path.glob("perfgate.db*"):
             path.unlink()
         (worker,) = server.workers()
         os.kill(worker, signal.SIGKILL)
         wait_for(lambda: server.workers() not in ([], [worker]), "a new worker")
         wait_for(lambda: _status(server) == 503, "its answer")
-        assert not database.exists()
+        assert not (tmp_path / "perfgate.db").exists()
 
 
 def test_flask_run_says_what_is_wrong_in_one_line() -> None:

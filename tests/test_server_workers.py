@@ -25,6 +25,7 @@ from support import (
     Server,
     environment,
     free_port,
+    gunicorn_server,
     perfgate_server,
     program,
     serving,
@@ -130,12 +131,7 @@ def _launched(launch: str, folder: Path) -> contextlib.AbstractContextManager[Se
     """Run two workers on perfgate.db in `folder`."""
     if launch == "perfgate-server":
         return sqlite_server(folder, "--workers", "2")
-    port = free_port()
-    variables = {"PERFGATE_BIND": "127.0.0.1", "PERFGATE_PORT": str(port), "PERFGATE_WORKERS": "2"}
-    variables |= {"PERFGATE_DATABASE_URL": str(folder / "perfgate.db")}
-    command = [program("gunicorn"), "wsgi:app"]
-    keys = {"PERFGATE_API_KEYS": EVERY_KEY}
-    return serving(command, folder, port=port, cwd=ROOT, **variables, **keys)
+    return gunicorn_server(folder, PERFGATE_WORKERS="2")
 
 
 @pytest.mark.parametrize("launch", ["perfgate-server", "gunicorn"])
@@ -282,11 +278,8 @@ def test_no_signal_loses_what_is_in_memory(tmp_path: Path, name: str) -> None:
 def test_gunicorn_survives_a_hangup_whatever_its_keys_are_by_then(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text(EVERY_KEY.replace(",", "\n"))
-    port = free_port()
-    variables = {"PERFGATE_API_KEYS_FILE": str(keys), "PERFGATE_PORT": str(port)}
-    variables |= {"PERFGATE_DATABASE_URL": str(tmp_path / "p.db"), "PERFGATE_BIND": "127.0.0.1"}
-    command = [program("gunicorn"), "wsgi:app"]
-    with serving(command, tmp_path, port=port, cwd=ROOT, **variables) as server:
+    variables = {"PERFGATE_API_KEYS": "", "PERFGATE_API_KEYS_FILE": str(keys)}
+    with gunicorn_server(tmp_path, **variables) as server:
         before = set(server.workers())
         keys.write_text("nonsense")
         server.process.send_signal(signal.SIGHUP)

@@ -217,17 +217,18 @@ class PostgresEngine:
                     f" {_ORIGIN}".encode()
                 )
                 self._recognize(connection, answers)
-            except psycopg.Error as error:
+            except BaseException as error:
                 is_lost = connection.closed
-                _give_up(pool, connection)
+                # A new one may find another server, or schema; this one would lead there again.
+                connection.close()
+                _give_back(pool, connection)
+                if not isinstance(error, psycopg.Error):
+                    raise
                 if not is_lost or time.monotonic() > deadline:
                     raise Unavailable(f"PostgreSQL: {_reason(error)}") from error
                 # A new one is lost as fast where a PgBouncer stands before no database.
                 time.sleep(pause)
                 pause = _PAUSE
-            except BaseException:
-                _give_up(pool, connection)
-                raise
             else:
                 return connection
 
@@ -256,13 +257,6 @@ class PostgresEngine:
                     open=True,
                 )
             return self._pool
-
-
-def _give_up(pool: ConnectionPool[_Connection], connection: _Connection) -> None:
-    """Give the pool the place of a connection: a new one may find another server, or another
-    schema, where this one would go on to lead to what is wrong."""
-    connection.close()
-    pool.putconn(connection)
 
 
 def _give_back(pool: ConnectionPool[_Connection], connection: _Connection) -> None:
