@@ -7,68 +7,25 @@ import functools
 import logging
 import mmap
 import os
-import resource
-import secrets
 import selectors
 import signal
 import socket
-import ssl
-import struct
 import threading
 import time
 from typing import Any
 
-from gunicorn import util
-from gunicorn.http import errors as http
 from gunicorn.workers.gthread import ThreadWorker
-from werkzeug.http import HTTP_STATUS_CODES
 
-from perfgate_server.errors import EXPOSED, FAILED, envelope
+from perfgate_server import refusals
+from perfgate_server.clients import QUOTA, Client, is_unread, is_unwanted, most_clients
 
 logger = logging.getLogger(__name__)
-
-#: What is mostly wrong: curl sends what stands in a query as it is.
-_ENCODE = (
-    "In a URL, spaces and letters beyond ASCII are percent-encoded, as curl does it with -G"
-    " --data-urlencode."
-)
-#: What is mostly wrong with a header: a key comes from a file with the line ends of Windows.
-_HEADER = (
-    "A header is not well-formed, or contradicts another: is there a carriage return, or the like,"
-    " in its value?"
-)
-#: What gunicorn refuses before the application sees it -> status and reason.
-_REFUSALS: dict[type[Exception], tuple[int, str]] = {
-    http.LimitRequestLine: (414, "The request line is too long."),
-    http.LimitRequestHeaders: (431, "The headers are too many or too long."),
-    http.ExpectationFailed: (417, "The expectation cannot be met."),
-    http.UnsupportedTransferCoding: (501, "The transfer coding is not supported."),
-    http.ForbiddenProxyRequest: (403, "This proxy is not trusted."),
-    http.InvalidRequestMethod: (400, "The method is invalid; they are in capitals, such as GET."),
-    http.InvalidHeader: (400, _HEADER),
-    http.InvalidHeaderName: (400, "The name of a header is not well-formed."),
-    http.ObsoleteFolding: (400, "A header is folded over two lines, which is obsolete in HTTP."),
-    http.InvalidHTTPVersion: (400, f"The HTTP version is not supported. {_ENCODE}"),
-    http.ParseException: (400, f"The request is not well-formed HTTP. {_ENCODE}"),
-    ssl.SSLError: (400, "The connection is no TLS that the server takes."),
-}
-#: What is no client's fault, though gunicorn has it among what is not well-formed HTTP.
-_FAULTS = (
-    http.ConfigurationProblem,
-    http.InvalidResponseHeader,
-    http.InvalidResponseHeaderName,
-)
 
 #: The signals that stop a worker.
 STOPPING = {signal.SIGTERM, signal.SIGQUIT}
 
-
 #: Seconds for which a connection that the server has closed is read, for its answer's sake.
 _LINGER = 2.0
-
-#: Bytes that a client must send in the time that it may pause (--timeout): what a line of 70
-#: kbit/s carries in the default 30 seconds.
-_QUOTA = 256 * 1024
 
 #: The load of each worker, one byte at its `Worker.place`, in memory shared with the main process:
 #: the number of its clients while it has a free thread, else _BUSY.
@@ -82,11 +39,6 @@ _STUCK = 0.25
 #: Seconds until a worker without a free thread, which left a new connection to others, looks
 #: whether it is still there.
 _COURTESY = 0.05
-#: Bytes of a body that nobody wanted, of which gunicorn reads less to keep the connection.
-_MOST_DRAINED = 64 * 1024
-
-#: Descriptors that a worker keeps for itself, beside four for each thread: the rest is for clients.
-_OWN_FILES = 64
 #: Seconds for which a worker takes no connection when one could not be taken.
 _RECOVERY = 1.0
 #: Seconds that a worker leaves a new connection to one with fewer clients, and between its checks
@@ -99,57 +51,10 @@ _PACE = 0.05
 _KEPT = 2**20
 
 
-class _Client(socket.socket):
-    """A client's connection, which does not wait for it for ever.
-
-    A request must come whole within `patience` seconds, or _QUOTA bytes of it in each such time.
-    Of an answer a third of the kernel's buffer must be taken in that time, which is when the
-    kernel asks for more. gunicorn's sockets block without a timeout, and a timeout of Python's
-    would cost each call a poll(): the kernel keeps the time. Raises TimeoutError, or
-    BlockingIOError where the kernel says so.
-    """
-
-    def __init__(self, accepted: socket.socket, patience: float) -> None:
-        kind = accepted.family, accepted.type, accepted.proto
-        super().__init__(*kind, fileno=accepted.detach())
-        self._patience = patience
-        self._let_wait(socket.SO_SNDTIMEO, patience)
-        self.start_clock()
-
-    def start_clock(self) -> None:
-        """Give the client its time anew: a request begins."""
-        self._until = time.monotonic() + self._patience
-        self._owed = _QUOTA
-
-    def recv(self, size: int, flags: int = 0) -> bytes:
-        left = self._until - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the request did not come in time")
-        self._let_wait(socket.SO_RCVTIMEO, left)
-        received = super().recv(size, flags)
-        self._owed -= len(received)
-        if self._owed <= 0:
-            self.start_clock()
-        return received
-
-    def holds(self, size: int) -> bool:
-        """Tell whether that many bytes have come, and wait to be read."""
-        try:
-            return len(super().recv(size, socket.MSG_PEEK | socket.MSG_DONTWAIT)) == size
-        except OSError:
-            return False
-
-    def _let_wait(self, option: int, seconds: float) -> None:
-        # In the kernel zero means for ever.
-        microseconds = max(1, int(seconds * 1_000_000))
-        timeval = struct.pack("ll", *divmod(microseconds, 1_000_000))
-        self.setsockopt(socket.SOL_SOCKET, option, timeval)
-
-
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
     """gunicorn's threaded worker, and what that lacks.
 
-    - No client holds a thread, or the loop, for long: `_Client`, `_await_data`, `_linger`.
+    - No client holds a thread, or the loop, for long: `Client`, `_await_data`, `_linger`.
     - Clients are shared out among the workers: `load_of`, `_stands_back`, `_gives_way`,
       `_has_too_many`.
     - It keeps to one core: `core`.
@@ -293,7 +198,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         if self.core is not None:
             with contextlib.suppress(OSError):  # a sandbox may forbid it; it is only for speed
                 os.sched_setaffinity(0, {self.core})
-        self.worker_connections = _possible_clients(self.cfg)
+        self.worker_connections = most_clients(self.cfg)
         if self.worker_connections <= self.cfg.threads:
             logger.warning(
                 "the limit of open files (ulimit -n) leaves room for %d clients at once",
@@ -317,7 +222,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         """Let a new connection wait among the idle ones until it says something: gunicorn would
         let it hold a thread for five seconds, and be idle for as long as one that is kept."""
         patience = self.wsgi.extensions["perfgate"].config.timeout
-        conn.sock = _Client(conn.sock, patience)
+        conn.sock = Client(conn.sock, patience)
         conn.sock.setblocking(False)
         conn.timeout = time.monotonic() + patience
         self.pending_conns.append(conn)
@@ -326,7 +231,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
 
     def handle(self, conn: Any) -> Any:
         # gunicorn's own TLS makes another socket of it, which nothing bounds.
-        if isinstance(conn.sock, _Client):
+        if isinstance(conn.sock, Client):
             conn.sock.start_clock()
         try:
             return super().handle(conn)
@@ -336,10 +241,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
     def handle_request(self, req: Any, conn: Any) -> Any:
         if self._has_too_many():
             req.force_close()  # with its answer, which says so
-        elif _is_unread(req):
+        elif is_unread(req):
             # Asked again when the answer's head is written: the application has read what it wants.
             closes = req.should_close
-            req.should_close = lambda: closes() or _is_unwanted(req, conn.sock)
+            req.should_close = lambda: closes() or is_unwanted(req, conn.sock)
         return super().handle_request(req, conn)
 
     def _has_too_many(self) -> bool:
@@ -381,7 +286,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
 
     def _drain(self, conn: Any, _: Any) -> None:
         try:
-            if conn.sock.recv_into(bytearray(_QUOTA)):
+            if conn.sock.recv_into(bytearray(QUOTA)):
                 return
         except BlockingIOError:
             return
@@ -411,77 +316,6 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
             self._end_lingering(conn)
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
-        """Answer what never reached the application. gunicorn would answer HTML, and log what
-        was sent, an Authorization header among it."""
-        status, message = _refusal(exc)
-        request_id = secrets.token_hex(16)
-        fields = {"request_id": request_id, "status": status, "client": addr[0] if addr else None}
-        if status == 500:
-            logger.error("gunicorn failed", exc_info=exc, extra=fields)
-        else:
-            fields["reason"] = type(exc).__name__
-            logger.info("refused by gunicorn", extra=fields)
+        """Answer what never reached the application; gunicorn would answer HTML."""
         cors = not self.wsgi.extensions["perfgate"].config.no_cors
-        try:
-            util.write_nonblock(client, _raw_answer(status, message, request_id, cors))
-        except OSError as error:
-            logger.debug("the client is gone: %s", error, extra=fields)
-
-
-def _is_unread(req: Any) -> bool:
-    reader = req.body.reader
-    # Of a chunked body nobody knows how much; gunicorn has a parser as long as there is more.
-    return bool(getattr(reader, "length", 0) or getattr(reader, "parser", None))
-
-
-def _is_unwanted(req: Any, sock: Any) -> bool:
-    """Tell whether what is unread of a body is not all there yet, or more than gunicorn would read
-    to keep the connection: it would wait five seconds for that, with a thread, and then close what
-    it said it kept."""
-    if not _is_unread(req):
-        return False
-    length = getattr(req.body.reader, "length", None)
-    if length is None or length >= _MOST_DRAINED or not isinstance(sock, _Client):
-        return True
-    missing = length - len(req.unreader.buf.getvalue())
-    return missing > 0 and not sock.holds(missing)
-
-
-def _possible_clients(settings: Any) -> int:
-    """Take all the descriptors that are allowed; return how many clients there may be then, up to
-    what gunicorn's settings say. gunicorn's worker dies of a client without a descriptor."""
-    wanted = int(settings.worker_connections)
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # a sandbox may forbid it
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if files == resource.RLIM_INFINITY:
-        return wanted
-    return max(1, min(wanted, files - _OWN_FILES - 4 * int(settings.threads)))
-
-
-def _refusal(exc: Exception) -> tuple[int, str]:
-    if isinstance(exc, _FAULTS):
-        return 500, FAILED
-    for kind, refusal in _REFUSALS.items():
-        if isinstance(exc, kind):
-            return refusal
-    return 500, FAILED
-
-
-def _raw_answer(status: int, message: str, request_id: str, cors: bool) -> bytes:
-    details = {"request": message} if status == 400 else {}
-    body = envelope(status, message, details, request_id).encode()
-    lines = [
-        f"HTTP/1.1 {status} {HTTP_STATUS_CODES[status]}",
-        "Connection: close",
-        "Content-Type: application/json",
-        f"Content-Length: {len(body)}",
-        f"X-Request-ID: {request_id}",
-    ]
-    if cors:
-        lines += [
-            "Access-Control-Allow-Origin: *",
-            f"Access-Control-Expose-Headers: {EXPOSED}",
-        ]
-    return "\r\n".join([*lines, "", ""]).encode() + body
+        refusals.answer(exc, client, addr, cors=cors)

@@ -107,20 +107,6 @@ def test_a_client_is_taken_at_once_where_no_other_worker_has_fewer(
     assert passes(worker, listener) == 1
 
 
-def test_less_than_a_slow_line_carries_buys_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
-    here, there = socket.socketpair()
-    with there, module._Client(here, 30.0) as client:
-        for _ in range(30):
-            there.sendall(bytes(1000))
-            assert len(client.recv(4096)) == 1000
-            now += 1.0
-        there.sendall(bytes(1000))
-        with pytest.raises(TimeoutError):
-            client.recv(4096)
-
-
 def test_a_worker_with_fewer_clients_goes_first(
     worker: Any, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,12 +242,6 @@ def test_a_worker_that_stops_is_counted_on_by_nobody(worker: Any, listener: sock
 def test_a_worker_without_its_main_process_stops_as_if_told_to(worker: Any) -> None:
     worker.alive, worker.ppid, worker.log = True, -1, SimpleNamespace(info=lambda *_: None)
     assert not worker.is_parent_alive() and not worker.alive
-
-
-def test_a_worker_keeps_descriptors_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.resource, "getrlimit", lambda _: (120, 120))
-    monkeypatch.setattr(module.resource, "setrlimit", lambda *_: None)
-    assert module._possible_clients(SimpleNamespace(worker_connections=1000, threads=4)) == 40
 
 
 @pytest.mark.parametrize(

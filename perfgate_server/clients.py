@@ -1,0 +1,98 @@
+"""The clients' connections: how long each is waited for, and how many there may be."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import socket
+import struct
+import time
+from typing import Any
+
+#: Bytes that a client must send in the time that it may pause (--timeout): what a line of 70
+#: kbit/s carries in the default 30 seconds.
+QUOTA = 256 * 1024
+#: Bytes of a body that nobody wanted, of which gunicorn reads less to keep the connection.
+_MOST_DRAINED = 64 * 1024
+#: Descriptors that a worker keeps for itself, beside four for each thread: the rest is for clients.
+_OWN_FILES = 64
+
+
+class Client(socket.socket):
+    """A client's connection, which does not wait for it for ever.
+
+    A request must come whole within `patience` seconds, or QUOTA bytes of it in each such time.
+    Of an answer a third of the kernel's buffer must be taken in that time, which is when the
+    kernel asks for more. gunicorn's sockets block without a timeout, and a timeout of Python's
+    would cost each call a poll(): the kernel keeps the time. Raises TimeoutError, or
+    BlockingIOError where the kernel says so.
+    """
+
+    def __init__(self, accepted: socket.socket, patience: float) -> None:
+        kind = accepted.family, accepted.type, accepted.proto
+        super().__init__(*kind, fileno=accepted.detach())
+        self._patience = patience
+        self._let_wait(socket.SO_SNDTIMEO, patience)
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Give the client its time anew: a request begins."""
+        self._until = time.monotonic() + self._patience
+        self._owed = QUOTA
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the request did not come in time")
+        self._let_wait(socket.SO_RCVTIMEO, left)
+        received = super().recv(size, flags)
+        self._owed -= len(received)
+        if self._owed <= 0:
+            self.start_clock()
+        return received
+
+    def holds(self, size: int) -> bool:
+        """Tell whether that many bytes have come, and wait to be read."""
+        try:
+            return len(super().recv(size, socket.MSG_PEEK | socket.MSG_DONTWAIT)) == size
+        except OSError:
+            return False
+
+    def _let_wait(self, option: int, seconds: float) -> None:
+        # In the kernel zero means for ever.
+        microseconds = max(1, int(seconds * 1_000_000))
+        timeval = struct.pack("ll", *divmod(microseconds, 1_000_000))
+        self.setsockopt(socket.SOL_SOCKET, option, timeval)
+
+
+def is_unread(req: Any) -> bool:
+    """Tell whether there is more of a request's body than the application has read."""
+    reader = req.body.reader
+    # Of a chunked body nobody knows how much; gunicorn has a parser as long as there is more.
+    return bool(getattr(reader, "length", 0) or getattr(reader, "parser", None))
+
+
+def is_unwanted(req: Any, sock: Any) -> bool:
+    """Tell whether what is unread of a body is not all there yet, or more than gunicorn would read
+    to keep the connection: it would wait five seconds for that, with a thread, and then close what
+    it said it kept."""
+    if not is_unread(req):
+        return False
+    length = getattr(req.body.reader, "length", None)
+    if length is None or length >= _MOST_DRAINED or not isinstance(sock, Client):
+        return True
+    missing = length - len(req.unreader.buf.getvalue())
+    return missing > 0 and not sock.holds(missing)
+
+
+def most_clients(settings: Any) -> int:
+    """Take all the descriptors that are allowed; return how many clients there may be then, up to
+    what gunicorn's settings say. gunicorn's worker dies of a client without a descriptor."""
+    wanted = int(settings.worker_connections)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # a sandbox may forbid it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return wanted
+    return max(1, min(wanted, files - _OWN_FILES - 4 * int(settings.threads)))
