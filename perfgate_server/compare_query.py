@@ -12,6 +12,7 @@ from typing import Any
 
 from marshmallow import ValidationError
 
+from perfgate_server.fields import GitName
 from perfgate_server.names import MAX_GIT, METRICS
 from perfgate_server.queries import (
     MAX_PARAMETERS,
@@ -21,7 +22,6 @@ from perfgate_server.queries import (
     Parameter,
     Query,
 )
-from perfgate_server.schemas import GitName
 
 MAX_SELECTORS = 16
 #: The most past records that a prediction is made of; its cost grows with their square.

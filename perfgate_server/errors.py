@@ -11,7 +11,8 @@ from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.http import HTTP_STATUS_CODES
 
-from perfgate_server import jsonio, keys, schemas
+from perfgate_server import jsonio, keys
+from perfgate_server.fields import flatten
 from perfgate_server.jsonio import MalformedJSON
 from perfgate_server.lean import Answer
 from perfgate_server.storage import base as storage
@@ -87,9 +88,7 @@ def init_app(app: Flask) -> None:
     """Make every error of `app` an envelope."""
     app.register_error_handler(ApiError, _answer)
     app.register_error_handler(MalformedJSON, lambda e: _answer(bad_request({"body": str(e)})))
-    app.register_error_handler(
-        ValidationError, lambda e: _answer(bad_request(schemas.flatten(e.messages)))
-    )
+    app.register_error_handler(ValidationError, lambda e: _answer(bad_request(flatten(e.messages))))
     app.register_error_handler(
         storage.NotFound, lambda e: _answer(ApiError(404, str(e), {"missing": e.missing}))
     )

@@ -14,8 +14,7 @@ from typing import Any
 
 from marshmallow import ValidationError
 
-from perfgate_server.names import METRICS, STATUSES
-from perfgate_server.schemas import (
+from perfgate_server.fields import (
     MAX_ERRORS,
     Field,
     GitName,
@@ -24,6 +23,7 @@ from perfgate_server.schemas import (
     Tags,
     integer_rule,
 )
+from perfgate_server.names import METRICS, STATUSES
 
 #: The most parameters in a query string, and options in a body.
 MAX_PARAMETERS = 256

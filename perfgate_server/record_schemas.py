@@ -1,6 +1,6 @@
 """What verdicts must look like, and baselines and verdicts as an export has them.
 
-Of the libraries it knows marshmallow alone; see `schemas`.
+Of the libraries it knows marshmallow alone; see `fields`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,8 @@ from typing import Any
 
 from marshmallow import ValidationError
 
-from perfgate_server.names import STATUSES
-from perfgate_server.schemas import (
-    RECORD_SCHEMA,
+from perfgate_server.fields import (
     U32,
-    VERDICT_SCHEMA,
     Constant,
     Field,
     GitName,
@@ -25,11 +22,12 @@ from perfgate_server.schemas import (
     Nested,
     Number,
     Object,
-    ReceiptSchema,
     Tags,
     Text,
     integer_rule,
 )
+from perfgate_server.names import STATUSES
+from perfgate_server.schemas import RECORD_SCHEMA, VERDICT_SCHEMA, ReceiptSchema
 
 MAX_REASONS = 64
 MAX_RUN_ID = 256

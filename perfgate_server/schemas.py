@@ -1,227 +1,41 @@
 """What a receipt, an upload and a promotion must look like.
 
-Of the libraries it knows marshmallow alone. A schema's `load` raises marshmallow's
-ValidationError, whose messages `flatten` turns into ``{"receipt.samples.3.wall_ms": "Must be …"}``.
-
-The fields are our own where marshmallow's are too kind: its Integer takes 7.0 and True, its
-Float takes "1.5", and a nested schema for each sample costs 26 times the parsing.
+Of the libraries it knows marshmallow alone; see `fields`.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
 from types import NoneType
 from typing import Any
 
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, missing
+from marshmallow import ValidationError
 
 from perfgate_server import names
 from perfgate_server.columns import AbsentType, Column, Rows
+from perfgate_server.fields import (
+    MAX_ERRORS,
+    U32,
+    U64,
+    Constant,
+    Field,
+    Flag,
+    GitName,
+    Integer,
+    Metadata,
+    Name,
+    Nested,
+    Number,
+    Object,
+    Strings,
+    Tags,
+    Text,
+    integer_rule,
+)
 
 RECEIPT_SCHEMA = "perfgate.run.v1"
 RECORD_SCHEMA = "perfgate.baseline.v1"
 VERDICT_SCHEMA = "perfgate.verdict.v1"
-
-U32 = 2**32 - 1
-U64 = 2**64 - 1
-MAX_METADATA = 64
-# A receipt may be wrong in every sample; a person mends the first few.
-MAX_ERRORS = 50
-
-
-class Field(fields.Field[Any]):
-    """A field whose messages are sentences, and which takes null only where it is optional."""
-
-    default_error_messages = {
-        "required": "Must be given.",
-        "null": "Must not be null.",
-    }
-
-    def __init__(self, *, required: bool = False, **options: Any) -> None:
-        super().__init__(required=required, allow_none=not required, **options)
-
-    def deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
-        # marshmallow's own goes through validators afterwards, of which no field here has one:
-        # half of the time that checking a small receipt takes.
-        if value is None or value is missing:
-            return super().deserialize(value, *args, **kwargs)
-        return self._deserialize(value, *args, **kwargs)
-
-
-class Integer(Field):
-    """A JSON integer from 0 to `high`: 1.0, "1" and true are none."""
-
-    def __init__(self, high: int = U64, **options: Any) -> None:
-        super().__init__(**options)
-        self.high = high
-
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> int:
-        if type(value) is not int or not 0 <= value <= self.high:
-            raise ValidationError(integer_rule(0, self.high))
-        return value
-
-
-def integer_rule(low: int, high: int) -> str:
-    return f"Must be an integer from {low} to {high}."
-
-
-class Number(Field):
-    """A JSON number that a double can hold."""
-
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> float:
-        if type(value) is not float and type(value) is not int:
-            raise ValidationError("Must be a number.")
-        return value
-
-
-class Flag(Field):
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> bool:
-        if type(value) is not bool:
-            raise ValidationError("Must be true or false.")
-        return value
-
-
-class Text(Field):
-    """A string; with `low` and `high`, of that many characters."""
-
-    def __init__(self, low: int = 0, high: int | None = None, **options: Any) -> None:
-        super().__init__(**options)
-        self.low, self.high = low, high
-
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
-        if not isinstance(value, str):
-            raise ValidationError("Must be a string.")
-        if self.high is not None and not self.low <= len(value) <= self.high:
-            raise ValidationError(f"Must be {self.low} to {self.high} characters.")
-        return value
-
-
-class GitName(Text):
-    """A git_ref or a git_sha. Not empty: a variable of the shell that is not set is no wish."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(1, names.MAX_GIT, **options)
-
-
-class Name(Field):
-    """A name that matches `names.RULES[kind]`."""
-
-    def __init__(self, kind: str, **options: Any) -> None:
-        super().__init__(**options)
-        self.pattern, self.rule = names.RULES[kind]
-
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
-        if not isinstance(value, str) or not self.pattern.match(value):
-            raise ValidationError(self.rule)
-        return value
-
-
-class Constant(Field):
-    def __init__(self, constant: str, **options: Any) -> None:
-        super().__init__(**options)
-        self.constant = constant
-
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
-        if value != self.constant:
-            raise ValidationError(f"Must be {self.constant!r}.")
-        return self.constant
-
-
-class Strings(Field):
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> list[str]:
-        if not isinstance(value, list):
-            raise ValidationError("Must be an array of strings.")
-        errors = {i: "Must be a string." for i, item in enumerate(value) if type(item) is not str}
-        if errors:
-            raise ValidationError(_first(errors))
-        return value
-
-
-class Tags(Field):
-    """At most 32 tags; duplicates collapse and the order is kept."""
-
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> list[str]:
-        if not isinstance(value, list):
-            raise ValidationError("Must be an array of strings.")
-        errors = {i: _TAG_RULE for i, tag in enumerate(value) if not _is_tag(tag)}
-        if errors:
-            raise ValidationError(_first(errors))
-        tags = list(dict.fromkeys(value))
-        if len(tags) > names.MAX_TAGS:
-            raise ValidationError(f"Must be at most {names.MAX_TAGS} tags.")
-        return tags
-
-
-_TAG_RULE = "Must be 1 to 64 printable characters without commas."
-
-
-def _is_tag(tag: Any) -> bool:
-    return isinstance(tag, str) and 1 <= len(tag) <= 64 and "," not in tag and tag.isprintable()
-
-
-class Metadata(Field):
-    """At most 64 pairs of strings."""
-
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> dict[str, str]:
-        if not isinstance(value, dict):
-            raise ValidationError("Must be an object of strings.")
-        if len(value) > MAX_METADATA:
-            raise ValidationError(f"Must be at most {MAX_METADATA} pairs.")
-        errors = {}
-        for name, text in value.items():
-            if not 1 <= len(name) <= 128:
-                errors[name] = "The name must be 1 to 128 characters."
-            elif not isinstance(text, str) or len(text) > 1024:
-                errors[name] = "Must be a string of at most 1024 characters."
-        if errors:
-            raise ValidationError(_first(errors))
-        return value
-
-
-def _first(errors: dict[Any, Any]) -> dict[Any, Any]:
-    return dict(list(errors.items())[:MAX_ERRORS])
-
-
-class Object(Schema):
-    """An object, of which the members that are no fields are left out."""
-
-    class Meta:
-        unknown = EXCLUDE
-
-    def load(self, data: Any) -> dict[str, Any]:  # type: ignore[override]  # without its options
-        """Return the fields of an object; raises marshmallow's ValidationError.
-
-        marshmallow's own looks for hooks, and for what this is part of, and takes twice the time.
-        """
-        if not isinstance(data, dict):
-            raise ValidationError({"_schema": ["Must be a JSON object."]})
-        loaded: dict[str, Any] = {}
-        errors: dict[str, Any] = {}
-        for name, field in self.fields.items():
-            key = field.data_key or name
-            value = data.get(key, missing)
-            try:
-                if value is not missing or field.required:
-                    loaded[name] = field.deserialize(value)
-                elif field.load_default is not missing:
-                    loaded[name] = field.load_default
-            except ValidationError as error:
-                errors[key] = error.messages
-        if errors:
-            raise ValidationError(errors)
-        return loaded
-
-
-class Nested(Field):
-    """An object with its own schema: its fields as that loads them, and all else as it came."""
-
-    def __init__(self, schema: type[Object], **options: Any) -> None:
-        super().__init__(**options)
-        self.schema = schema()
-
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
-        return value | self.schema.load(value)
 
 
 # -- the receipt, perfgate.run.v1
@@ -401,25 +215,3 @@ class BareReceiptSchema(Object):
     """A body that is a receipt, as the member of an envelope, for its field paths."""
 
     receipt = Nested(ReceiptSchema, required=True)
-
-
-#: Characters of a member's name in an error: it may be as long as the body.
-_LONGEST_NAME = 200
-
-
-def flatten(messages: Any) -> dict[str, str]:
-    """Turn marshmallow's nested messages into dotted path -> one sentence."""
-    flat: dict[str, str] = {}
-    _flatten(messages, (), flat)
-    return flat
-
-
-def _flatten(messages: Any, path: tuple[str, ...], flat: dict[str, str]) -> None:
-    if isinstance(messages, Mapping):
-        for name, inner in messages.items():
-            # "_schema" with a list is how marshmallow says "the whole of it".
-            whole = name == "_schema" and isinstance(inner, list)
-            _flatten(inner, path if whole else (*path, str(name)[:_LONGEST_NAME]), flat)
-    else:
-        sentence = " ".join(messages) if isinstance(messages, list) else str(messages)
-        flat[".".join(path) if path else "body"] = sentence

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from marshmallow import ValidationError
 
 from perfgate_server import jsonio, record_schemas, records, schemas
+from perfgate_server.fields import flatten
 from perfgate_server.storage import Storage
 from perfgate_server.storage.base import Baseline, Outcome, Receipt, Unavailable
 from perfgate_server.storage.verdicts import VerdictRecord
@@ -214,7 +215,7 @@ def _parse(line: bytes) -> tuple[Baseline, Receipt] | VerdictRecord:
     except jsonio.MalformedJSON as error:
         raise InvalidLine(str(error)) from None
     except ValidationError as error:
-        path, sentence = next(iter(schemas.flatten(error.messages).items()))
+        path, sentence = next(iter(flatten(error.messages).items()))
         raise InvalidLine(f"{path}: {sentence}") from None
     del loaded["schema"]
     if is_verdict:

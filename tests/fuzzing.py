@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 from support import receipt, soon
 
-from perfgate_server import Role, ServerConfig, create_app, logs, queries, schemas
+from perfgate_server import Role, ServerConfig, create_app, fields, logs, queries
 from perfgate_server.keys import Permission
 from perfgate_server.storage.sql import WRONG_TOTALS
 
@@ -68,7 +68,7 @@ def _fields(base: Any) -> set[str]:
     return names.union(*(_fields(kind) for kind in base.__subclasses__()))
 
 
-MEMBERS = sorted(_fields(schemas.Object) - _fields(queries.Query) | {"receipt", "tags", "x"})
+MEMBERS = sorted(_fields(fields.Object) - _fields(queries.Query) | {"receipt", "tags", "x"})
 PARAMETERS = sorted(_fields(queries.Query) | {"meta.x", "meta.", "x", ""})
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW", "get")
 HEADERS = (
