@@ -38,7 +38,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import support
-from durability import Target, campaign
+from durability import Target, campaign, rounds
 from support import ROOT, perfgate_server
 
 from perfgate_server.cli import exit_on_signals
@@ -213,7 +213,7 @@ def main() -> int:
         sys.exit(f"{', '.join(missing)}: not installed; see the top of {__file__}")
     exit_on_signals()
     support.PATIENCE = BOOT_PATIENCE
-    return campaign(lambda: target_on(options), options.rounds, ROUNDS_EACH, options.seed)
+    return campaign(rounds, lambda: target_on(options), options.rounds, ROUNDS_EACH, options.seed)
 
 
 if __name__ == "__main__":

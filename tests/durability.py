@@ -1,10 +1,12 @@
 """Writing clients, processes that are killed under them, and the proof that nothing was lost.
 
-For test_killed.py, benchmarks/killed.py and benchmarks/powercut.py.
+For test_killed.py, benchmarks/killed.py and benchmarks/powercut.py; `Target`, `campaign` and `main`
+also for linearizability.py.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import http.client
 import json
@@ -12,18 +14,21 @@ import os
 import random
 import signal
 import sqlite3
+import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import support
-from postgres_server import OwnPostgres
+from postgres_server import OwnPostgres, own_postgres
 from support import Server, bearer, perfgate_server, receipt, serving, wait_for
 
+from perfgate_server.cli import exit_on_signals
 from perfgate_server.storage.sql import WRONG_TOTALS
 
 CLIENTS = 8
@@ -302,18 +307,17 @@ def rounds(
     for number in range(count):
         way = choose.choice(target.ways)
         done = threading.Event()
-        threads = [threading.Thread(target=c.work, args=(target.server, done)) for c in clients]
-        for thread in threads:
-            thread.start()
-        try:
-            done.wait(choose.uniform(0.05, target.longest))
-            target.kill(way)
-            if way != "server":  # others go on beside what is gone
-                done.wait(choose.uniform(0.0, 0.4))
-        finally:  # or they would go on for ever, and pytest with them
-            done.set()
-            for thread in threads:
-                thread.join()
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            working = [pool.submit(client.work, target.server, done) for client in clients]
+            try:
+                done.wait(choose.uniform(0.05, target.longest))
+                target.kill(way)
+                if way != "server":  # others go on beside what is gone
+                    done.wait(choose.uniform(0.0, 0.4))
+            finally:  # or they would go on for ever, and pytest with them
+                done.set()
+        for client_at_work in working:
+            client_at_work.result()  # raises what ended a client early
         target.restart(way)
         for client in clients:
             client.compare(target.server)
@@ -323,7 +327,12 @@ def rounds(
     _compare_all(target, clients, tally)
 
 
+#: Plays so many rounds on a target, with a tally, a seed, and what is told how they go.
+Rounds = Callable[[Target, int, Tally, str, Callable[[str], None]], None]
+
+
 def campaign(
+    rounds: Rounds,
     new_target: Callable[[], contextlib.AbstractContextManager[Target]],
     count: int,
     each: int,
@@ -343,6 +352,32 @@ def campaign(
         print(f"\nseed {seed}, {time.monotonic() - began:.0f} s")
         print(tally.table())
     return 1 if tally.broken else 0
+
+
+def main(description: str, rounds: Rounds, count: int, each: int) -> int:
+    """Run a campaign as a program that takes a backend, a number of rounds (`count` unless told)
+    and a seed; return its exit status."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("backend", choices=("sqlite", "postgres"))
+    parser.add_argument("--rounds", type=int, default=count)
+    parser.add_argument("--seed", default=str(int(time.time())))
+    options = parser.parse_args()
+    exit_on_signals()
+    with own_postgres() if options.backend == "postgres" else contextlib.nullcontext() as postgres:
+        return campaign(rounds, lambda: _target_on(postgres), options.rounds, each, options.seed)
+
+
+@contextlib.contextmanager
+def _target_on(postgres: OwnPostgres | None) -> Iterator[Target]:
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perfgate-")))
+        target: Target
+        if postgres is None:
+            target = SqliteTarget(folder)
+        else:
+            target = PostgresTarget(folder, postgres, stack.enter_context(postgres.database()))
+        stack.callback(target.close)
+        yield target
 
 
 def _compare_all(target: Target, clients: list[Client], tally: Tally) -> None:
