@@ -3,6 +3,7 @@ of the others."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import selectors
 import socket
@@ -118,7 +119,7 @@ def test_a_worker_with_fewer_clients_goes_first(
     with socket.create_connection(listener.getsockname()):
         worker.wait_for_and_dispatch_events(1.0)
         listener.accept()[0].close()
-    worker.wait_for_and_dispatch_events(0.01)
+    worker.wait_for_and_dispatch_events(2 * module._TURN)
     assert 2 < passes(worker, listener) < 1000
 
 
@@ -152,6 +153,14 @@ def test_a_client_that_cannot_be_taken_ends_no_worker(
     worker.finish_request(None, SimpleNamespace(cancelled=lambda: True))
     worker.set_accept_enabled(True)
     assert not worker._accepting
+
+
+def test_a_client_that_has_its_answer_and_is_being_closed_counts_no_longer(
+    worker: Any, listener: socket.socket
+) -> None:
+    worker.lingering = ["one", "another"]
+    has(worker, 3, 2)
+    assert passes(worker, listener) == 1
 
 
 def test_a_client_that_is_gone_when_it_is_closed_is_counted_no_longer(worker: Any) -> None:
@@ -237,6 +246,19 @@ def test_a_worker_that_stops_is_counted_on_by_nobody(worker: Any, listener: sock
     worker.worker_connections = 1000
     worker.set_accept_enabled(False)
     assert load_of[0] == NOBODY and listener.fileno() == -1
+
+
+def test_a_worker_that_stops_takes_whom_it_has_room_for(
+    worker: Any, listener: socket.socket
+) -> None:
+    """And no more: each takes a descriptor."""
+    worker.sockets, worker.alive, worker._accepting = [listener], False, True
+    worker.worker_connections = 2
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(socket.create_connection(listener.getsockname()))
+        worker.set_accept_enabled(False)
+        assert len(worker.taken) == 2
 
 
 def test_a_worker_without_its_main_process_stops_as_if_told_to(worker: Any) -> None:
