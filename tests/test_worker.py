@@ -277,19 +277,30 @@ def test_a_worker_without_its_main_process_stops_as_if_told_to(worker: Any) -> N
     ],
     ids=range(5),
 )
+@pytest.mark.parametrize(
+    ("address", "client"), [(("127.0.0.1", 1), "127.0.0.1"), ("", None)], ids=["tcp", "unix"]
+)
 def test_whose_fault_it_is_shows_in_status_and_log(
-    worker: Any, caplog: pytest.LogCaptureFixture, error: Exception, status: int, level: str
+    worker: Any,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    status: int,
+    level: str,
+    address: Any,
+    client: str | None,
 ) -> None:
     settings = SimpleNamespace(no_cors=False)
     worker.wsgi = SimpleNamespace(extensions={"perfgate": SimpleNamespace(config=settings)})
     here, there = socket.socketpair()
     with here, there, caplog.at_level("INFO", "perfgate_server"):
-        worker.handle_error(None, here, ("127.0.0.1", 1), error)
+        worker.handle_error(None, here, address, error)
         answer = there.recv(65536)
     assert answer.startswith(f"HTTP/1.1 {status} ".encode())
-    assert b"\r\nConnection: close\r\n" in answer
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert {b"Connection: close", b"Content-Length: %d" % len(body)} < {*head.split(b"\r\n")}
     [line] = caplog.records
     assert (line.levelname, bool(line.exc_info)) == (level, level == "ERROR")
+    assert line.__dict__["client"] == client
 
 
 def test_clients_are_given_away_one_at_a_time(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
