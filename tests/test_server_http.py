@@ -202,6 +202,15 @@ def test_connections_are_kept_alive(server: Server) -> None:
     connection.close()
 
 
+def test_a_client_that_asks_for_the_end_of_its_connection_gets_it(server: Server) -> None:
+    """Also where its body was not read, and is short enough to keep the connection."""
+    head = b"PUT /projects/p/baselines/b/versions/v HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
+        client.sendall(head + b"Content-Length: 5\r\n\r\nhello")
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 401 ") and b"\r\nConnection: close\r\n" in answer
+
+
 def test_clients_that_stop_in_the_middle_hold_their_threads_only_so_long(tmp_path: Path) -> None:
     """--timeout bounds it: honest clients get their answer then."""
     with serving(perfgate_server("--threads", "2", "--timeout", "1"), tmp_path) as server:

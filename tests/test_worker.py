@@ -3,21 +3,23 @@ of the others."""
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import selectors
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from gunicorn.http import errors as http
 from gunicorn.workers.gthread import ThreadWorker
 
 from perfgate_server import ServerConfig
 from perfgate_server import worker as module
+from perfgate_server.clients import Client
 from perfgate_server.server import gunicorn_settings
 from perfgate_server.worker import NOBODY, Worker, load_of
 
@@ -123,6 +125,54 @@ def test_a_worker_with_fewer_clients_goes_first(
     assert 2 < passes(worker, listener) < 1000
 
 
+def test_the_others_see_how_many_clients_a_worker_has(
+    worker: Any, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those whose answers are only to be read by them are its clients no more."""
+    has(worker, 0)
+    for number in range(1, 4):
+        passes(worker, listener)
+        assert load_of[0] == number
+    worker.lingering = [None]
+    worker.wait_for_and_dispatch_events(0)
+    assert load_of[0] == 2
+    worker._count(3)
+    assert load_of[0] == 2
+    worker._count(1)
+    assert load_of[0] == module._BUSY
+
+
+def test_a_worker_without_a_place_takes_clients_and_is_seen_by_none(
+    worker: Any, listener: socket.socket
+) -> None:
+    """There are more workers than places."""
+    worker.place = None
+    load_of[1] = 0
+    assert passes(worker, listener) == 1
+    worker.requests = 3
+    assert not worker._has_too_many() and load_of[0] == NOBODY
+
+
+def test_a_worker_looks_again_when_it_has_stood_back_and_rests_meanwhile(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    waited = []
+
+    def wait(self: Any, timeout: float) -> None:
+        waited.append(timeout)
+
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(ThreadWorker, "wait_for_and_dispatch_events", wait)
+    worker.standing_back_until, worker.recovers_at = 100.25, 100.5
+    worker.wait_for_and_dispatch_events(1.0)
+    now += 1.0
+    worker.wait_for_and_dispatch_events(1.0)
+    worker.recovers_at = 200.0
+    worker.wait_for_and_dispatch_events(1.0)
+    assert waited == [0.5, 1.0, 1.0]
+
+
 def test_it_has_one_turn_however_late_the_other_looks(
     worker: Any, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,7 +184,11 @@ def test_it_has_one_turn_however_late_the_other_looks(
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EPERM])
 def test_a_client_that_cannot_be_taken_ends_no_worker(
-    worker: Any, listener: socket.socket, monkeypatch: pytest.MonkeyPatch, number: int
+    worker: Any,
+    listener: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    number: int,
 ) -> None:
     """Of the whole system there may be no descriptor, whatever this worker keeps free; and a
     finished request is no sign that there is one again."""
@@ -146,21 +200,65 @@ def test_a_client_that_cannot_be_taken_ends_no_worker(
     worker.sockets, worker.alive, worker._accepting = [listener], True, True
     with socket.create_connection(listener.getsockname()):
         worker.wait_for_and_dispatch_events(1.0)
-    assert not worker._accepting
+    assert not worker._accepting and "no connection can be taken" in caplog.text
     worker.set_accept_enabled(True)
     assert not worker._accepting  # for a while
     monkeypatch.setattr(ThreadWorker, "finish_request", lambda *_: None)
     worker.finish_request(None, SimpleNamespace(cancelled=lambda: True))
     worker.set_accept_enabled(True)
     assert not worker._accepting
+    worker.recovers_at -= module._RECOVERY
+    worker.set_accept_enabled(True)
+    assert worker._accepting
 
 
-def test_a_client_that_has_its_answer_and_is_being_closed_counts_no_longer(
-    worker: Any, listener: socket.socket
+@pytest.mark.parametrize(
+    ("most", "kept", "is_told"), [(1000, 996, False), (5, 1, False), (4, 1, True), (1, 1, True)]
+)
+def test_a_worker_starts_also_where_little_is_allowed(
+    worker: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    most: int,
+    kept: int,
+    is_told: bool,
 ) -> None:
-    worker.lingering = ["one", "another"]
-    has(worker, 3, 2)
-    assert passes(worker, listener) == 1
+    """It may have no choice of cores, and open files for few clients; the others see it at once."""
+
+    def sched_setaffinity(pid: int, cores: set[int]) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(module.os, "sched_setaffinity", sched_setaffinity, raising=False)
+    monkeypatch.setattr(module, "most_clients", lambda cfg: most)
+    monkeypatch.setattr(ThreadWorker, "init_process", lambda self: None)
+    worker.core = 0
+    worker.init_process()
+    assert (worker.worker_connections, worker.max_keepalived) == (most, kept)
+    assert (f"leaves room for {most} clients" in caplog.text) is is_told
+    assert load_of[0] == 0
+
+
+def test_who_is_to_read_its_answer_has_some_time_for_it_and_is_never_waited_for(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    worker.pending_conns = collections.deque()
+    here, there = socket.socketpair()
+    with there, Client(here, 30.0) as sock:
+        conn = SimpleNamespace(sock=sock, close=sock.close)
+        has(worker, 1)
+        worker._linger(conn)
+        assert there.recv(1) == b"" and not sock.getblocking()
+        worker._drain(conn, None)  # of nothing
+        there.sendall(b"x")
+        worker.wait_for_and_dispatch_events(0)
+        now += module._LINGER - 0.5
+        worker.murder_pending()
+        assert (worker.lingering, worker.nr_conns) == ([conn], 1)
+        now += 0.5
+        worker.murder_pending()
+        assert (worker.lingering, worker.nr_conns, sock.fileno()) == ([], 0, -1)
 
 
 def test_a_client_that_is_gone_when_it_is_closed_is_counted_no_longer(worker: Any) -> None:
@@ -248,59 +346,54 @@ def test_a_worker_that_stops_is_counted_on_by_nobody(worker: Any, listener: sock
     assert load_of[0] == NOBODY and listener.fileno() == -1
 
 
-def test_a_worker_that_stops_takes_whom_it_has_room_for(
-    worker: Any, listener: socket.socket
+@pytest.mark.parametrize(("most", "taken"), [(1000, 3), (2, 2)])
+def test_a_worker_that_stops_takes_who_has_connected_and_no_more_than_it_may(
+    worker: Any, listener: socket.socket, most: int, taken: int
 ) -> None:
-    """And no more: each takes a descriptor."""
+    """Also one that had no client at all."""
     worker.sockets, worker.alive, worker._accepting = [listener], False, True
-    worker.worker_connections = 2
-    with contextlib.ExitStack() as stack:
+    worker.worker_connections = most
+    with contextlib.ExitStack() as clients:
         for _ in range(3):
-            stack.enter_context(socket.create_connection(listener.getsockname()))
+            clients.enter_context(socket.create_connection(listener.getsockname()))
         worker.set_accept_enabled(False)
-        assert len(worker.taken) == 2
+        assert len(worker.taken) == taken
+
+
+def test_a_request_that_fails_whole_ends_neither_worker_nor_count(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Any, conn: Any) -> None:
+        raise ZeroDivisionError
+
+    closed: list[bool] = []
+    monkeypatch.setattr(ThreadWorker, "handle", fail)
+    has(worker, 1)
+    worker._count(1)
+    conn = SimpleNamespace(sock=None, close=lambda: closed.append(True))
+    with ThreadPoolExecutor(1) as threads:
+        future = threads.submit(worker.handle, conn)
+    worker.finish_request(conn, future)
+    assert (worker.requests, worker.nr_conns, closed) == (0, 0, [True])
+
+
+def test_each_request_of_a_kept_connection_has_its_time(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(ThreadWorker, "handle", lambda self, conn: conn.sock.recv(4096))
+    here, there = socket.socketpair()
+    with there, Client(here, 30.0) as sock:
+        for _ in range(3):
+            now += 100.0
+            there.sendall(b"x")
+            assert worker.handle(SimpleNamespace(sock=sock)) == b"x"
 
 
 def test_a_worker_without_its_main_process_stops_as_if_told_to(worker: Any) -> None:
     worker.alive, worker.ppid, worker.log = True, -1, SimpleNamespace(info=lambda *_: None)
     assert not worker.is_parent_alive() and not worker.alive
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "level"),
-    [
-        (http.ConfigurationProblem("SCRIPT_NAME"), 500, "ERROR"),
-        (http.InvalidResponseHeaderName("x"), 500, "ERROR"),
-        (RuntimeError("a bug"), 500, "ERROR"),
-        (http.InvalidHeaderName("x"), 400, "INFO"),
-        (http.LimitRequestLine(9, 8), 414, "INFO"),
-    ],
-    ids=range(5),
-)
-@pytest.mark.parametrize(
-    ("address", "client"), [(("127.0.0.1", 1), "127.0.0.1"), ("", None)], ids=["tcp", "unix"]
-)
-def test_whose_fault_it_is_shows_in_status_and_log(
-    worker: Any,
-    caplog: pytest.LogCaptureFixture,
-    error: Exception,
-    status: int,
-    level: str,
-    address: Any,
-    client: str | None,
-) -> None:
-    settings = SimpleNamespace(no_cors=False)
-    worker.wsgi = SimpleNamespace(extensions={"perfgate": SimpleNamespace(config=settings)})
-    here, there = socket.socketpair()
-    with here, there, caplog.at_level("INFO", "perfgate_server"):
-        worker.handle_error(None, here, address, error)
-        answer = there.recv(65536)
-    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert {b"Connection: close", b"Content-Length: %d" % len(body)} < {*head.split(b"\r\n")}
-    [line] = caplog.records
-    assert (line.levelname, bool(line.exc_info)) == (level, level == "ERROR")
-    assert line.__dict__["client"] == client
 
 
 def test_clients_are_given_away_one_at_a_time(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
