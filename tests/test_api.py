@@ -166,6 +166,12 @@ def test_slashes_are_neither_merged_nor_redirected(api: Api) -> None:
     fails(api.get("/projects/p/baselines/a/b/versions/"), 400, "version")
 
 
+@pytest.mark.parametrize("path", ["//health", "///health", "//projects/p/baselines", "//\xff"])
+def test_a_path_that_begins_with_two_slashes_is_no_route(api: Api, path: str) -> None:
+    # In a URL the test client would take what follows for a host.
+    fails(api.get("/", environ_overrides={"PATH_INFO": path}), 404)
+
+
 # -- names
 
 
@@ -176,6 +182,7 @@ def test_slashes_are_neither_merged_nor_redirected(api: Api) -> None:
         "path/to/bench",
         "tests/test_io.py::test_read[gzip]",
         "Vec<u8>(a,b)=c+d@e:f",
+        "-x_y.z-",
         "...",
         "versions/x",
         "latest",
@@ -237,6 +244,12 @@ def test_bad_versions(api: Api, version: str) -> None:
     api.upload()
     fails(api.promote("v1", version), 400, "to_version")
     fails(api.promote(version, "v2"), 400, "from_version")
+
+
+@pytest.mark.parametrize("project", ["7", "A.b_c-d.", "p" * 64])
+def test_good_projects(api: Api, project: str) -> None:
+    assert api.upload(project=project).status_code == 201
+    assert api.get(f"/projects/{project}/baselines/b/latest").json["project"] == project
 
 
 @pytest.mark.parametrize("project", [".p", "-p", "_p", "p q", "é", "x" * 65, "p%0A"])
@@ -373,6 +386,7 @@ def test_a_limited_key_reaches_its_own_and_nothing_else(limited: Any) -> None:
         "/projects/p/baselines/cpu/versions",
         "/projects/p/baselines/cpu/versions/v1",
         "/projects/p/baselines/cpu/trend?metric=wall_ms",
+        "/projects/p/baselines/cpu/versions/bad%20too",
         "/projects/q/baselines",
         "/projects/q/baselines/io/read/latest",
         "/projects/.bad/baselines",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 
 import pytest
 
@@ -109,6 +110,14 @@ def test_a_bad_entry_is_refused_without_being_shown(entry: str) -> None:
         keys.parse(entry)
     assert "a1B2" not in str(error.value)
     assert str(error.value)
+
+
+def test_a_doubtful_pattern_is_refused_whatever_becomes_of_warnings() -> None:
+    """It may mean another thing in a later version of Python."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ValueError, match="no regular expression"):
+            keys.parse(f"viewer:{KEY}:web:[[a]")
 
 
 @pytest.mark.parametrize(

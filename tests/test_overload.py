@@ -188,8 +188,6 @@ def test_clients_beyond_the_open_files_wait_and_end_no_worker(tmp_path: Path) ->
         assert server.request("GET", "/health", role=None)[0] == 200
         assert server.workers() == [worker]
         assert "Traceback" not in server.log
-        # Nor did it use what it needs for itself.
-        assert "no connection can be taken" not in server.log
 
 
 def test_clients_that_are_kept_make_room_for_the_next(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ from support import (
 from perfgate_server import ServerConfig
 from perfgate_server.app import _development_url
 from perfgate_server.config import ConfigError
-from perfgate_server.server import _bind, _listen, gunicorn_settings
+from perfgate_server.server import _bind, _listen, _started, _url, gunicorn_settings
 
 # -- the launch modes
 
@@ -106,6 +106,7 @@ def test_as_a_library(tmp_path: Path) -> None:
         f".api_key('{KEYS['contributor']}', Role.CONTRIBUTOR)\n"
         "run_server(config)\n"
         "import signal, sys\n"
+        "assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL\n"
         "print('after', file=sys.stderr)\n"
         "signal.raise_signal(signal.SIGTERM)"
     )
@@ -114,6 +115,30 @@ def test_as_a_library(tmp_path: Path) -> None:
         assert server.stop() == -signal.SIGTERM  # by now it is the caller's again
         assert server.log.endswith("after\n") and server.log.count("after\n") == 1
     assert (tmp_path / "perfgate.db").is_file()
+
+
+def test_a_server_that_cannot_start_leaves_its_port_to_the_program(tmp_path: Path) -> None:
+    """Which may try again, or serve something else there."""
+    port = free_port()
+    code = (
+        "import socket\n"
+        "from perfgate_server import ServerConfig, run_server\n"
+        "from perfgate_server.storage.base import CannotOpen\n"
+        "try:\n"
+        f"    run_server(ServerConfig(bind='127.0.0.1', port={port}, storage_type='sqlite',"
+        " database_url='/nowhere/x.db'))\n"
+        "except CannotOpen as error:\n"
+        f"    socket.socket().bind(('127.0.0.1', {port}))\n"
+        "    print('bound')"
+    )
+    result = subprocess.run(
+        [program("python"), "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=environment(),
+    )
+    assert result.stdout == "bound\n", result.stderr
 
 
 def test_the_module_runs_too(tmp_path: Path) -> None:
@@ -166,6 +191,12 @@ def test_one_line_on_start_tells_where_what_and_who(tmp_path: Path) -> None:
         assert f"listening on http://127.0.0.1:{server.port}" in line
         assert f"sqlite at {tmp_path}/perfgate.db" in line
         assert "1 viewer, 1 contributor, 1 promoter, 1 admin" in line
+
+
+def test_the_line_on_start_shows_no_password() -> None:
+    url = "postgresql://perfgate:secret@localhost/perfgate"
+    line = _started(ServerConfig(storage_type="postgres", database_url=url), "http://localhost")
+    assert "localhost/perfgate" in line and "secret" not in line
 
 
 def run(*arguments: str, folder: Path | None = None, **variables: str) -> Any:
@@ -388,6 +419,17 @@ def test_of_two_servers_that_start_at_once_one_has_the_port() -> None:
         with socket.create_server((config.bind, config.port)):
             with pytest.raises(ConfigError, match=f"port {config.port}: Address already in use"):
                 _listen(listener, config)
+            with pytest.raises(ConfigError, match=f"port {config.port}: Address already in use"):
+                _bind(config.bind, config.port)
+
+
+def test_an_ipv6_address_is_listened_on_and_told_in_brackets() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError as error:
+        pytest.skip(f"no IPv6 here: {error}")
+    with contextlib.closing(_bind("::1", 0)) as listener:
+        assert _url(listener) == f"http://[::1]:{listener.getsockname()[1]}"
 
 
 def test_a_worker_of_gunicorn_makes_no_database_in_place_of_one_that_is_gone(

@@ -252,10 +252,22 @@ def test_workers_whose_main_process_was_killed_stop_at_once(tmp_path: Path) -> N
 def test_a_hangup_replaces_the_workers_and_says_what_it_does_not(tmp_path: Path) -> None:
     with serving(perfgate_server("--storage-type", "sqlite"), tmp_path) as server:
         assert server.put("b", "v1") == 201
+        before = set(server.workers())
         server.process.send_signal(signal.SIGHUP)
         wait_for(lambda: "keys and settings are read at start alone" in server.log, "the line")
+        wait_for(lambda: server.workers() and not before & set(server.workers()), "new workers")
+        wait_for(lambda: _accepts(server), "one that listens")
         assert server.put("b", "v2") == 201
         server.stop()
+
+
+def test_a_signal_adds_a_worker_and_another_takes_it_away(tmp_path: Path) -> None:
+    """As gunicorn's documentation says of SIGTTIN and SIGTTOU."""
+    with sqlite_server(tmp_path, "--workers", "1") as server:
+        for number, count in ((signal.SIGTTIN, 2), (signal.SIGTTOU, 1)):
+            server.process.send_signal(number)
+            wait_for(lambda count=count: len(server.workers()) == count, f"{count} workers")
+        assert server.stop() == 0
 
 
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGTTIN", "SIGUSR2"])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
+import runpy
 import selectors
 import socket
 import threading
@@ -38,6 +39,11 @@ def test_a_worker_takes_the_first_place_that_is_free_if_there_is_one() -> None:
         assert load_of[place] == NOBODY
         settings["pre_fork"](SimpleNamespace(WORKERS=others), new)
         assert new.place == place
+
+
+def test_at_no_place_is_a_worker_before_one_has_it() -> None:
+    """Else each would give its clients away, to nobody."""
+    assert set(runpy.run_path(module.__file__)["load_of"][:]) == {NOBODY}
 
 
 def test_two_servers_do_not_begin_with_the_same_core(monkeypatch: pytest.MonkeyPatch) -> None:
