@@ -117,7 +117,19 @@ def test_as_a_library(tmp_path: Path) -> None:
     assert (tmp_path / "perfgate.db").is_file()
 
 
-def test_a_server_that_cannot_start_leaves_its_port_to_the_program(tmp_path: Path) -> None:
+def run_code(code: str, **variables: str) -> Any:
+    """Run a script of Python beside wsgi.py to its end."""
+    return subprocess.run(
+        [program("python"), "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        cwd=ROOT,
+        env=environment(**variables),
+    )
+
+
+def test_a_server_that_cannot_start_leaves_its_port_to_the_program() -> None:
     """Which may try again, or serve something else there."""
     port = free_port()
     code = (
@@ -131,13 +143,7 @@ def test_a_server_that_cannot_start_leaves_its_port_to_the_program(tmp_path: Pat
         f"    socket.socket().bind(('127.0.0.1', {port}))\n"
         "    print('bound')"
     )
-    result = subprocess.run(
-        [program("python"), "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        env=environment(),
-    )
+    result = run_code(code)
     assert result.stdout == "bound\n", result.stderr
 
 
@@ -382,14 +388,8 @@ def test_gunicorn_must_have_read_our_settings(tmp_path: Path) -> None:
 
 
 def test_another_server_of_wsgi_apps_logs_the_same(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [program("python"), "-c", "import wsgi; wsgi.app.test_client().get('/health')"],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        cwd=ROOT,
-        env=environment(PERFGATE_API_KEYS=EVERY_KEY, PERFGATE_DATABASE_URL=str(tmp_path / "p.db")),
-    )
+    variables = {"PERFGATE_API_KEYS": EVERY_KEY, "PERFGATE_DATABASE_URL": f"{tmp_path}/p.db"}
+    result = run_code("import wsgi; wsgi.app.test_client().get('/health')", **variables)
     line = json.loads(result.stderr.splitlines()[-1])
     assert (line["level"], line["route"], line["status"]) == ("info", "/health", 200)
 
@@ -401,13 +401,7 @@ def test_a_server_whose_workers_cannot_start_ends_with_a_failure() -> None:
         "worker.Worker.init_signals = lambda _: 1 // 0\n"
         "run_server(ServerConfig(bind='127.0.0.1', port=0))"
     )
-    result = subprocess.run(
-        [program("python"), "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        env=environment(),
-    )
+    result = run_code(code)
     assert result.returncode == 3
     assert "ZeroDivisionError" in result.stderr and "AttributeError" not in result.stderr
 
