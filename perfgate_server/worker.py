@@ -99,13 +99,21 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
 
     def set_accept_enabled(self, enabled: bool) -> None:
         super().set_accept_enabled(enabled and time.monotonic() >= self._accepts_at())
-        if not enabled and not self.alive:
-            # Stopping: whoever connects from here on is refused, and can go elsewhere, instead
-            # of waiting in the backlog for the reset at the end.
-            for listener in self.sockets:
-                self._take_all(listener)
-                listener.close()
-            self._leave_place()
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """Stop: gunicorn calls this once its loop has ended.
+
+        Whoever has connected is taken. Who connects from here on is refused, and can go elsewhere,
+        instead of waiting in the backlog for the reset at the end; and those who have not said
+        anything are closed as soon as those who are kept.
+        """
+        for listener in self.sockets:
+            self._take_all(listener)
+            listener.close()
+        self._leave_place()
+        super()._cap_keepalive(deadline)
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, deadline)
 
     def _take_all(self, listener: socket.socket) -> None:
         """Take whoever has connected already, and was left to others or for later."""
@@ -302,12 +310,6 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
     def _close(self, conn: Any) -> None:
         self.nr_conns -= 1
         conn.close()
-
-    def _cap_keepalive(self, deadline: float) -> None:
-        """Stopping: those who have not said anything are closed as soon as those who are kept."""
-        super()._cap_keepalive(deadline)
-        for conn in self.pending_conns:
-            conn.timeout = min(conn.timeout, deadline)
 
     def murder_pending(self) -> None:
         super().murder_pending()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
+import os
 import runpy
 import selectors
 import socket
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gunicorn.sock import TCPSocket
 from gunicorn.workers.gthread import ThreadWorker
 
 from perfgate_server import ServerConfig
@@ -71,6 +73,7 @@ def worker(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> Iterator
     made.place, made.core, made.cfg = 0, None, SimpleNamespace(threads=4)
     made.lingering, made.requests, made.finished_at = [], 0, 0.0
     made.nr_conns = 0
+    made.keepalived_conns, made.pending_conns = collections.deque(), collections.deque()
     made.counting, made.taken = threading.Lock(), []
     made.poller = selectors.DefaultSelector()
     made.poller.register(listener, selectors.EVENT_READ, made.accept)
@@ -92,6 +95,12 @@ def has(worker: Any, clients: int, *others: int) -> None:
     worker.nr_conns = clients
     worker._count(0)
     load_of[1 : 1 + len(others)] = bytes(others)
+
+
+def stop(worker: Any) -> None:
+    """Do what gunicorn does when its loop has ended."""
+    worker.set_accept_enabled(False)
+    worker._cap_keepalive(0.0)
 
 
 def passes(worker: Any, listener: socket.socket, most: int = 1000) -> int:
@@ -348,8 +357,28 @@ def test_a_worker_that_stops_is_counted_on_by_nobody(worker: Any, listener: sock
     has(worker, 3)
     worker.sockets, worker.alive, worker._accepting = [listener], False, True
     worker.worker_connections = 1000
-    worker.set_accept_enabled(False)
+    stop(worker)
     assert load_of[0] == NOBODY and listener.fileno() == -1
+
+
+def test_a_worker_that_is_told_to_stop_as_it_stands_back_takes_who_has_connected(
+    worker: Any, listener: socket.socket
+) -> None:
+    """gunicorn's own socket is not even one any more when it is closed."""
+    settings = SimpleNamespace(reuse_port=False, backlog=5)
+    wrapped = TCPSocket(listener.getsockname(), settings, None, fd=os.dup(listener.fileno()))
+    listener.close()
+    worker.poller = selectors.DefaultSelector()
+    worker.sockets, worker.alive, worker._accepting = [wrapped], True, False
+    worker.worker_connections = 1000
+    worker.set_accept_enabled(True)
+    with socket.create_connection(wrapped.getsockname()):
+        has(worker, 1, 0)
+        worker._count(4)
+        worker.alive = False
+        assert worker._stands_back()
+        stop(worker)
+        assert len(worker.taken) == 1
 
 
 @pytest.mark.parametrize(("most", "taken"), [(1000, 3), (2, 2)])
@@ -362,7 +391,7 @@ def test_a_worker_that_stops_takes_who_has_connected_and_no_more_than_it_may(
     with contextlib.ExitStack() as clients:
         for _ in range(3):
             clients.enter_context(socket.create_connection(listener.getsockname()))
-        worker.set_accept_enabled(False)
+        stop(worker)
         assert len(worker.taken) == taken
 
 
