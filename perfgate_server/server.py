@@ -119,7 +119,8 @@ class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn is not typed
         return bool(self.app.app.extensions["perfgate"].config.storage_type == "memory")
 
     def handle_int(self) -> None:
-        """Stop on Ctrl-C as on SIGTERM: the requests in flight are finished."""
+        """Stop on Ctrl-C as on SIGTERM: gunicorn then hears a second one, and waits no longer for
+        the requests in flight."""
         raise StopIteration
 
 
@@ -166,9 +167,8 @@ def _bind(host: str, port: int) -> socket.socket:
     """Return a socket bound here, so that a port in use is known at once."""
     listener = None
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, address = found[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)

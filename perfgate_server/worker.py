@@ -220,7 +220,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         super().init_process()
 
     def enqueue_req(self, conn: Any) -> None:
-        if conn.initialized or conn.data_ready:
+        if conn.data_ready:
             self._count(1)
             super().enqueue_req(conn)
         else:
@@ -231,7 +231,6 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         let it hold a thread for five seconds, and be idle for as long as one that is kept."""
         patience = self.wsgi.extensions["perfgate"].config.timeout
         conn.sock = Client(conn.sock, patience)
-        conn.sock.setblocking(False)
         conn.timeout = time.monotonic() + patience
         self.pending_conns.append(conn)
         ready = functools.partial(self.on_pending_socket_readable, conn)

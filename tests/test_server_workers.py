@@ -162,6 +162,24 @@ def test_requests_in_flight_are_finished(
         lock.close()
 
 
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
+def test_who_asks_again_with_ctrl_c_waits_no_longer(tmp_path: Path, first: signal.Signals) -> None:
+    """A request in flight has two seconds more then."""
+    with sqlite_server(tmp_path, "--workers", "1") as server, ThreadPoolExecutor() as pool:
+        lock = sqlite3.connect(tmp_path / "perfgate.db", isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        upload = pool.submit(server.put, "b", "v1")
+        wait_for(lambda: sum(server.connections()) >= 1, "an upload waiting for the lock")
+        server.process.send_signal(first)
+        wait_for(lambda: not _accepts(server), "the end of listening")
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(PATIENCE) == 0
+        assert time.monotonic() - began < 10  # of 30 that the upload may wait
+        assert isinstance(upload.exception(), ConnectionError)
+        lock.close()
+
+
 @pytest.mark.parametrize("stops", [1, 2])
 def test_clients_that_had_connected_are_answered_at_a_stop(tmp_path: Path, stops: int) -> None:
     """Also those whom a worker without a free thread has not taken yet."""
