@@ -100,10 +100,14 @@ class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn is not typed
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
     def handle_hup(self) -> None:
-        """Replace the workers, but for the one that is all there is of storage `memory`."""
+        """Replace the workers, but for the one that is all there is of storage `memory`.
+
+        gunicorn's own would wait here for the old ones to end, and hear no signal meanwhile.
+        """
         _tell_of_hangup(self)
         if not self._keeps_memory():
-            super().handle_hup()
+            for _ in range(self.num_workers):
+                self.spawn_worker()  # `manage_workers` then stops the oldest
 
     def handle_ttin(self) -> None:
         if self._keeps_memory():

@@ -279,6 +279,24 @@ def test_a_hangup_replaces_the_workers_and_says_what_it_does_not(tmp_path: Path)
         server.stop()
 
 
+def test_a_stop_is_heard_while_the_workers_are_replaced(tmp_path: Path) -> None:
+    """An old one that has a request in flight may take a while."""
+    with sqlite_server(tmp_path, "--workers", "1") as server, ThreadPoolExecutor() as pool:
+        lock = sqlite3.connect(tmp_path / "perfgate.db", isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        upload = pool.submit(server.put, "b", "v1")
+        wait_for(lambda: sum(server.connections()) >= 1, "an upload waiting for the lock")
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: len(server.workers()) == 2, "a new worker")
+        server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: not _accepts(server), "the end of listening")
+        assert not upload.done()
+        lock.rollback()
+        assert upload.result() == 201
+        assert server.process.wait(PATIENCE) == 0
+        lock.close()
+
+
 def test_a_signal_adds_a_worker_and_another_takes_it_away(tmp_path: Path) -> None:
     """As gunicorn's documentation says of SIGTTIN and SIGTTOU."""
     with sqlite_server(tmp_path, "--workers", "1") as server:
