@@ -182,7 +182,7 @@ def export_command(context: click.Context, /, file: str | None, **options: str |
             out: BinaryIO = sys.stdout.buffer
         else:
             try:
-                out = stack.enter_context(stack.enter_context(whole(Path(target))).open("wb"))
+                out = stack.enter_context(stack.enter_context(whole(target)).open("wb"))
             except OSError as error:
                 raise ConfigError(f"cannot write {target}: {error.strerror}") from None
         counts = storage.counts(deadline=_deadline())
@@ -194,7 +194,7 @@ def export_command(context: click.Context, /, file: str | None, **options: str |
             raise  # it ends without a word
         except OSError as error:
             end(f"cannot write {target or 'standard output'}: {error.strerror}", 1)
-    print(f"{baselines} baselines and {verdicts} verdicts exported", file=sys.stderr)
+    say(f"{baselines} baselines and {verdicts} verdicts exported")
 
 
 @command.command("import", context_settings=_SETTINGS)
@@ -241,7 +241,7 @@ def import_command(
             complain=say,
             progress=progress,
         )
-    print(report.summary(), file=sys.stderr)
+    say(report.summary())
     return 0 if report.complete else 1
 
 
@@ -268,15 +268,18 @@ def backup_command(context: click.Context, /, file: str, **options: str | None) 
     config = _storage_config(context, options)
     if config.storage_type != "sqlite":
         raise ConfigError("backup is for sqlite; for postgres use pg_dump, or export")
-    sqlite_file.backup(Path(config.location or ""), Path(file))
-    print(f"backed up to {file}", file=sys.stderr)
+    sqlite_file.backup(Path(config.location or ""), file)
+    say(f"backed up to {file}")
 
 
 @command.command("check", context_settings=_SETTINGS)
 @_options(_STORAGE_OPTIONS)
 @click.pass_context
 def check_command(context: click.Context, /, **options: str | None) -> int:
-    """Report a database's schema version, integrity and counts; exit status 1 if it is damaged."""
+    """Report a database's schema version, integrity and counts.
+
+    The exit status is 1 if it is damaged, 2 if it is none, or cannot be opened.
+    """
     from perfgate_server.storage import sqlite_file
 
     config = _storage_config(context, options)
@@ -310,6 +313,8 @@ def main() -> None:
     """Run the command; what is wrong becomes one ``Error:`` line and exit status 2."""
     if sys.stderr is None:  # closed, as by 2>&-; what is printed there would go to standard output
         sys.stderr = open(os.devnull, "w")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for the name of a database
     try:
         status = command.main(standalone_mode=False)
         if sys.stdout is not None:
@@ -321,6 +326,8 @@ def main() -> None:
     except BrokenPipeError:  # whoever reads has had enough, and wants no word
         sys.exit(1)
     except (StorageError, OSError) as error:
+        if isinstance(error, FileNotFoundError) and error.filename is None:
+            end("the working directory is gone")  # only getcwd names no file
         end(error, 1)
     except click.Abort:
         sys.exit(130)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import os
@@ -40,8 +41,9 @@ def end(reason: object, status: int = 2) -> NoReturn:
 
 def say(sentence: str) -> None:
     """Print one line on standard error: what does not belong there, as keys and the codes that
-    steer a terminal, does not come through."""
-    print(keys.redact(keys.printable(sentence)), file=sys.stderr)
+    steer a terminal, does not come through. What was done is done if it cannot be printed."""
+    with contextlib.suppress(OSError):
+        print(keys.redact(keys.printable(sentence)), file=sys.stderr)
 
 
 def address(host: str, port: object) -> str:

@@ -11,13 +11,14 @@ from pathlib import Path
 
 
 @contextmanager
-def whole(target: Path) -> Iterator[Path]:
-    """Yield the path of an empty file of the user's own (mode 0600), which gets the name `target`
+def whole(name: str) -> Iterator[Path]:
+    """Yield the path of an empty file of the user's own (mode 0600), which gets that name
     when the block has ended and the disk has it; if the block raises, nothing is left of it.
 
     Raises OSError, also if the name is taken, or is none.
     """
-    if not target.name:
+    target = Path(name)
+    if not target.name or name.endswith(os.sep):
         raise IsADirectoryError(errno.EISDIR, "that is no name for a file")
     partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}.partial")
     if os.path.lexists(target):

@@ -180,20 +180,20 @@ def test_a_file_gets_its_name_once_it_is_whole(
     if not links:
         monkeypatch.setattr(os, "link", refuse)
     target = tmp_path / "file"
-    with whole(target) as partial:
+    with whole(str(target)) as partial:
         partial.write_text("all of it")
         assert not target.exists()
     assert (target.read_text(), list(tmp_path.iterdir())) == ("all of it", [target])
-    with pytest.raises(FileExistsError), whole(target):
+    with pytest.raises(FileExistsError), whole(str(target)):
         pytest.fail("it has a name already")
-    for none in ("", ".", "/"):
-        with pytest.raises(IsADirectoryError), whole(Path(none)):
+    for none in ("", ".", "/", f"{tmp_path}/new/"):
+        with pytest.raises(IsADirectoryError), whole(none):
             pytest.fail("it has no name")
 
 
 def test_a_file_that_took_the_name_meanwhile_stays(tmp_path: Path) -> None:
     target = tmp_path / "file"
-    with pytest.raises(FileExistsError), whole(target) as partial:
+    with pytest.raises(FileExistsError), whole(str(target)) as partial:
         partial.write_text("ours")
         target.write_text("another's")
     assert (target.read_text(), list(tmp_path.iterdir())) == ("another's", [target])
@@ -211,7 +211,7 @@ def test_a_file_has_its_name_once_the_disk_has_it(
         synced.append((path, target.exists()))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with whole(target) as partial:
+    with whole(str(target)) as partial:
         partial.write_text("all of it")
     assert synced == [(partial, False), (tmp_path, True)]
 
@@ -546,6 +546,32 @@ def test_check_tells_what_is_there_and_what_is_damaged(tmp_path: Path) -> None:
     assert run("check", "--database-url", "garbage", folder=tmp_path).returncode == 2
 
 
+def test_check_finds_a_record_without_its_receipt(tmp_path: Path) -> None:
+    """As when somebody deletes one with SQLite's own shell, which heeds no foreign keys."""
+    storage = sqlite_file(tmp_path)
+    keep(storage)
+    storage.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "perfgate.db")) as db, db:
+        db.execute("DELETE FROM receipts")
+    result = run("check", folder=tmp_path)
+    assert (result.returncode, result.stderr) == (1, b"")
+    assert b"\nintegrity: a row of " in result.stdout
+    assert result.stdout.endswith(b" lacks its row of receipts\n")
+    assert run("backup", "copy.db", folder=tmp_path).returncode == 2
+    assert not list(tmp_path.glob("copy*"))
+
+
+def test_check_says_that_half_a_database_is_damaged(tmp_path: Path) -> None:
+    storage = sqlite_file(tmp_path)
+    keep(storage)
+    storage.close()
+    path = tmp_path / "perfgate.db"
+    os.truncate(path, path.stat().st_size // 2)
+    result = run("check", folder=tmp_path)
+    assert (result.returncode, result.stderr) == (1, b"")
+    assert result.stdout.endswith(b"\nintegrity: database disk image is malformed\n")
+
+
 def test_check_counts_a_receipt_that_two_records_share_once(tmp_path: Path) -> None:
     storage = sqlite_file(tmp_path)
     keep(storage)
@@ -561,6 +587,36 @@ def test_check_names_a_file_whose_name_is_not_utf_8(tmp_path: Path) -> None:
     result = run("check", "--database-url", path, folder=tmp_path, PYTHONIOENCODING="utf-8:strict")
     assert result.returncode == 0
     assert result.stdout.startswith(f"database: {tmp_path}/caf\\udce9.db\nintegrity: ok".encode())
+
+
+def test_check_names_a_file_whose_name_the_terminal_cannot_show(tmp_path: Path) -> None:
+    open_storage("sqlite", str(tmp_path / "ü.db"), pool_size=1).close()
+    result = run("check", "--database-url", "ü.db", folder=tmp_path, PYTHONIOENCODING="ascii")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.startswith(f"database: {tmp_path}/\\xfc.db\nintegrity: ok".encode())
+
+
+def test_what_was_done_is_done_where_nothing_can_be_printed(tmp_path: Path) -> None:
+    sqlite_file(tmp_path).close()
+    for number, command in enumerate(["export all.ndjson", "backup copy.db", "import all.ndjson"]):
+        line = f"exec {program()} {command} 2>/dev/full"
+        result = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=environment(), timeout=60)
+        assert (number, result.returncode) == (number, 0)
+
+
+@pytest.mark.parametrize("command", [["check"], ["export", "all.ndjson"], ["--port", "0"]])
+def test_a_folder_that_is_gone_is_one_line(tmp_path: Path, command: list[str]) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    result = subprocess.run(
+        ["sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", program(), *command],
+        capture_output=True,
+        cwd=folder,
+        env=environment(),
+        timeout=60,
+    )
+    assert result.returncode == 2
+    assert result.stderr == b"Error: the working directory is gone\n"
 
 
 def test_a_command_takes_the_options_before_it_and_no_keys(tmp_path: Path) -> None:

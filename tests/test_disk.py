@@ -108,6 +108,28 @@ def test_sqlite_on_a_full_disk(small_disk: Path) -> None:
             assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
+def test_a_backup_takes_no_more_room_than_it_has(tmp_path: Path, small_disk: Path) -> None:
+    """It needs as much as the database; with less nothing is left, nor a file of SQLite's own."""
+    path, copy = tmp_path / "perfgate.db", small_disk / "copy.db"
+    with contextlib.closing(open_storage("sqlite", str(path), pool_size=1)) as storage:
+        for number in range(20):
+            storage.create(*stored(version=f"v{number}", value=BIG), deadline=soon())
+    size = path.stat().st_size
+    for room in (size // 2, size - 4096, size):
+        free = shutil.disk_usage(small_disk).free
+        ballast = small_disk / "ballast"
+        ballast.write_bytes(b"x" * (free - room))
+        if room < size:
+            with pytest.raises(CannotOpen, match="cannot back up .* full"):
+                sqlite_file.backup(path, str(copy))
+            assert [*small_disk.iterdir()] == [ballast]
+        else:
+            sqlite_file.backup(path, str(copy))
+            assert {*small_disk.iterdir()} == {ballast, copy}
+        ballast.unlink()
+    assert sqlite_file.check(copy) is None
+
+
 def test_postgres_on_a_full_disk(small_disk: Path) -> None:
     ballast = small_disk / "ballast"
     tables = small_disk / "tables"

@@ -357,7 +357,7 @@ def test_what_is_no_database_is_not_backed_up(tmp_path: Path) -> None:
     source, target = tmp_path / "garbage", tmp_path / "copy.db"
     source.write_text("not a database" * 1000)
     with pytest.raises(CannotOpen, match="cannot back up .* is not a database"):
-        sqlite_file.backup(source, target)
+        sqlite_file.backup(source, str(target))
     assert not target.exists()
 
 
@@ -460,7 +460,7 @@ def test_several_may_look_at_a_copy_at_once(path: Path) -> None:
     """It has no log, and needs none."""
     opened(path).close()
     copy = path.with_name("copy.db")
-    sqlite_file.backup(path, copy)
+    sqlite_file.backup(path, str(copy))
     with closing(sqlite3.connect(copy, isolation_level=None)) as other:
         other.execute("BEGIN")
         other.execute("SELECT * FROM sqlite_schema").fetchall()

@@ -240,11 +240,23 @@ def _check_log(path: Path) -> None:
         raise CannotOpen(LOST_LOG.format(path))
 
 
+#: Where a database's header says, in two bytes, in which mode it is
+#: (https://www.sqlite.org/fileformat.html, 1.3.3).
+_MODE, _WAL, _ROLLBACK = 18, b"\2\2", b"\1\1"
+
+
 def _is_in_wal_mode(file: BinaryIO) -> bool:
-    """Tell whether a database has a write-ahead log, by the versions in its header
-    (https://www.sqlite.org/fileformat.html, 1.3.3); what `backup` makes has none."""
-    file.seek(18)
-    return file.read(2) == b"\2\2"
+    """Tell whether a database has a write-ahead log; what `backup` makes has none."""
+    file.seek(_MODE)
+    return file.read(len(_WAL)) == _WAL
+
+
+def _leave_wal_mode(path: Path) -> None:
+    """Make one file of a database that nobody has open, and has no log: SQLite would make one to
+    leave it, for which there may be no room."""
+    with path.open("r+b") as file:
+        file.seek(_MODE)
+        file.write(_ROLLBACK)
 
 
 def _enter_wal(db: sqlite3.Connection) -> None:
@@ -315,15 +327,18 @@ def statements(sql: str) -> Iterator[str]:
         raise ValueError("a migration does not end with a complete statement")
 
 
-def backup(path: Path, target: Path) -> None:
+def backup(path: Path, target: str) -> None:
     """Copy a database that may be in use to a new file, which gets its name only once it is
     complete and was found intact. Raises CannotOpen."""
     try:
         with _existing(path) as (source, _), files.whole(target) as partial:
             with closing(sqlite3.connect(partial)) as copy:
+                # It is whole or thrown away, and nothing else is to lie beside it then.
+                copy.execute("PRAGMA journal_mode = OFF")
                 # In one step: page by page, it begins anew whenever somebody writes.
                 source.backup(copy, pages=-1)
-                copy.execute("PRAGMA journal_mode = DELETE")  # one file, not three
+            _leave_wal_mode(partial)
+            with closing(sqlite3.connect(partial)) as copy:
                 problem = check_integrity(copy)
             if problem:
                 raise CannotOpen(f"the copy is not intact: {problem}")
@@ -334,7 +349,11 @@ def backup(path: Path, target: Path) -> None:
 def check_integrity(db: sqlite3.Connection) -> str | None:
     """Return the first thing that is wrong with a database, or None."""
     result = str(db.execute("PRAGMA integrity_check(1)").fetchone()[0])
-    return None if result == "ok" else result
+    if result != "ok":
+        return result
+    # What others change is not held to the foreign keys.
+    astray = db.execute("PRAGMA foreign_key_check").fetchone()
+    return f"a row of {astray[0]} lacks its row of {astray[2]}" if astray else None
 
 
 def check(path: Path) -> str | None:
@@ -345,4 +364,6 @@ def check(path: Path) -> str | None:
         with _existing(path) as (db, _):
             return check_integrity(db)
     except (StorageError, sqlite3.Error, OSError) as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT:
+            return str(error)
         raise CannotOpen(f"cannot open the database {path}: {_why(error)}") from error
