@@ -456,6 +456,25 @@ def test_no_second_log_is_made_while_the_first_is_in_use(path: Path, name: str) 
         assert storage.latest("p", "b", receipt=True, deadline=soon()).version == "v1"
 
 
+_VISITOR = """
+import sqlite3, sys
+with sqlite3.connect(sys.argv[1]) as db:
+    db.execute("SELECT count(*) FROM baselines").fetchone()
+db.close()
+"""
+
+
+def test_a_process_may_open_a_database_twice(path: Path) -> None:
+    """The locks of the first storage stay: without them the next program that closes the database
+    would take itself for the last, and remove its log."""
+    with closing(open_storage("sqlite", str(path), pool_size=1)) as first:
+        first.create(*stored(), deadline=soon())
+        with closing(open_storage("sqlite", str(path), pool_size=1)) as second:
+            subprocess.run([program("python"), "-c", _VISITOR, path], check=True, timeout=PATIENCE)
+            first.create(*stored("b", "v2"), deadline=soon())
+            assert second.latest("p", "b", receipt=False, deadline=soon()).version == "v2"
+
+
 def test_several_may_look_at_a_copy_at_once(path: Path) -> None:
     """It has no log, and needs none."""
     opened(path).close()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import quote
 
 from perfgate_server import files
@@ -120,7 +120,7 @@ def _is_open_with_a_log(path: Path) -> bool:
     """Tell whether another process has a database in WAL mode open; False if that cannot be
     asked, as of a file that may only be read."""
     with suppress(OSError), path.open("r+b") as file:
-        if not _is_in_wal_mode(file):
+        if not _is_in_wal_mode(file.fileno()):
             return False
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, _SHARED_SIZE, _SHARED_FIRST)
@@ -229,13 +229,11 @@ def _check_log(path: Path) -> None:
             f"it is gone or empty, but {' and '.join(leftovers)} of it is there; put that very"
             " database back, or remove that too, as before a backup is put there"
         )
-    if leftovers:
-        with path.open("rb") as file:
-            if not _is_in_wal_mode(file):
-                raise CannotOpen(
-                    "it is a copy, and another database's log would be written into it: remove"
-                    f" {' and '.join(leftovers)}"
-                )
+    if leftovers and not _is_in_wal_mode(_kept_open(path)):
+        raise CannotOpen(
+            "it is a copy, and another database's log would be written into it: remove"
+            f" {' and '.join(leftovers)}"
+        )
     if has_lost_its_log(path):
         raise CannotOpen(LOST_LOG.format(path))
 
@@ -245,10 +243,22 @@ def _check_log(path: Path) -> None:
 _MODE, _WAL, _ROLLBACK = 18, b"\2\2", b"\1\1"
 
 
-def _is_in_wal_mode(file: BinaryIO) -> bool:
+def _is_in_wal_mode(descriptor: int) -> bool:
     """Tell whether a database has a write-ahead log; what `backup` makes has none."""
-    file.seek(_MODE)
-    return file.read(len(_WAL)) == _WAL
+    return os.pread(descriptor, len(_WAL), _MODE) == _WAL
+
+
+#: Descriptors of databases, by `identity`.
+_descriptors: dict[tuple[int, int] | None, int] = {}
+
+
+def _kept_open(path: Path) -> int:
+    """Return a descriptor of a database that this process may have open. It is not closed: that
+    would drop all locks that the process has on the file, SQLite's too."""
+    known = identity(path)
+    if known not in _descriptors:
+        _descriptors[known] = os.open(path, os.O_RDONLY)
+    return _descriptors[known]
 
 
 def _leave_wal_mode(path: Path) -> None:
