@@ -184,6 +184,13 @@ def test_unknown_members_are_ignored_and_named(api: Api) -> None:
     assert "ignored" not in api.upload(version="v3").json
 
 
+def test_of_very_many_unknown_members_some_are_named(api: Api) -> None:
+    """An answer is not as large as what was sent."""
+    unknown = {f"{number:04}{'x' * 300}": 1 for number in range(1000)}
+    ignored = api.upload(**unknown).json["ignored"]
+    assert ignored == [name[:200] for name in unknown][:256]
+
+
 @pytest.mark.parametrize(
     ("members", "field"),
     [

@@ -300,8 +300,7 @@ def _taken_from(envelope: dict[str, Any]) -> Receipt:
 def _stored(
     baseline: Baseline, created: bool, tag: str, answer: dict[str, Any], ignored: list[str]
 ) -> Response:
-    if ignored:
-        answer["ignored"] = ignored
+    responses.name_ignored(answer, ignored)
     location = url_for(
         ".get_version",
         project=baseline.project,

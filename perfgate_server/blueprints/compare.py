@@ -54,8 +54,7 @@ def compare(project: str, benchmark: str) -> Response:
         _record(project, benchmark, receipt, judgement, options)
     tried = [_name(selector) for selector in found.tried]
     answer = document(judgement, receipt["bench"], tried, found.others)
-    if ignored:
-        answer["ignored"] = ignored
+    responses.name_ignored(answer, ignored)
     return _answer(project, benchmark, answer, options)
 
 

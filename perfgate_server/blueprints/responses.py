@@ -15,10 +15,19 @@ from perfgate_server.storage.verdicts import VerdictListing
 
 #: Said of every answer in so many words: a mimetype is worked on, at each answer.
 JSON = "application/json"
+#: How many of the members that nobody knows an answer names, and with how many characters: a body
+#: may hold megabytes of them.
+_MOST_NAMES, _LONGEST_NAME = 256, 200
 
 
 def json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Answer(jsonio.dumps(value) + "\n", status, headers, content_type=JSON)
+
+
+def name_ignored(answer: dict[str, Any], ignored: list[str]) -> None:
+    """Add to an answer which members of the body nobody knows, if there are any."""
+    if ignored:
+        answer["ignored"] = [name[:_LONGEST_NAME] for name in ignored[:_MOST_NAMES]]
 
 
 def entries(members: Iterable[dict[str, Any]]) -> list[bytes]:
