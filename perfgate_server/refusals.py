@@ -58,7 +58,7 @@ def answer(exc: Exception, client: socket.socket, addr: Any, *, cors: bool) -> N
     if status == 500:
         logger.error("gunicorn failed", exc_info=exc, extra=fields)
     else:
-        fields["reason"] = type(exc).__name__
+        fields |= {"reason": type(exc).__name__, "error": message}
         logger.info("refused by gunicorn", extra=fields)
     try:
         util.write_nonblock(client, _raw_answer(status, message, request_id, cors))

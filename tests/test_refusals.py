@@ -75,6 +75,7 @@ def test_a_refusal_says_what_is_wrong_and_is_no_failure(
     [line] = caplog.records
     assert (line.levelname, line.message, line.exc_info) == ("INFO", "refused by gunicorn", None)
     assert vars(line)["reason"] == type(exc).__name__
+    assert vars(line)["error"] == told
     assert vars(line)["client"] == "192.0.2.7"
     assert vars(line)["request_id"] == error["request_id"] == headers["X-Request-ID"]
 
