@@ -80,17 +80,20 @@ def create_app(config: ServerConfig | None = None) -> Flask:
 
 
 def _create_standalone() -> Flask:
+    in_flask_command = click.get_current_context(silent=True) is not None
     try:
         config, key = ServerConfig.load().with_some_key()
         configure_logs(config)
         app = create_app(config)
     except (ConfigError, CannotOpen) as error:
-        if click.get_current_context(silent=True) is None:
+        if not in_flask_command:
             raise
-        # In the flask command, which would show a traceback.
-        end(error)
+        end(error)  # the command would show a traceback
     if key is not None:
         announce_key(key, _development_url())
+        if in_flask_command:
+            # With --debug this process starts another to serve, and again after each change.
+            os.environ["PERFGATE_API_KEYS"] = f"admin:{key}"
     return app
 
 

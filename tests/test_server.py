@@ -457,8 +457,10 @@ def test_flask_run_says_what_is_wrong_in_one_line() -> None:
     [
         [program(), "--bind", "127.0.0.1", "--port", "{port}"],
         [program("flask"), "--app", "perfgate_server", "run", "--port", "{port}"],
+        # One process that looks for changes, and one that serves.
+        [program("flask"), "--app", "perfgate_server", "run", "--port", "{port}", "--debug"],
     ],
-    ids=["perfgate-server", "flask"],
+    ids=["perfgate-server", "flask", "flask --debug"],
 )
 def test_without_a_key_one_is_made_and_printed_once(tmp_path: Path, command: list[str]) -> None:
     with serving(command, tmp_path) as server:
