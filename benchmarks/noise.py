@@ -6,7 +6,8 @@ For each folder of receipts (`perfgate.run.v1`, one benchmark, the names of the 
 every night is compared with the night before, by the plain rule and by the one that knows the
 noise between runs; then the last night is made twice as slow, which both must see. Without a
 folder only simulated series are judged: the shares of them that fail, in percent. Then it shows how
-often the interval holds the next of normal values, and what a comparison costs.
+often the interval holds the next of normal values, and of those of which many are the same, and
+what a comparison costs.
 """
 
 from __future__ import annotations
@@ -153,6 +154,28 @@ def coverage(runs: int = 50_000) -> None:
         print(f"{n:>5} past values: {100 * held / runs:.1f}")
 
 
+def ties(runs: int = 5_000) -> None:
+    """Show how often an unchanged series fails of which many values are the same, as small counts,
+    and the others are scattered above: Qn is 0 in most of these."""
+    print("\n## % of the next values above the interval, by the share that is scattered above 3")
+    shares = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    print(f"{'':18}" + "".join(f"{share:8.0%}" for share in shares))
+    for n in (5, 6, 7, 8, 10, 15, 20):
+        row = f"{n:>5} past values: "
+        for share in shares:
+            rng = random.Random(1)
+
+            def drawn(rng: random.Random = rng, share: float = share) -> float:
+                return rng.uniform(4, 30) if rng.random() < share else 3
+
+            above = 0
+            for _ in range(runs):
+                found = interval([drawn() for _ in range(n)], 1)
+                above += found is not None and drawn() > found.high
+            row += f"{100 * above / runs:8.1f}"
+        print(row)
+
+
 def cost() -> None:
     """Time a comparison of every metric with 20 records of history."""
     rng = random.Random(1)
@@ -184,6 +207,7 @@ def main() -> None:
         replay(folder)
     simulate()
     coverage()
+    ties()
     cost()
 
 
