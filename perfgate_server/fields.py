@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, missing
+from marshmallow import Schema, ValidationError, fields, missing
 
 from perfgate_server import names
 
@@ -178,9 +178,6 @@ def _first(errors: dict[Any, Any]) -> dict[Any, Any]:
 
 class Object(Schema):
     """An object, of which the members that are no fields are left out."""
-
-    class Meta:
-        unknown = EXCLUDE
 
     def load(self, data: Any) -> dict[str, Any]:  # type: ignore[override]  # without its options
         """Return the fields of an object; raises marshmallow's ValidationError.
