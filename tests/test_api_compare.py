@@ -239,10 +239,23 @@ def test_options_within_a_receipt_are_refused(quick: Api) -> None:
         ("?record=x", ["record"]),
         ("?git_ref=", ["git_ref"]),
         ("?git_sha=" + "x" * 257, ["git_sha"]),
+        ("?git_ref=main&git_sha=abc", ["git_ref", "git_sha"]),
     ],
 )
 def test_a_bad_option_is_named(quick: Api, query: str, fields: list[str]) -> None:
     fails(compare(quick, query), 400, *fields)
+
+
+def test_a_ref_is_no_selector_and_is_not_taken_for_one(api: Api) -> None:
+    """Ignored without a word, it would be a pass against another branch's record."""
+    api.put("b", "v1", "?git_ref=feature", json=run(100, "1"))
+    answer = compare(api, "?gate=true&git_ref=main")
+    fails(answer, 400, "git_ref")
+    assert "against=git_ref:" in answer.json["error"]["details"]["git_ref"]
+    fails(envelope(api, {"gate": True, "git_ref": "main"}), 400, "git_ref")
+    # Who says so knows what it is for.
+    assert compare(api, "?record=false&git_ref=main").status_code == 200
+    assert envelope(api, {"record": False, "git_ref": "main"}).status_code == 200
 
 
 @pytest.mark.parametrize(

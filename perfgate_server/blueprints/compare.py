@@ -79,7 +79,20 @@ def _asked(pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, Any]
         if isinstance(sent["options"], dict) and not _DECIDING.isdisjoint(sent["options"]):
             raise bad_request({"options": "Stand beside the member `receipt`, not in a receipt."})
     receipt = requests.receipt(sent)
-    return receipt, requests.query(COMPARE_QUERY, pairs) if pairs else _defaults, ignored
+    if not pairs:
+        return receipt, _defaults, ignored
+    options = requests.query(COMPARE_QUERY, pairs)
+    _check_recorded(pairs)
+    return receipt, options, ignored
+
+
+def _check_recorded(pairs: list[tuple[str, str]]) -> None:
+    """Refuse what only a verdict that is kept has, where nothing is said of keeping one: it was
+    meant for a selector, and without a word the run would be compared with another branch's."""
+    asked = {name for name, _ in pairs}
+    if "record" not in asked and (stray := asked & {"git_ref", "git_sha"}):
+        rule = "Goes with record=true. To compare with a record of it, say against={}:VALUE."
+        raise bad_request({name: rule.format(name) for name in stray})
 
 
 def _is_misspelt(name: str) -> bool:
