@@ -121,6 +121,15 @@ def test_bad_members_are_named(api: Api, members: dict[str, Any], field: str) ->
     assert runs(api) == ""
 
 
+def test_a_number_that_is_wrong_is_told_its_bounds(api: Api) -> None:
+    answer = submit(api, wall_ms_cv=-1, counts={"pass": -1, "warn": 0, "fail": 0})
+    assert fails(answer, 400, "wall_ms_cv", "counts.pass", "counts.skip")["details"] == {
+        "wall_ms_cv": "Must be a number of 0 or more.",
+        "counts.pass": "Must be an integer from 0 to 4294967295.",
+        "counts.skip": "Must be given.",
+    }
+
+
 def test_bounds_are_inclusive(api: Api) -> None:
     members = {"counts": dict.fromkeys(COUNTS, 2**32 - 1), "reasons": ["🚀" * 256] * 64}
     answer = submit(api, "x" * 256, git_ref="x" * 256, **members)

@@ -79,6 +79,12 @@ def test_what_is_no_sample_is_refused_between_others(odd: Any) -> None:
     assert list(said([odd])) == [0]
 
 
+def test_the_columns_of_a_receipt_s_samples_are_made_once() -> None:
+    """Who checks them and who writes them ask for the same."""
+    rows = Rows([{"wall_ms": 1}, {"wall_ms": 2}])
+    assert columns_of(rows) is columns_of(rows) is not None
+
+
 class Slow(str):
     """The name of a member that is looked up for as long as the test likes."""
 
@@ -139,6 +145,8 @@ def test_columns_are_hardly_larger_than_the_samples() -> None:
     most = [dict.fromkeys(names[place : place + 55]) for place in range(6)]
     assert len(columns_of(most) or ()) == 60
     many = [f"x{number}" for number in range(66)]
+    assert len(columns_of([dict.fromkeys(many[:64])]) or ()) == 64
+    assert columns_of([dict.fromkeys(many[:65])]) is None
     assert columns_of([dict.fromkeys(many[:64]), dict.fromkeys(many[2:])]) is None
 
 

@@ -68,6 +68,7 @@ def test_a_summary_is_short_whatever_a_receipt_holds() -> None:
         ({"timed_out": True}, (3, 1)),
         ({"timed_out": None, "warmup": None}, (3, 0)),
         ({"exit_code": 1, "timed_out": True, "other": 0}, (3, 1)),
+        ({"exit_code": 1, **{f"x{number}": number for number in range(99)}}, (3, 1)),
     ],
 )
 def test_samples_alike_are_counted_as_any_others(

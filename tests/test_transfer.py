@@ -397,6 +397,12 @@ def test_a_spoiled_verdict_is_not_taken(storage: Storage, member: str, value: An
     assert exported(storage) == b""
 
 
+def test_a_score_that_is_out_of_its_bounds_is_told_them(storage: Storage) -> None:
+    line = json.loads(exported_verdict(verdict())) | {"flakiness_score": 1.1}
+    _, said = restored(storage, json.dumps(line).encode())
+    assert said == ["line 1: flakiness_score: Must be a number from 0 to 1."]
+
+
 def test_strict_stops_at_the_first_bad_line(storage: Storage) -> None:
     text = file_of(storage, "v1", "v2")
     report, _ = restored(storage, b"nonsense\n" + text, strict=True)
