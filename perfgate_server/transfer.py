@@ -157,7 +157,7 @@ class _Reserved:
 
     def __init__(self, storage: Storage, lines: int) -> None:
         self._storage, self._lines = storage, lines
-        self._before = storage.reserve(max(lines, 1), deadline=_deadline()) - 1
+        self._before = storage.reserve(lines, deadline=_deadline()) - 1
 
     def place(self, number: int, last: int | None) -> int:
         """Return the sequence for the record of a line; `last` is its benchmark's last

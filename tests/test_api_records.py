@@ -400,6 +400,14 @@ def test_a_prefix_holds_whatever_letter_follows_it(api: Api) -> None:
     assert api.versions_listed("?benchmark_prefix=io/") == ["v2", "v1", "v0"]
 
 
+def test_a_page_holds_50_and_its_link_only_what_was_asked(api: Api) -> None:
+    for number in range(51):
+        api.put("b", f"v{number}")
+    answer = api.list()
+    assert len(answer.json["baselines"]) == 50
+    assert re.fullmatch(r'<\?cursor=[\w-]+>; rel="next"', answer.headers["Link"])
+
+
 def test_a_page_of_nothing_has_no_link(api: Api) -> None:
     api.upload()
     answer = api.list("?limit=0")

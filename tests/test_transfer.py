@@ -243,6 +243,16 @@ def test_merge_puts_what_follows_behind_what_differs(storage: Storage) -> None:
 
 
 @pytest.mark.parametrize("merge", [False, True])
+def test_a_file_without_a_record_changes_nothing(storage: Storage, merge: bool) -> None:
+    for text in (b"", b"\n"):
+        keep(storage, "b", f"own{len(text)}")
+        report, said = restored(storage, text, merge=merge)
+        assert report.complete and not report.outcomes and said == []
+    keep(storage, "b", "last")
+    assert listed(storage) == ["last", "own1", "own0"]
+
+
+@pytest.mark.parametrize("merge", [False, True])
 def test_a_record_of_the_file_that_lies_behind_its_next_moves_nothing_back(
     storage: Storage, merge: bool
 ) -> None:
@@ -284,6 +294,19 @@ def test_the_places_of_a_file_never_go_back(storage: Storage) -> None:
     assert listed(storage) == ["v1", "v2"]
     assert restored(storage, text)[0].complete
     assert listed(storage) == ["v3", "v1", "v2"]
+
+
+def test_what_follows_a_record_that_was_refused_has_its_place(storage: Storage) -> None:
+    """Behind the last one of the file that is there."""
+    text = file_of(storage, "v1", "v2", "v3", "v4")
+    lines = text.splitlines(keepends=True)
+    restored(storage, lines[0])
+    keep(storage, "b", "own")
+    parsed: Any = transfer._parse(lines[2])
+    storage.restore(*parsed, after=2**62, place=None, deadline=soon())
+    report, _ = restored(storage, text)
+    assert report.outcomes == {Outcome.PRESENT: 2, Outcome.REFUSED: 1, Outcome.KEPT: 1}
+    assert listed(storage) == ["v4", "v3", "own", "v1"]
 
 
 def test_the_deepest_receipt_that_is_taken_comes_back(storage: Storage) -> None:
