@@ -258,6 +258,51 @@ def test_a_ref_is_no_selector_and_is_not_taken_for_one(api: Api) -> None:
     assert envelope(api, {"record": False, "git_ref": "main"}).status_code == 200
 
 
+def test_an_unknown_option_is_told_the_known_ones(quick: Api) -> None:
+    for name in ("thresholds", "threshold.speed"):
+        sentence = fails(compare(quick, f"?{name}=1"), 400, name)["details"][name]
+        assert sentence.startswith("Unknown option; there are against, threshold, warn_factor, ")
+        known = ", git_sha, threshold.METRIC, floor.METRIC, METRIC being one of wall_ms, cpu_ms, "
+        assert known in sentence and sentence.endswith(", throughput_per_s.")
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("?metrics=speed", "Must be a list of wall_ms, cpu_ms, page_faults, "),
+        ("?against=tag:", "must not be empty."),
+        ("?threshold=x", "Must be a number from 0 to 1e+06. 0.2 is 20 %."),
+        ("?threshold.wall_ms=x", "Must be a number from 0 to 1e+06. 0.2 is 20 %."),
+        ("?floor.wall_ms=x", "Must be a number from 0 to 1e+18."),
+        ("?warn_factor=x", "Must be a number from 0 to 1."),
+        ("?history=x", "Must be an integer from 0 to 100."),
+        ("?gate=x", "Must be true, false, 1 or 0."),
+        ("?noise=x", "Must be on or off."),
+        ("?host_mismatch=x", "Must be warn, fail or ignore."),
+    ],
+)
+def test_a_bad_option_is_told_what_it_must_be(quick: Api, query: str, said: str) -> None:
+    (name,) = details = compare(quick, query).json["error"]["details"]
+    assert said in details[name]
+    assert said.startswith("Must be a list") or details[name].endswith(said)
+
+
+def test_the_metrics_that_are_named_count_and_no_others(api: Api) -> None:
+    stats = {"median": 100, "min": 100, "max": 100}
+    both = receipt(stats={"wall_ms": stats, "cpu_ms": stats, "page_faults": stats})
+    api.put(json=both)
+    slow = receipt(stats={name: {**stats, "median": 200} for name in both["stats"]})
+    for metrics, reasons in (
+        ("wall_ms", ["wall_ms_fail"]),
+        ("cpu_ms,wall_ms", ["wall_ms_fail", "cpu_ms_fail"]),
+        ("cpu_ms,cpu_ms", ["cpu_ms_fail"]),
+    ):
+        assert verdict(api, f"?metrics={metrics}", slow)[1] == reasons, metrics
+    options = {"metrics": ["page_faults", "cpu_ms"]}
+    answer = compare(api, value={"receipt": slow, "options": options}).json
+    assert answer["verdict"]["reasons"] == ["cpu_ms_fail", "page_faults_fail"]
+
+
 @pytest.mark.parametrize(
     ("options", "fields"),
     [
