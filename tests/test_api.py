@@ -497,8 +497,20 @@ def test_routes_without_parameters_say_so(api: Api) -> None:
     api.upload()
     fails(api("POST", "/projects/p/baselines?tag=x", json={}), 400, "tag")
     fails(api.get(VERSION + "?x=1"), 400, "x")
-    fails(api("DELETE", VERSION + "?force=1"), 400, "force")
+    told = fails(api("DELETE", VERSION + "?force=1"), 400, "force")["details"]["force"]
+    assert told == "Unknown parameter; this route takes none."
     fails(api.get("/projects/p/baselines/b/versions?benchmark=b"), 400, "benchmark")
+
+
+def test_an_unknown_parameter_is_told_the_known_ones(api: Api) -> None:
+    for answer, known in (
+        (api.get(f"{VERSION}?x=1"), "receipt"),
+        (api.get("/projects/p/baselines/b/versions?x=1"), "limit, offset, cursor, total"),
+        (api.get(f"{TREND}?x=1"), "metric, window, git_ref"),
+        (api.put(query="?x=1"), "git_ref, git_sha, tag, meta.NAME, normalize"),
+    ):
+        told = fails(answer, 400, "x")["details"]["x"]
+        assert told == f"Unknown parameter; this route takes {known}."
 
 
 # -- health

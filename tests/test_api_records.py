@@ -277,6 +277,7 @@ def test_an_empty_project_is_an_empty_list(api: Api) -> None:
         ("?cursor=AAAAAAAAAAI%3D", "cursor"),
         ("?cursor=AAAAAAAAAAJ", "cursor"),
         ("?cursor=%C3%A9", "cursor"),
+        ("?cursor=BBBBBBBBBBBBBBB", "cursor"),
         ("?total=yes", "total"),
         ("?include_receipt=TRUE", "include_receipt"),
         ("?source=migrate", "source"),
@@ -298,7 +299,7 @@ def test_an_empty_project_is_an_empty_list(api: Api) -> None:
         ("?until=now", "until"),
         ("?until=%D9%A2026-03-08T12:00:00Z", "until"),
     ],
-    ids=range(34),
+    ids=range(35),
 )
 def test_a_parameter_that_cannot_be_parsed_is_named(api: Api, query: str, field: str) -> None:
     fails(api.list(query), 400, field)
@@ -317,6 +318,13 @@ def test_cursor_and_offset_exclude_each_other(api: Api) -> None:
         "offset": None,
         "has_more": False,
     }
+
+
+def test_a_cursor_of_any_place_leads_on_from_there(api: Api) -> None:
+    """Though no record was ever there."""
+    api.upload()
+    assert api.versions_listed("?cursor=f_________8") == ["v1"]
+    assert api.versions_listed("?cursor=__________8") == []
 
 
 @pytest.mark.parametrize(

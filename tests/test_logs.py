@@ -18,6 +18,7 @@ from gunicorn.config import Config
 from support import KEYS, LATEST, bearer, perfgate_server, receipt, serving, wait_for
 
 from perfgate_server import Role, ServerConfig, logs
+from perfgate_server.records import now
 from perfgate_server.storage.base import Unavailable
 
 
@@ -218,6 +219,28 @@ def test_what_is_critical_is_an_error() -> None:
     assert "Z error said" in logs.PrettyLines().format(record)
 
 
+def test_a_line_of_any_logger_says_when_how_bad_and_who_says_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also at a level of its own."""
+    for number, name, level in ((logging.WARNING, "WARNING", "warn"), (25, "NOTICE", "notice")):
+        record = logging.LogRecord("library", number, "", 0, "said %s", ("so",), None)
+        record.levelname, record.created = name, 1772971201.25
+        vars(record)["request_id"] = "job-7"
+        assert json.loads(logs.JsonLines().format(record)) == {
+            "time": "2026-03-08T12:00:01.250000Z",
+            "level": level,
+            "logger": "library",
+            "message": "said so",
+            "request_id": "job-7",
+        }
+        line = logs.PrettyLines().format(record)
+        assert line == f"2026-03-08T12:00:01.250000Z {level:5} said so request_id=job-7"
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.stderr, "isatty", lambda: True)
+        assert "Z \033[0mnotice\033[0m said so" in logs.PrettyLines().format(record)
+
+
 def test_people_are_shown_where_it_failed_and_nothing_raw() -> None:
     try:
         raise ZeroDivisionError("\x1b[2J" + KEYS["admin"])
@@ -309,3 +332,23 @@ def test_a_line_for_people_tells_who_asked_and_what_came_of_it(
     assert re.search(rf" 200 [\d.]+ ms \d+ B admin:{ids[0]} \w+ fail$", compared)
     assert re.search(r" 401 [\d.]+ ms \d+ B - \w+ ", nobody)
     assert re.search(rf" 401 [\d.]+ ms \d+ B unknown:{ids[1]} \w+ The API key is not ", unknown)
+
+
+def test_a_line_tells_the_time_of_its_request(
+    logged: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = now()
+    logged.get(LATEST)
+    (line,) = lines(caplog, logs.JsonLines())
+    assert before <= json.loads(line)["time"] <= now()
+
+
+def test_handlers_of_others_can_write_a_request_s_line(
+    logged: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An application that one makes oneself may have them."""
+    logged.get(LATEST)
+    (record,) = caplog.records
+    milliseconds = int(record.created % 1 * 1000)
+    (line,) = lines(caplog, logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    assert line.endswith(f",{milliseconds:03} INFO request")

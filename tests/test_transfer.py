@@ -366,6 +366,7 @@ def test_a_line_that_is_no_record_is_named_and_the_rest_goes_on(
         ("id", ""),
         ("id", "x" * 129),
         ("created_by", "x" * 129),
+        ("created_by", ""),
         ("promoted_from", "a/b"),
     ],
 )
@@ -374,6 +375,17 @@ def test_a_spoiled_record_is_not_taken(storage: Storage, member: str, value: Any
     report, (sentence,) = restored(storage, json.dumps(record | {member: value}).encode())
     assert report.invalid == 1
     assert member in sentence
+
+
+@pytest.mark.parametrize("length", [1, 128])
+def test_the_bounds_of_ids_and_names_are_taken(storage: Storage, length: int) -> None:
+    own = {"id": "i" * length, "created_by": "c" * length}
+    lines = [file_of(storage, "v1"), exported_verdict(verdict())]
+    text = b"".join(json.dumps(json.loads(line) | own).encode() + b"\n" for line in lines)
+    report, said = restored(storage, text)
+    assert said == [] and report.outcomes == {Outcome.KEPT: 2}
+    for found in map(json.loads, exported(storage).splitlines()):
+        assert (found["id"], found["created_by"]) == tuple(own.values())
 
 
 def test_an_export_of_a_version_without_verdicts_is_read_as_before(storage: Storage) -> None:
@@ -457,7 +469,9 @@ def test_promotions_come_back_with_their_own_receipts(storage: Storage) -> None:
 
 
 @pytest.mark.parametrize(
-    "member", ["schema", "id", "project", "benchmark", "version", "created_at", "receipt"]
+    "member",
+    ["schema", "id", "project", "benchmark", "version", "metadata", "tags", "created_at"]
+    + ["created_by", "content_hash", "source", "receipt"],
 )
 def test_a_record_that_lacks_a_member_is_named(storage: Storage, member: str) -> None:
     record = json.loads(file_of(storage, "v1"))
