@@ -16,6 +16,7 @@ import pytest
 from conftest import Api, Create
 from gunicorn.config import Config
 from support import KEYS, LATEST, bearer, perfgate_server, receipt, serving, wait_for
+from werkzeug.test import EnvironBuilder
 
 from perfgate_server import Role, ServerConfig, logs
 from perfgate_server.records import now
@@ -168,6 +169,19 @@ def test_a_client_that_stops_is_no_failure_and_what_gunicorn_fails_at_is_one(
         logger.exception("it failed")
     (record,) = caplog.records
     assert (record.levelname, bool(record.exc_info)) == (level, level == "ERROR")
+
+
+def test_of_what_gunicorn_says_paths_are_decoded_and_errors_only_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its errors quote what was sent."""
+    logger = logs.GunicornLogger(Config())
+    caplog.set_level("DEBUG")
+    caplog.set_level("DEBUG", "gunicorn.error")
+    for say in (logger.debug, logger.info):
+        say("%s %s %d: %s", "GET", "/%70%67", 7, ValueError("secret"), extra={"reason": "x"})
+    assert caplog.messages == ["GET /pg 7: ValueError"] * 2
+    assert [vars(record)["reason"] for record in caplog.records] == ["x", "x"]
 
 
 @pytest.mark.parametrize("option", ["errorlog", "accesslog", "logconfig"])
@@ -332,6 +346,17 @@ def test_a_line_for_people_tells_who_asked_and_what_came_of_it(
     assert re.search(rf" 200 [\d.]+ ms \d+ B admin:{ids[0]} \w+ fail$", compared)
     assert re.search(r" 401 [\d.]+ ms \d+ B - \w+ ", nobody)
     assert re.search(rf" 401 [\d.]+ ms \d+ B unknown:{ids[1]} \w+ The API key is not ", unknown)
+
+
+def test_a_line_needs_no_word_of_where_the_application_is_mounted(
+    logged: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    """PEP 3333 lets a WSGI server leave out what is empty."""
+    environ = EnvironBuilder(path="/health").get_environ()
+    del environ["SCRIPT_NAME"]
+    logged.client.application(environ, lambda *_: None)
+    (line,) = lines(caplog, logs.JsonLines())
+    assert (json.loads(line)["path"], json.loads(line)["status"]) == ("/health", 200)
 
 
 def test_a_line_tells_the_time_of_its_request(

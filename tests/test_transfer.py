@@ -421,7 +421,9 @@ def test_a_verdict_needs_no_baseline_and_no_merge(storage: Storage) -> None:
         ("created_at", "2026-02-30T00:00:00.000000Z"),
         ("created_by", None),
         ("created_by", ""),
+        ("created_by", "x" * 129),
         ("id", ""),
+        ("id", "x" * 129),
     ],
 )
 def test_a_spoiled_verdict_is_not_taken(storage: Storage, member: str, value: Any) -> None:
@@ -479,6 +481,18 @@ def test_a_record_that_lacks_a_member_is_named(storage: Storage, member: str) ->
     report, (sentence,) = restored(storage, json.dumps(record).encode())
     assert report.invalid == 1
     assert sentence.startswith(f"line 1: {member}: Must be given.") or member == "schema"
+
+
+@pytest.mark.parametrize(
+    "member",
+    ["id", "project", "benchmark", "run_id", "status", "counts", "reasons", "created_at"]
+    + ["created_by"],
+)
+def test_a_verdict_that_lacks_a_member_is_named(storage: Storage, member: str) -> None:
+    line = json.loads(exported_verdict(verdict()))
+    del line[member]
+    _, said = restored(storage, json.dumps(line).encode())
+    assert said == [f"line 1: {member}: Must be given."]
 
 
 def test_a_record_that_holds_as_much_as_is_taken_comes_back(storage: Storage) -> None:
