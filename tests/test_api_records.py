@@ -320,6 +320,12 @@ def test_cursor_and_offset_exclude_each_other(api: Api) -> None:
     }
 
 
+def test_the_bounds_of_a_page_are_taken(api: Api) -> None:
+    api.upload()
+    assert api.versions_listed("?limit=1000&offset=0") == ["v1"]
+    assert api.versions_listed(f"?limit=0&offset={2**63 - 1}") == []
+
+
 def test_a_cursor_of_any_place_leads_on_from_there(api: Api) -> None:
     """Though no record was ever there."""
     api.upload()

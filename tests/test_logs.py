@@ -305,8 +305,33 @@ def test_the_line_of_what_failed_is_a_warning_and_its_cause_an_error(
 def test_a_line_tells_how_much_was_sent(logged: Api, caplog: pytest.LogCaptureFixture) -> None:
     size = len(logged.get(LATEST).data)
     assert logged("HEAD", LATEST).headers["Content-Length"] == str(size)
-    found = [json.loads(line)["bytes"] for line in lines(caplog, logs.JsonLines())]
-    assert found == [size, 0]
+    logged.upload()
+    logged.get(LATEST, headers={"If-None-Match": "*"})
+    found = [json.loads(line) for line in lines(caplog, logs.JsonLines())]
+    del found[2]
+    assert [(line["status"], line["bytes"]) for line in found] == [(404, size), (404, 0), (304, 0)]
+
+
+def test_a_line_tells_how_many_milliseconds_a_request_took(
+    logged: Api, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the storage included."""
+    storage = logged.client.application.extensions["perfgate"].storage
+    latest, spent = storage.latest, []
+
+    def look(*names: Any, **options: Any) -> Any:
+        begun = time.perf_counter()
+        try:
+            return latest(*names, **options)
+        finally:
+            spent.append(time.perf_counter() - begun)
+
+    monkeypatch.setattr(storage, "latest", look)
+    begun = time.perf_counter()
+    logged.get(LATEST)
+    whole = time.perf_counter() - begun
+    (line,) = lines(caplog, logs.JsonLines())
+    assert spent[0] * 1000 <= json.loads(line)["duration_ms"] <= whole * 1000
 
 
 @pytest.mark.parametrize(
