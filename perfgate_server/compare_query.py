@@ -30,9 +30,7 @@ MAX_HISTORY = 100
 _PLAIN = ("latest", "promoted")
 _VALUED = ("version", "tag", "git_sha", "git_ref")
 # A git ref may hold commas, so only a comma before another selector ends one.
-_SELECTOR_END = re.compile(
-    rf",(?=(?:{'|'.join(_PLAIN)})(?:,|\Z)|(?:{'|'.join(_VALUED)}):)", re.ASCII
-)
+_SELECTOR_END = re.compile(rf",(?=(?:{'|'.join(_PLAIN)})(?:,|\Z)|(?:{'|'.join(_VALUED)}):)")
 # What a selector may look for. Only a ref may hold commas, and none before white space, before a
 # word with a colon or at the end: there another selector was meant. No ref of git's holds a colon
 # or a space (git-check-ref-format).
@@ -79,7 +77,7 @@ def _holds_misspelt(value: str) -> bool:
 
 
 # Each text in one way only: in several, a long one that does not match would take minutes.
-_NUMBER = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?", re.ASCII)
+_NUMBER = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 _PERCENT = " 0.2 is 20 %."
 
 
@@ -101,7 +99,7 @@ class DurationParameter(Parameter):
     """``90s``, ``45m``, ``12h``, ``30d`` or ``2w``, in seconds."""
 
     def parse(self, text: str) -> float:
-        match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text, re.ASCII)
+        match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)
         if match is None:
             raise ValidationError("Must be a whole number and s, m, h, d or w, such as 30d.")
         return float(int(match[1]) * _UNITS[match[2]])

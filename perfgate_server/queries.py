@@ -49,7 +49,7 @@ class IntegerParameter(Parameter):
         self.low, self.high = low, high
 
     def parse(self, text: str) -> int:
-        if re.fullmatch(r"[0-9]{1,30}", text, re.ASCII) and self.low <= int(text) <= self.high:
+        if re.fullmatch(r"[0-9]{1,30}", text) and self.low <= int(text) <= self.high:
             return int(text)
         raise ValidationError(integer_rule(self.low, self.high))
 
@@ -97,7 +97,6 @@ _TIMESTAMP = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt+](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))",
     re.ASCII,
 )
-_DAY = 86_400_000_000  # microseconds
 _EPOCH = datetime.datetime(1, 1, 1)
 
 
