@@ -513,6 +513,31 @@ def test_an_unknown_parameter_is_told_the_known_ones(api: Api) -> None:
         assert told == f"Unknown parameter; this route takes {known}."
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "message", "after"),
+    [
+        (Unavailable("x"), 503, "The storage is busy, full, down or read-only. Try again.", "1"),
+        (OSError("x"), 500, "Internal error; see this request id in the server's log.", None),
+    ],
+)
+def test_what_fails_within_is_told_without_its_reason(
+    api: Api,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    status: int,
+    message: str,
+    after: str | None,
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(api.client.application.extensions["perfgate"].storage, "list", fail)
+    answer = api.list()
+    told = fails(answer, status)
+    assert (told["message"], told["details"]) == (message, {})
+    assert answer.headers.get("Retry-After") == after
+
+
 # -- health
 
 
@@ -564,7 +589,8 @@ def test_any_origin_may_read_any_answer(api: Api, path: str, status: int) -> Non
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
     assert "Access-Control-Allow-Credentials" not in answer.headers
     exposed = answer.headers["Access-Control-Expose-Headers"].split(", ")
-    assert {"ETag", "Link", "Location", "Retry-After", "X-Request-ID"} <= set(exposed)
+    told = {"Perfgate-Baseline", "Perfgate-Missing", "Perfgate-Verdict"}
+    assert set(exposed) == told | {"ETag", "Link", "Location", "Retry-After", "X-Request-ID"}
 
 
 #: The headers that a page of another origin may send.

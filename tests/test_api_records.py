@@ -479,6 +479,7 @@ def test_a_promotion_answers_and_stores(api: Api) -> None:
     assert (record.json["source"], record.json["promoted_from"]) == ("promote", "v1")
     assert record.json["receipt"] == receipt()
     assert api.versions_listed("?source=promote") == ["prod"]
+    assert api.versions_listed("?source=upload") == ["v1"]
 
 
 def test_a_promotion_that_waits_for_the_storage_is_as_old_as_its_end(
