@@ -138,6 +138,7 @@ def test_delete_can_be_made_conditional(api: Api) -> None:
     for other in ('"x"', f"W/{tag}", '"sha256:0", "y"'):
         error = fails(api.delete(headers={"If-Match": other}), 412)
         assert error["details"] == {"header": "If-Match"}
+        assert "without W/" in error["message"]
     for same in (tag, f"W/{tag}"):
         both = {"If-Match": tag, "If-None-Match": same}
         assert fails(api.delete(headers=both), 412)["details"] == {"header": "If-None-Match"}
