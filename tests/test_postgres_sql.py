@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from postgres_server import opened
+from postgres_server import Postgres, opened
 from support import soon, stored
 
-from perfgate_server.storage import sql
+from perfgate_server.storage import sql, sql_comparison, sql_verdicts
+from perfgate_server.storage.base import Filters, Page, Selector
+from perfgate_server.storage.selection import select
+from perfgate_server.storage.verdicts import VerdictFilters
 
 psycopg = pytest.importorskip("psycopg")
 
@@ -117,3 +120,120 @@ def test_a_table_that_is_emptied_is_counted_as_empty(db: Any, storage: Any) -> N
     storage.create(*stored("b", "v1", "web"), deadline=soon())
     assert totals(db) == {"baselines": 1, "verdicts": 2000}
     assert storage.counts(deadline=soon()).wrong_totals == []
+    db.execute("TRUNCATE verdicts")
+    assert totals(db) == {"baselines": 1}
+
+
+def test_an_administrator_with_another_search_path_is_counted_too(db: Any) -> None:
+    """As in a session of pg_restore, which has none."""
+    db.execute("SET search_path = ''")
+    db.execute("DELETE FROM public.baselines WHERE seq % 2 = 0")
+    db.execute("TRUNCATE public.verdicts")
+    db.execute("RESET search_path")
+    assert db.execute(sql.WRONG_TOTALS).fetchall() == []
+    assert "verdicts" not in totals(db)
+
+
+# -- queries that stay quick
+
+
+class Explaining:
+    """A session that keeps how each statement looks for rows, and finds nothing."""
+
+    def __init__(self, session: Any) -> None:
+        self.session, self.scans = session, list[str]()
+
+    def execute(self, statement: str, values: Any = ()) -> Any:
+        plan = self.session.execute(f"EXPLAIN (COSTS OFF) {statement}", values).fetchall()
+        self.scans += [row[0].strip(" ->") for row in plan if "Scan" in row[0]]
+        return self.session.execute("SELECT 1 WHERE false")
+
+
+_DIVIDED = {
+    "benchmark": "CASE WHEN i % 4 = 0 THEN 'hot' ELSE 'b' || i % 40 END",
+    "git_ref": "CASE WHEN i % 2 = 0 THEN 'r' || i % 100 END",
+    "git_sha": "'s' || i % 200",
+    "created_at": "'2026-01-01T00:00:00.' || lpad(i::text, 6, '0') || 'Z'",
+}
+
+
+@pytest.fixture(scope="module")
+def divided(postgres: Postgres) -> Iterator[Any]:
+    """A storage with 2,000 baselines and verdicts that filters divide, and their statistics."""
+    rare = {"source": "CASE WHEN i % 100 = 0 THEN 'promote' ELSE 'upload' END"}
+    failed = {"status": "CASE WHEN i % 100 = 0 THEN 'fail' ELSE 'pass' END"}
+    with postgres.database() as url, contextlib.closing(opened(url)) as storage:
+        storage.create(*stored("b", "v1", "web"), deadline=soon())
+        with psycopg.connect(url, autocommit=True) as session:
+            for table, row in (
+                ("baselines", _BASELINES | _DIVIDED | rare),
+                ("verdicts", _VERDICTS | _DIVIDED | failed),
+            ):
+                columns, values = ", ".join(row), ", ".join(row.values())
+                session.execute(_MANY.format(table=table, columns=columns, values=values))
+            session.execute("VACUUM ANALYZE")
+        yield storage
+
+
+_LATE = "2026-01-01T00:00:00.001900Z"
+
+
+@pytest.mark.parametrize(
+    ("filters", "scan"),
+    [
+        (Filters(), "Index Only Scan Backward using baselines_pkey"),
+        (Filters(benchmark="hot"), "Index Only Scan Backward using baselines_by_benchmark"),
+        (Filters(git_ref="r2"), "Index Only Scan Backward using baselines_by_git_ref"),
+        (Filters(git_sha="s7"), "Index Only Scan Backward using baselines_by_git_sha"),
+        (Filters(source="promote"), "Index Only Scan Backward using baselines_promoted"),
+        (Filters(since=_LATE), "Index Only Scan using baselines_by_created_at"),
+    ],
+    ids=str,
+)
+def test_a_page_is_found_in_an_index(divided: Any, filters: Filters, scan: str) -> None:
+    with divided._engine.reading(soon()) as session:
+        explaining: Any = Explaining(session)
+        selection = select(session, divided._engine, "web", filters)
+        divided._page(explaining, "web", selection, Page(limit=50, total=False))
+    assert explaining.scans[0].startswith(f"{scan} on "), explaining.scans
+
+
+@pytest.mark.parametrize(
+    ("filters", "scan"),
+    [
+        (VerdictFilters(), "Index Only Scan Backward using verdicts_pkey"),
+        (VerdictFilters(benchmark="hot"), "Index Only Scan Backward using verdicts_by_benchmark"),
+        (VerdictFilters(git_ref="r2"), "Index Only Scan Backward using verdicts_by_git_ref"),
+        (VerdictFilters(git_sha="s7"), "Index Only Scan Backward using verdicts_by_git_sha"),
+        (VerdictFilters(status="fail"), "Index Only Scan Backward using verdicts_by_status"),
+        (VerdictFilters(since=_LATE), "Index Only Scan using verdicts_by_created_at"),
+    ],
+    ids=str,
+)
+def test_a_page_of_verdicts_is_found_in_an_index(
+    divided: Any, filters: VerdictFilters, scan: str
+) -> None:
+    with divided._engine.reading(soon()) as session:
+        explaining: Any = Explaining(session)
+        sql_verdicts.listing(
+            explaining, divided._engine, "web", filters, Page(limit=50, total=False)
+        )
+    assert explaining.scans[0].startswith(f"{scan} on "), explaining.scans
+
+
+@pytest.mark.parametrize(
+    ("selector", "index"),
+    [
+        (Selector("latest"), "baselines_by_benchmark"),
+        (Selector("promoted"), "baselines_promoted_by_benchmark"),
+        (Selector("version", "many8"), "baselines_by_version"),
+        (Selector("git_sha", "s8"), "baselines_by_git_sha"),
+        (Selector("git_ref", "r4"), "baselines_by_benchmark_git_ref"),
+    ],
+    ids=str,
+)
+def test_a_selector_seeks_in_an_index(divided: Any, selector: Selector, index: str) -> None:
+    with divided._engine.reading(soon()) as session:
+        explaining: Any = Explaining(session)
+        sql_comparison.compare(explaining, divided._engine, "web", "hot", [selector], ["other"])
+    assert f" using {index} on " in explaining.scans[0], explaining.scans
