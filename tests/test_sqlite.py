@@ -86,6 +86,11 @@ def test_the_file_is_in_wal_mode_and_commits_reach_the_disk(
         assert db.execute("PRAGMA foreign_keys").fetchone() == (1,)
 
 
+def test_the_room_that_the_log_took_in_a_burst_is_given_back(storage: SqlStorage) -> None:
+    with storage._engine.writing("p", "b", soon()) as db:
+        assert db.execute("PRAGMA journal_size_limit").fetchone() == (64 * 2**20,)
+
+
 def test_deleting_everything_leaves_nothing(storage: SqlStorage, path: Path) -> None:
     """No receipt, no summary and no tag outlives its record."""
     storage.create(*stored(tags=["a", "b"]), deadline=soon())
@@ -186,6 +191,8 @@ def test_an_sqlite_without_what_is_asked_of_it_is_refused(
         with pytest.raises(CannotOpen, match="3.35.0 or newer"):
             open_storage(backend, location, pool_size=1)
     assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 35, 0))
+    open_storage("memory", None, pool_size=1).close()
 
 
 def test_eight_processes_may_open_a_fresh_file_at_once(path: Path) -> None:
@@ -595,7 +602,13 @@ class Explaining:
         (Filters(benchmark="b"), "baselines_by_benchmark", False),
         (Filters(git_ref="r"), "baselines_by_git_ref", False),
         (Filters(git_sha="s", benchmark="b"), "baselines_by_git_sha", False),
-        (Filters(tags=["t", "u"]), "PRIMARY KEY", False),
+        (Filters(tags=["t", "u"]), "SEARCH t USING PRIMARY KEY (project=? AND tag=?", False),
+        (
+            Filters(tags=["t"], git_ref="r"),
+            "SEARCH t USING PRIMARY KEY (project=? AND tag=?",
+            False,
+        ),
+        (Filters(tags=["t"], git_sha="s"), "baselines_by_git_sha", False),
         (Filters(source="promote"), "baselines_promoted", False),
         (Filters(since="2"), "COVERING INDEX baselines_by_created_at", True),
         (Filters(benchmark_prefix="b"), "COVERING INDEX baselines_by_benchmark", True),

@@ -13,7 +13,7 @@ from support import receipt, soon, stored
 
 from perfgate_server.names import MAX_TAGS
 from perfgate_server.records import new_id, normalize_body, now, receipt_of
-from perfgate_server.storage import Storage, base, sql_comparison
+from perfgate_server.storage import Storage, base, rows, sql_comparison
 from perfgate_server.storage.base import (
     Baseline,
     Conflict,
@@ -627,6 +627,16 @@ def test_of_racing_uploads_to_one_version_one_wins(storage: Storage) -> None:
     results = race(12, upload)
     assert results.count(True) == 1
     assert sum(isinstance(result, Conflict) for result in results) == 11
+    assert listed(storage) == ["v1"]
+
+
+def test_the_database_itself_keeps_a_version_from_being_there_twice(storage: Storage) -> None:
+    """Whoever else writes to it, and however."""
+    first = keep(storage)
+    engine: Any = storage._engine  # type: ignore[attr-defined]
+    with pytest.raises(Unavailable, match="(?i)unique"):
+        with engine.writing("p", "b", soon()) as db:
+            rows.insert(db, first, rows.receipt_id_of(db, first))
     assert listed(storage) == ["v1"]
 
 

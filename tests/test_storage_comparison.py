@@ -223,7 +223,9 @@ def test_a_run_of_a_ref_that_left_it_and_came_back_is_as_old_as_it_is(shelf: Sto
     assert past(shelf, "better", git_ref="dev") == [3]
 
 
-@pytest.mark.parametrize("elsewhere", [{"benchmark": "c"}, {"project": "q"}], ids=str)
+@pytest.mark.parametrize(
+    "elsewhere", [{"benchmark": "c"}, {"project": "q"}, {"version": "pr"}], ids=str
+)
 def test_what_is_promoted_within_a_ref_is_no_run_whatever_others_name_theirs(
     storage: Storage, elsewhere: dict[str, str]
 ) -> None:
