@@ -107,6 +107,17 @@ def test_a_promotion_shares_its_sources_receipt(storage: SqlStorage, path: Path)
     assert query(path, "SELECT count(*) FROM receipts") == [(1,)]
 
 
+def test_places_are_reserved_behind_all_records_where_the_sequence_is_not(
+    storage: SqlStorage, path: Path
+) -> None:
+    """As where the rows were copied, and the sequence was not."""
+    for version in ("v1", "v2", "v3"):
+        storage.create(*stored("b", version), deadline=soon())
+    query(path, "DELETE FROM sqlite_sequence")
+    assert storage.reserve(2, deadline=soon()) == 4
+    assert storage.create(*stored("b", "v4"), deadline=soon())[0].sequence == 6
+
+
 def test_close_closes_every_connection(storage: SqlStorage) -> None:
     with storage._engine.single(soon()) as one, storage._engine.single(soon()) as other:
         pass
@@ -209,16 +220,23 @@ def test_eight_processes_may_open_a_fresh_file_at_once(path: Path) -> None:
 def test_what_cannot_be_opened_is_said_in_one_line(tmp_path: Path) -> None:
     garbage = tmp_path / "garbage"
     garbage.write_bytes(b"not a database, whatever its name " * 100)
-    foreign, view, alike = (tmp_path / name for name in ("foreign", "view", "alike"))
+    names = ("foreign", "view", "alike", "half", "worded")
+    foreign, view, alike, half, worded = (tmp_path / name for name in names)
     query(foreign, "CREATE TABLE theirs (x)")
     query(view, "CREATE VIEW theirs AS SELECT 1")
     query(alike, "CREATE TABLE baselines (x)")
-    query(alike, "CREATE TABLE perfgate_migrations (version)")
+    for path in (alike, half, worded):
+        query(path, "CREATE TABLE perfgate_migrations (version)")
+    query(half, "INSERT INTO perfgate_migrations VALUES (1)")
+    query(worded, "CREATE TABLE baselines (x)")
+    query(worded, "INSERT INTO perfgate_migrations VALUES ('one')")
     for path, reason in (
         (garbage, "not a database"),
         (foreign, "another program"),
         (view, "another program"),
         (alike, "another program"),
+        (half, "another program"),
+        (worded, "another program"),
         (tmp_path, "directory"),
         (tmp_path / "nowhere" / "perfgate.db", "nowhere"),
     ):
@@ -239,6 +257,12 @@ def test_what_is_left_of_a_database_is_told_and_not_built_upon(path: Path, left:
         with pytest.raises(CannotOpen, match=f"is gone or empty, but {path}{left} of it is there"):
             opened(name)
         assert not path.exists()
+
+
+@pytest.mark.parametrize("odd", [".", os.devnull])
+def test_who_only_looks_takes_what_is_no_file_for_none(tmp_path: Path, odd: str) -> None:
+    with pytest.raises(CannotOpen, match="there is no such file"):
+        sqlite_file.check(tmp_path / odd)
 
 
 def test_an_empty_file_is_a_fresh_database(path: Path) -> None:
@@ -557,6 +581,14 @@ def test_a_full_disk_is_unavailable_and_nothing_is_half_written(
     # The connection was given up with its limit: there is room now.
     assert storage.create(*big, deadline=soon())[1]
     assert query(path, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_folder_in_which_no_file_may_be_made_is_told() -> None:
+    """As a volume that is mounted as root's."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o555)
+        with not_root(), pytest.raises(CannotOpen, match="unable to open .*; this user must be"):
+            opened(Path(folder, "perfgate.db"))
 
 
 def test_a_read_only_file_is_refused_at_start() -> None:
