@@ -6,8 +6,9 @@ import contextlib
 import random
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,58 @@ def test_the_last_free_thread_waits_its_time_from_when_it_came(desk: Desk) -> No
     wait_for(lambda: writer._waiting or waiting.done(), "the wait")
     writer._turn.release()
     assert waiting.result(PATIENCE) is True
+
+
+def test_the_last_free_thread_waits_anew_for_each_turn(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long ago the one before began."""
+    writer = Writer(desk._checked, 2)
+    with writer.writing(soon()):
+        pass
+    clock = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + 100)
+    writer._turn.acquire()
+    waiting = desk.pool.submit(writer._take_turn, soon(), False)
+    wait_for(lambda: writer._waiting or waiting.done(), "the wait")
+    writer._turn.release()
+    assert waiting.result(PATIENCE) is True
+    writer.close()
+
+
+def test_the_last_free_thread_leaves_a_lock_to_those_who_wait_for_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is wanted for reads, and for health: at once here, whoever has the turn."""
+    monkeypatch.setattr(sqlite_writer, "_IMPATIENCE", 0.0)
+    desk.writer = Writer(desk._checked, 2)
+    with closing(sqlite3.connect(desk.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        waiting = desk.pool.submit(desk.write, 1)
+        wait_for(lambda: "BEGIN IMMEDIATE" in desk.statements, "an attempt")
+        last = desk.pool.submit(desk.write, 2)
+        wait([last], PATIENCE / 4)
+        assert last.done() and not waiting.done()
+        other.execute("COMMIT")
+        waiting.result(PATIENCE)
+        other.execute("BEGIN IMMEDIATE")
+        desk.writer._patient.acquire()  # as by one who comes before it, and after it to the turn
+        alone = desk.pool.submit(desk.write, 3)
+        wait([alone], PATIENCE / 4)
+        assert alone.done()
+        other.execute("COMMIT")
+    for future in (last, alone):
+        with pytest.raises(Unavailable, match="lock"):
+            future.result()
+    assert desk.rows() == [1]
+
+
+def test_a_commit_has_no_deadline(desk: Desk) -> None:
+    """It is for all who wrote, and not only for the last of them."""
+    ends: list[tuple[str, float]] = []
+    with desk.writer.writing(soon()) as db:
+        db.set_trace_callback(lambda statement: ends.append((statement, db.deadline)))
+    assert ends == [("COMMIT", float("inf"))]
 
 
 def test_deadlines_that_pass_in_the_queue_lose_nothing(desk: Desk) -> None:
