@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,7 @@ def test_a_variable_that_is_nearly_one_of_ours_or_its_beginning_is_told() -> Non
     ("url", "shown"),
     [
         ("postgresql://u:hunter2@h/d", "postgresql://u@h/d"),
+        ("postgresql://h/d", "postgresql://h/d"),
         ("postgresql://u:hunter2@h:5433/d?sslmode=require", "postgresql://u@h:5433/d"),
         ("postgresql://u:hunter2@a:1,b:2/d?x=hunter2", "postgresql://u@a:1,b:2/d"),
         ("postgresql://u:hunter2@/d?host=a,b&password=hunter2", "postgresql://u@a,b/d"),
@@ -350,6 +352,12 @@ def test_a_switch_is_on_or_off(yes: str, no: str) -> None:
     assert load(PERFGATE_NO_CORS=no).no_cors is False
 
 
+@pytest.mark.parametrize("timeout", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_no_time(timeout: float) -> None:
+    with pytest.raises(ConfigError, match="^timeout must be from 0.1 to 3600"):
+        ServerConfig(timeout=timeout)
+
+
 def test_a_configuration_does_not_show_its_secrets() -> None:
     config = ServerConfig(storage_type="postgres", database_url="postgresql://u:hunter2@h/d")
     assert "hunter2" not in repr(config)
@@ -365,5 +373,15 @@ def test_there_are_as_many_workers_as_cores_that_may_be_used(
 ) -> None:
     """As by `taskset`, or in a container: the machine may have more."""
     for cores in ({5}, {1, 3, 7}):
-        monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: cores, raising=False)
+        monkeypatch.setattr("os.sched_getaffinity", {0: cores}.get, raising=False)
         assert ServerConfig(storage_type="sqlite").effective_workers == len(cores)
+
+
+def test_where_nobody_knows_which_cores_may_be_used_all_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on macOS."""
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    for cores, workers in ((3, 3), (None, 1)):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        assert ServerConfig(storage_type="sqlite").effective_workers == workers
