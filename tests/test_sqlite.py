@@ -182,6 +182,15 @@ def test_a_migration_must_end_with_a_statement() -> None:
         list(sqlite_file.statements("CREATE TABLE a (x);\nCREATE TABLE b (x)"))
 
 
+def test_no_migration_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one whose file was not installed: those after it build upon it."""
+    for name in ("0001_first.sql", "0003_third.sql"):
+        (tmp_path / name).write_text("SELECT 1;\n")
+    monkeypatch.setattr(migrate, "_folder", lambda _: tmp_path)
+    with pytest.raises(ValueError, match="of sqlite are not numbered 1, 2, 3"):
+        migrate.load("sqlite")
+
+
 _OPEN_AND_WRITE = """
 import sys
 from support import soon, stored
@@ -643,6 +652,7 @@ class Explaining:
         (Filters(tags=["t"], git_sha="s"), "baselines_by_git_sha", False),
         (Filters(source="promote"), "baselines_promoted", False),
         (Filters(since="2"), "COVERING INDEX baselines_by_created_at", True),
+        (Filters(until="2"), "COVERING INDEX baselines_by_created_at", True),
         (Filters(benchmark_prefix="b"), "COVERING INDEX baselines_by_benchmark", True),
     ],
     ids=str,
@@ -731,6 +741,7 @@ def test_a_record_without_a_summary_is_found_all_the_same(storage: SqlStorage, p
         (VerdictFilters(git_sha="s", benchmark="b"), "verdicts_by_git_sha", False),
         (VerdictFilters(status="fail"), "COVERING INDEX verdicts_by_status", False),
         (VerdictFilters(since="2"), "COVERING INDEX verdicts_by_created_at", True),
+        (VerdictFilters(until="2"), "COVERING INDEX verdicts_by_created_at", True),
     ],
     ids=str,
 )

@@ -546,11 +546,12 @@ def test_a_page_can_carry_receipts(shelf: Storage) -> None:
         assert {baseline.receipt for baseline in found.baselines} == {stored()[1].body}
 
 
+@pytest.mark.parametrize("size", [len(stored()[1].body) + 1, 2 * len(stored()[1].body)])
 def test_a_page_of_receipts_has_a_bounded_size(
-    shelf: Storage, monkeypatch: pytest.MonkeyPatch
+    shelf: Storage, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """It ends early and says that there is more; a walk still sees everything."""
-    monkeypatch.setattr(base, "MAX_PAGE_BYTES", len(stored()[1].body) + 1)
+    monkeypatch.setattr(base, "MAX_PAGE_BYTES", size)
     found = shelf.list("p", Filters(), Page(limit=50, receipts=True), deadline=soon())
     assert [baseline.version for baseline in found.baselines] == ["6", "5"]
     assert (found.has_more, found.total) == (True, 6)
