@@ -175,10 +175,10 @@ def test_a_start_does_not_wait_for_a_lock_for_ever(
 ) -> None:
     import psycopg
 
-    from perfgate_server.storage import postgres as engine
+    from perfgate_server.storage import postgres_opening
 
     opened(url).close()
-    monkeypatch.setattr(engine, "_LOCK_TIMEOUTS", (1, 1))
+    monkeypatch.setattr(postgres_opening, "_LOCK_TIMEOUTS", (1, 1))
     with psycopg.connect(url) as other:
         other.execute("LOCK TABLE perfgate_migrations IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(CannotOpen, match="lock timeout"):
@@ -189,9 +189,9 @@ def test_what_is_no_lock_is_not_waited_for(
     own: OwnPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever misspelt a name is told so at once."""
-    from perfgate_server.storage import postgres as engine
+    from perfgate_server.storage import postgres_opening
 
-    monkeypatch.setattr(engine, "_LOCK_PAUSE", None)  # for which nobody can wait
+    monkeypatch.setattr(postgres_opening, "_LOCK_PAUSE", None)  # for which nobody can wait
     with pytest.raises(CannotOpen, match="does not exist"):
         opened(own.at("nowhere"))
 
@@ -218,7 +218,7 @@ def test_servers_that_start_at_once_do_not_depend_on_the_database_s_isolation(
     postgres: Postgres, url: str
 ) -> None:
     """The second is to see the tables that the first has made while it waited."""
-    from perfgate_server.storage.postgres import _MIGRATION_LOCK
+    from perfgate_server.storage.postgres_opening import _MIGRATION_LOCK
 
     name = url.rsplit("/", 1)[1]
     isolation = "default_transaction_isolation = 'repeatable read'"
@@ -292,10 +292,10 @@ def test_the_password_is_never_logged(own: OwnPostgres, tmp_path: Path) -> None:
 
 def test_a_host_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the URL says: a start would wait for over two minutes."""
-    from perfgate_server.storage import postgres
+    from perfgate_server.storage import postgres_opening
 
-    least = min(2, postgres._OPTIONS["connect_timeout"])  # seconds; libpq's least
-    monkeypatch.setitem(postgres._OPTIONS, "connect_timeout", least)
+    least = min(2, postgres_opening._OPTIONS["connect_timeout"])  # seconds; libpq's least
+    monkeypatch.setitem(postgres_opening._OPTIONS, "connect_timeout", least)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://x@127.0.0.1:{silent.getsockname()[1]}/x?connect_timeout=60"
         with pytest.raises(CannotOpen, match="timeout"):

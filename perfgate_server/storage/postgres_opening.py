@@ -1,0 +1,158 @@
+"""Opening a PostgreSQL database: how it is reached, and bringing it to this program's schema."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from perfgate_server.storage import migrate
+from perfgate_server.storage.base import CannotOpen, StorageError
+
+#: Seconds that one attempt to connect may take.
+CONNECT_TIMEOUT = 5
+#: Seconds that the attempts of a start wait for a lock, as while another server migrates: whoever
+#: comes after waits too, even to read. And the pause between.
+_LOCK_TIMEOUTS, _LOCK_PAUSE = (1, 2, 4, 8, 16, 32), 1.0
+#: The advisory lock under which migrations run: "perfgate" in ASCII.
+_MIGRATION_LOCK = int.from_bytes(b"perfgate", "big")
+
+#: Answers what tells a database from all others, but for its copies: when, to the microsecond, its
+#: first tables were made.
+ORIGIN: LiteralString = "SELECT applied_at FROM perfgate_migrations WHERE version = 1"
+#: Answers whether a restore has ended: its foreign keys come last. Before them an upload could take
+#: the place of a record, and is not counted.
+IS_WHOLE: LiteralString = """SELECT count(*) >= 2 FROM pg_constraint WHERE contype = 'f'
+    AND conrelid IN (to_regclass('baselines'), to_regclass('receipt_summaries'))"""
+
+_OPTIONS = {
+    "autocommit": True,  # transactions are begun and ended here, in words
+    "prepare_threshold": None,
+    "connect_timeout": CONNECT_TIMEOUT,
+    "client_encoding": "UTF8",  # whatever the environment or the URL says
+    "fallback_application_name": "perfgate-server",
+}
+#: Unless the URL says otherwise. A firewall may forget a connection that lies idle, and drop what
+#: comes then without a word: by default Linux looks after two hours whether it is there still, and
+#: sends again for a quarter of an hour. What is not heard of for so long is given up, and another
+#: taken.
+_TCP_OPTIONS = {
+    "keepalives_idle": 10,  # seconds
+    "tcp_user_timeout": 15_000,  # milliseconds
+}
+
+
+def options_of(url: str) -> dict[str, Any]:
+    """Return how to connect to a URL's database. Raises psycopg.Error, which may quote it."""
+    given = conninfo_to_dict(url)
+    # A service file has its own, which what is said here would win over.
+    tcp = {} if "service" in given or "PGSERVICE" in os.environ else _TCP_OPTIONS
+    return tcp | given | _OPTIONS
+
+
+_HINTS: dict[type, str] = {
+    psycopg.errors.InsufficientPrivilege: "; let the role own the database, to make its tables",
+    psycopg.errors.InvalidSchemaName: "; the role's search_path names no schema that is there",
+}
+
+
+def prepare(url: str, create: bool) -> str:
+    """Bring the database to this program's schema, unless it has it; refuse to without `create`.
+    Return its origin. Raises CannotOpen, whose text never holds the password."""
+    try:
+        options = options_of(url)
+    except psycopg.Error:
+        # Its own words quote the URL, and the password in it.
+        raise CannotOpen("the database URL is not one that PostgreSQL understands") from None
+    for seconds in _LOCK_TIMEOUTS:
+        try:
+            return _upgrade(options, create, seconds)
+        except (psycopg.Error, StorageError) as error:
+            locked = isinstance(error, psycopg.errors.LockNotAvailable)
+            if not locked or seconds == _LOCK_TIMEOUTS[-1]:
+                hint = _HINTS.get(type(error), "")
+                raise CannotOpen(f"cannot open the database: {reason(error)}{hint}") from error
+        time.sleep(_LOCK_PAUSE)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _upgrade(options: dict[str, Any], create: bool, lock_timeout: int) -> str:
+    with psycopg.connect(**options) as db, db.transaction():
+        # Each statement sees what was committed before it: also what servers of an earlier version
+        # wrote while this waited for a lock.
+        db.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        db.execute(f"SET LOCAL lock_timeout = '{lock_timeout}s'".encode())
+        db.execute("SET LOCAL statement_timeout = 0")  # a large table takes its time
+        # Never wait for a standby that is away. If one takes over that lacks the tables, the next
+        # start makes them.
+        db.execute("SET LOCAL synchronous_commit = local")
+        _check_fitness(db, to_write=create)
+        version = _version(db)
+        if version == 0 and not create:
+            raise CannotOpen("no perfgate-server has made its tables there")
+        applied: list[migrate.Migration] = []
+        if migrate.missing("postgres", version, upgrade=create):
+            version, applied = _apply_migrations(db)
+        if create:
+            _check_role(db)
+        if not value_of(db, IS_WHOLE):
+            raise CannotOpen("it is not whole; restore it anew, while no server uses it")
+        origin = str(value_of(db, ORIGIN))
+        name = db.info.dbname
+    migrate.log_applied(version, applied, name)
+    return origin
+
+
+def _check_fitness(db: psycopg.Connection[Any], *, to_write: bool) -> None:
+    """Raise CannotOpen for a database that cannot hold all texts, or cannot be written to."""
+    encoding = value_of(db, "SHOW server_encoding")
+    if encoding != "UTF8":
+        raise CannotOpen(f"its encoding is {encoding}; make one with ENCODING 'UTF8'")
+    if to_write and value_of(db, "SHOW transaction_read_only") == "on":
+        raise CannotOpen("it is read-only, as a standby is")
+
+
+def _check_role(db: psycopg.Connection[Any]) -> None:
+    """Raise CannotOpen for a role that may only read: nothing would show it before an upload."""
+    if not value_of(db, "SELECT has_table_privilege('baselines', 'INSERT')"):
+        raise CannotOpen("its role may not write to the tables")
+
+
+def value_of(db: psycopg.Connection[Any], query: LiteralString) -> Any:
+    """Return the one value that a query answers, None without a row."""
+    row = db.execute(query).fetchone()
+    return row[0] if row else None
+
+
+def reason(error: Exception) -> str:
+    """Return the first line of what PostgreSQL says: what follows are hints and contexts."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _version(db: psycopg.Connection[Any]) -> int:
+    """Return the version of the schema, 0 for none."""
+    if value_of(db, "SELECT to_regclass('perfgate_migrations')") is None:
+        return 0
+    return int(value_of(db, "SELECT coalesce(max(version), 0) FROM perfgate_migrations"))
+
+
+def _apply_migrations(db: psycopg.Connection[Any]) -> tuple[int, list[migrate.Migration]]:
+    """Apply what is missing, and record it, under a lock; return to which version, and what."""
+    db.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
+    db.execute(
+        """CREATE TABLE IF NOT EXISTS perfgate_migrations (
+            version integer PRIMARY KEY, name text NOT NULL, applied_at text NOT NULL)"""
+    )
+    version = _version(db)
+    applied = migrate.missing("postgres", version)
+    for migration in applied:
+        db.execute(migration.sql.encode())
+        db.execute(
+            "INSERT INTO perfgate_migrations (version, name, applied_at) VALUES (%s, %s, %s)",
+            (migration.version, migration.name, datetime.now(UTC).isoformat()),
+        )
+    return version, applied
