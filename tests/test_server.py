@@ -365,7 +365,7 @@ def test_what_is_no_tls_is_refused_by_gunicorn_and_no_failure(tmp_path: Path) ->
             plain.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
             plain.recv(65536)
         wait_for(lambda: "refused by gunicorn" in log.read_text(), "the refusal's line")
-        assert '"error"' not in log.read_text() and answers()
+        assert '"level": "error"' not in log.read_text() and answers()
     finally:
         process.terminate()
         assert process.wait(PATIENCE) == 0
