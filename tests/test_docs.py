@@ -296,6 +296,11 @@ def test_the_deletion_of_old_uploads_tells_by_its_exit_status(tmp_path: Path) ->
         for benchmark, version in (("io[gzip]", "v1"), ("other", "v1"), ("io[gzip]", "v2")):
             assert server.put(benchmark, version, receipt()) == 201
         assert server.put("io[gzip]", "v3", receipt()) == 201
+        path = "/projects/p/baselines/of-refs/versions"
+        for version, ref in (("v1", "main"), ("v2", "main"), ("v3", "pr"), ("v4", "pr")):
+            name = f"refs/heads/{ref}"
+            uploaded = server.request("PUT", f"{path}/{version}?git_ref={name}", receipt())
+            assert uploaded[0] == 201
 
         def delete(key: str, url: str = server.url) -> tuple[int, str]:
             head = f'as() {{ echo "Authorization: Bearer {key}"; }}; URL={url}\n'
@@ -306,14 +311,15 @@ def test_the_deletion_of_old_uploads_tells_by_its_exit_status(tmp_path: Path) ->
             status, output = delete(key)
             assert status == 1 and said in output
         assert delete(KEYS["admin"], f"http://127.0.0.1:{free_port()}")[0] == 1
-        for count in (2, 0):
+        for count in (4, 0):
             status, output = delete(KEYS["admin"])
             assert (status, output.count('"deleted":true')) == (0, count)
-        # Without its newest baseline a gate would have nothing to compare with.
-        for benchmark in ("io[gzip]", "other"):
+        # Without its newest baseline, or that of main, a gate would have nothing to compare with.
+        left = {"io[gzip]": ["v3"], "other": ["v1"], "of-refs": ["v4", "v2"]}
+        for benchmark, versions in left.items():
             status, _, body = server.request("GET", f"/projects/p/baselines/{benchmark}/versions")
             kept = [entry["version"] for entry in json.loads(body)["versions"]]
-            assert (status, kept) == (200, ["v3" if benchmark != "other" else "v1"])
+            assert (status, kept) == (200, versions)
 
 
 @contextlib.contextmanager
