@@ -264,6 +264,9 @@ def test_what_cannot_be_opened_is_one_line_without_the_password(own: OwnPostgres
         f"postgresql://perfgate:hunter3@127.0.0.1:{free_port()}/x",
         "postgresql://perfgate:hunter3@127.0.0.1:port/x",
         "postgresql://perfgate:hunter3@127.0.0.1/x?nonsense=1",
+        "postgresql://perfgate:a@hunter3@127.0.0.1/x",
+        "postgresql://perfgate:hunter3/a@127.0.0.1/x",
+        "postgresql://perfgate:a@hunter3/a@127.0.0.1/x",
         "mysql://perfgate:hunter3@127.0.0.1/x",
         "",
     ):
@@ -278,6 +281,19 @@ def test_what_cannot_be_opened_is_one_line_without_the_password(own: OwnPostgres
         assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1
         assert r"\n" not in result.stderr  # what libpq says in several lines is not squeezed in
         assert "hunter" not in result.stderr
+
+
+@pytest.mark.parametrize("password", ["a@b", "a/b", "a%b", "a@b/c"])
+def test_who_has_not_encoded_a_password_is_told_to(password: str) -> None:
+    with pytest.raises(CannotOpen, match="percent-encode"):
+        opened(f"postgresql://perfgate:{password}@127.0.0.1/x")
+
+
+def test_what_needs_no_encoding_is_taken_as_it_is(own: OwnPostgres) -> None:
+    url = own.at("postgres").replace("perfgate:hunter2@", "perfgate:hunter:2#?@")
+    for text in (url, f"{own.at('nowhere')}?application_name=a@b"):
+        with pytest.raises(CannotOpen, match="password authentication failed|does not exist"):
+            opened(text)
 
 
 def test_the_password_is_never_logged(own: OwnPostgres, tmp_path: Path) -> None:

@@ -67,7 +67,9 @@ def prepare(url: str, create: bool) -> str:
         options = options_of(url)
     except psycopg.Error:
         # Its own words quote the URL, and the password in it.
-        raise CannotOpen("the database URL is not one that PostgreSQL understands") from None
+        raise CannotOpen(_NOT_UNDERSTOOD) from None
+    if _divides_a_password(url):
+        raise CannotOpen(_NOT_UNDERSTOOD)
     for seconds in _LOCK_TIMEOUTS:
         try:
             return _upgrade(options, create, seconds)
@@ -78,6 +80,19 @@ def prepare(url: str, create: bool) -> str:
                 raise CannotOpen(f"cannot open the database: {reason(error)}{hint}") from error
         time.sleep(_LOCK_PAUSE)
     raise AssertionError("the last attempt returns or raises")
+
+
+_NOT_UNDERSTOOD = (
+    "the database URL is not one that PostgreSQL understands; in a user and a password,"
+    " percent-encode @, /, : and %"
+)
+
+
+def _divides_a_password(url: str) -> bool:
+    """Tell whether libpq would take a part of a password for a host or a database: it would say
+    so, and print it."""
+    authority, _, path = url.partition("://")[2].partition("/")
+    return authority.count("@") > 1 or "@" in path.partition("?")[0]
 
 
 def _upgrade(options: dict[str, Any], create: bool, lock_timeout: int) -> str:
