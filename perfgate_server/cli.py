@@ -299,6 +299,10 @@ def check_command(context: click.Context, /, **options: str | None) -> int:
     print(f"baselines: {counts.baselines}")
     print(f"receipts: {counts.receipts}")
     print(f"verdicts: {counts.verdicts}")
+    if counts.receipts > counts.baselines:
+        # Then the totals are wrong too, and an export would lack what is there.
+        print("receipts: more than baselines, as after a restore that failed; restore anew")
+        return 1
     if counts.wrong_totals:
         print(f"totals: wrong for {', '.join(counts.wrong_totals)}; to mend, export and import")
         return 1

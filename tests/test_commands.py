@@ -561,6 +561,22 @@ def test_check_finds_a_record_without_its_receipt(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("copy*"))
 
 
+def test_check_tells_a_restore_that_failed_from_totals_that_are_wrong(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    """As that into a database on which a server has started. An export would lack the records."""
+    with postgres.database() as url:
+        with contextlib.closing(open_storage("postgres", url, pool_size=1)) as storage:
+            keep(storage)
+        postgres.execute(
+            "SET session_replication_role = replica; DELETE FROM baselines", url.rsplit("/", 1)[1]
+        )
+        result = run("check", "--storage-type", "postgres", "--database-url", url, folder=tmp_path)
+    assert (result.returncode, result.stderr) == (1, b"")
+    assert b"\nbaselines: 0\nreceipts: 1\n" in result.stdout
+    assert result.stdout.endswith(b"as after a restore that failed; restore anew\n")
+
+
 def test_check_says_that_half_a_database_is_damaged(tmp_path: Path) -> None:
     storage = sqlite_file(tmp_path)
     keep(storage)

@@ -93,6 +93,13 @@ def test_a_key_with_the_line_end_of_windows_is_explained(server: Server) -> None
     assert (status, "a carriage return" in body["error"]["message"]) == (400, True)
 
 
+def test_a_key_that_cuts_the_headers_off_is_explained(server: Server) -> None:
+    """As one from a file with the line ends of Windows, of which the shell strips the last byte."""
+    sent = PUT.replace(b"Host: x\r\n", b"Host: x\r\nConnection: close\r\n")
+    status, body = parse_envelope(server.raw(sent + b"\r\nContent-Length: 2\r\n\r\n{}"))
+    assert (status, "ends with a line break" in body["error"]["message"]) == (400, True)
+
+
 @pytest.mark.parametrize(
     "headers",
     [

@@ -16,6 +16,11 @@ from perfgate_server.storage import Storage
 from perfgate_server.storage.base import Baseline, Page, PreconditionFailed
 
 _CHUNK = 2**20
+#: What is mostly wrong: the headers end at a line break of the key, and with them the request.
+_UNANNOUNCED = (
+    "Was not announced: there is neither a Content-Length nor a Transfer-Encoding. Perhaps a"
+    " header, such as that of the key, ends with a line break."
+)
 
 _receipt_schema = schemas.BareReceiptSchema()
 
@@ -53,6 +58,8 @@ def body() -> bytes:
         raise _too_large(limit)
     if size < (request.content_length or 0):
         raise _broken()
+    if request.content_length is None and "Transfer-Encoding" not in request.headers:
+        raise bad_request({"body": _UNANNOUNCED})
     # A client that was slow to send has not used up what the storage may take.
     start_clock()
     return b"".join(chunks)
