@@ -341,10 +341,11 @@ def main() -> None:
 
 
 def _forget_unwritten() -> None:
-    """Forget what standard output does not take: the interpreter would try again at its end, and
-    say so in words of its own."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Forget what the standard streams do not take: the interpreter would try again at its end, and
+    say so in words, and an exit status, of its own."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

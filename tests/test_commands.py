@@ -612,12 +612,18 @@ def test_check_names_a_file_whose_name_the_terminal_cannot_show(tmp_path: Path) 
     assert result.stdout.startswith(f"database: {tmp_path}/\\xfc.db\nintegrity: ok".encode())
 
 
-def test_what_was_done_is_done_where_nothing_can_be_printed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_was_done_is_done_where_nothing_can_be_printed(
+    tmp_path: Path, unbuffered: str
+) -> None:
     sqlite_file(tmp_path).close()
-    for number, command in enumerate(["export all.ndjson", "backup copy.db", "import all.ndjson"]):
+    env = environment(PYTHONUNBUFFERED=unbuffered)
+    # The last ends with its own status.
+    commands = {"export a.ndjson": 0, "backup b.db": 0, "import a.ndjson": 0, "backup c/d.db": 2}
+    for command, status in commands.items():
         line = f"exec {program()} {command} 2>/dev/full"
-        result = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=environment(), timeout=60)
-        assert (number, result.returncode) == (number, 0)
+        result = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=env, timeout=60)
+        assert (command, result.returncode) == (command, status)
 
 
 @pytest.mark.parametrize("command", [["check"], ["export", "all.ndjson"], ["--port", "0"]])
