@@ -37,6 +37,17 @@ def run(*arguments: Any, folder: Path, text: bytes | None = None, **variables: s
     )
 
 
+def in_shell(script: str, *arguments: Any, folder: Path, **variables: str) -> Any:
+    """Run a script of the shell, to which the program and these are its arguments."""
+    return subprocess.run(
+        ["sh", "-c", script, "sh", program(), *arguments],
+        capture_output=True,
+        cwd=folder,
+        timeout=60,
+        env=environment(**variables),
+    )
+
+
 def sqlite_file(folder: Path, name: str = "perfgate.db") -> Storage:
     return open_storage("sqlite", str(folder / name), pool_size=1)
 
@@ -220,13 +231,7 @@ def test_an_export_for_which_there_is_no_room_is_one_line_and_no_file(tmp_path: 
     source = sqlite_file(tmp_path)
     keep(source, "b", "v1", value=receipt(pad="x" * 200_000))
     source.close()
-    result = subprocess.run(
-        ["sh", "-c", f"ulimit -f 100; exec {program()} export all.ndjson"],
-        capture_output=True,
-        cwd=tmp_path,
-        env=environment(),
-        timeout=60,
-    )
+    result = in_shell('ulimit -f 100; exec "$@"', "export", "all.ndjson", folder=tmp_path)
     assert result.returncode == 1
     assert result.stderr == b"Error: cannot write all.ndjson: File too large\n"
     assert not [*tmp_path.glob("all.ndjson*")]
@@ -617,12 +622,15 @@ def test_what_was_done_is_done_where_nothing_can_be_printed(
     tmp_path: Path, unbuffered: str
 ) -> None:
     sqlite_file(tmp_path).close()
-    env = environment(PYTHONUNBUFFERED=unbuffered)
     # The last ends with its own status.
     commands = {"export a.ndjson": 0, "backup b.db": 0, "import a.ndjson": 0, "backup c/d.db": 2}
     for command, status in commands.items():
-        line = f"exec {program()} {command} 2>/dev/full"
-        result = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=env, timeout=60)
+        result = in_shell(
+            'exec "$@" 2>/dev/full',
+            *command.split(),
+            folder=tmp_path,
+            PYTHONUNBUFFERED=unbuffered,
+        )
         assert (command, result.returncode) == (command, status)
 
 
@@ -630,13 +638,7 @@ def test_what_was_done_is_done_where_nothing_can_be_printed(
 def test_a_folder_that_is_gone_is_one_line(tmp_path: Path, command: list[str]) -> None:
     folder = tmp_path / "gone"
     folder.mkdir()
-    result = subprocess.run(
-        ["sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", program(), *command],
-        capture_output=True,
-        cwd=folder,
-        env=environment(),
-        timeout=60,
-    )
+    result = in_shell('rmdir "$PWD"; exec "$@"', *command, folder=folder)
     assert result.returncode == 2
     assert result.stderr == b"Error: the working directory is gone\n"
 

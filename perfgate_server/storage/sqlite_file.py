@@ -187,10 +187,14 @@ def prepare(path: Path, create: bool = True) -> None:
         raise CannotOpen(f"cannot open the database {path}: {_why(error)}") from error
 
 
+def primary_code(error: Exception) -> int:
+    """Return SQLite's primary result code, 0 for what is no error of SQLite's."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
 def _why(error: Exception) -> str:
     """Return what is said of a database that cannot be opened."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+    if primary_code(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
         return f"{error}; this user must be able to write to it and to its folder, or open a copy"
     return str(getattr(error, "strerror", None) or error)
 
@@ -374,6 +378,6 @@ def check(path: Path) -> str | None:
         with _existing(path) as (db, _):
             return check_integrity(db)
     except (StorageError, sqlite3.Error, OSError) as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT:
+        if primary_code(error) == sqlite3.SQLITE_CORRUPT:
             return str(error)
         raise CannotOpen(f"cannot open the database {path}: {_why(error)}") from error

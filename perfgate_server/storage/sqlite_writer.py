@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from perfgate_server.storage.base import Unavailable
-from perfgate_server.storage.sqlite_file import ERRORS, Connection, reason
+from perfgate_server.storage.sqlite_file import ERRORS, Connection, primary_code, reason
 
 #: Seconds between two attempts to get the lock that another process has, at first and at most.
 #: SQLite's own waiting goes in steps of 1, 2, 5, 10 ms: longer than the lock is held mostly.
@@ -237,7 +237,7 @@ def _begin(db: Connection, deadline: float) -> None:
             return
         except sqlite3.OperationalError as error:
             left = deadline - time.monotonic()
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or left <= 0:
+            if primary_code(error) != sqlite3.SQLITE_BUSY or left <= 0:
                 raise
         time.sleep(min(pause, left))
         pause = min(pause * 1.5, _LONGEST_PAUSE)
