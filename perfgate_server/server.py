@@ -48,7 +48,7 @@ def gunicorn_settings(config: ServerConfig) -> dict[str, Any]:
         "timeout": int(config.timeout) + 30,
         "graceful_timeout": int(config.timeout) + 5,
         "worker_tmp_dir": _heartbeats(),
-        "pre_fork": _assign,
+        "pre_fork": _before_fork,
         "child_exit": _clear_place,
         "worker_exit": _close_storage,
         "control_socket_disable": True,
@@ -90,15 +90,6 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn is not ty
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn is not typed
-    def spawn_worker(self) -> Any:
-        """Fork a worker with the stop signals blocked: until it has its own handlers it would
-        run this process's, which swallow them. `Worker.init_signals` unblocks them."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-        try:
-            return super().spawn_worker()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
-
     def handle_hup(self) -> None:
         """Replace the workers, but for the one that is all there is of storage `memory`.
 
@@ -208,6 +199,18 @@ def _started(config: ServerConfig, url: str) -> str:
     return f"listening on {url}, storing in {where}, keys: {granted}"
 
 
+def _before_fork(arbiter: Any, worker: Worker) -> None:
+    _assign(arbiter, worker)
+    # Until a worker has its own handlers it would run the main process's, which swallow the
+    # signal. `Worker.init_signals` unblocks them there, the next line here.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+
+
+os.register_at_fork(
+    after_in_parent=functools.partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, STOPPING)
+)
+
+
 def _assign(arbiter: Any, worker: Worker) -> None:
     """Give a worker a place, and a core that the fewest others have, of those that this process
     may use."""
@@ -297,12 +300,4 @@ def wsgi_settings() -> dict[str, Any]:
         "when_ready": lambda server: logger.info(_started(config, str(server.LISTENERS[0]))),
         "on_exit": _log_stop,
         "on_reload": _tell_of_hangup,
-        "post_fork": _die_young,
     }
-
-
-def _die_young(_: Any, __: Any) -> None:
-    # gunicorn's own main process does not see to it as `_Arbiter` does: until a worker has its own
-    # handlers it would run those of the main process, which would wait for it in vain.
-    for number in (*STOPPING, signal.SIGINT):
-        signal.signal(number, lambda *_: os._exit(0))

@@ -212,12 +212,14 @@ def test_clients_that_had_connected_are_answered_at_a_stop(tmp_path: Path, stops
 
 _SLOW_START = """
 import time
-from perfgate_server import Role, ServerConfig, run_server, worker
-prompt = worker.Worker.init_signals
-worker.Worker.init_signals = lambda self: (time.sleep(1), prompt(self))
+from gunicorn import util
+from perfgate_server import ServerConfig, run_server
+from perfgate_server.worker import Worker
+prompt = {place}
+{place} = lambda first: (time.sleep("master" not in str(first)), prompt(first))
 """
-_EMBEDDED = f'{_SLOW_START}run_server(ServerConfig(bind="127.0.0.1", port=0))\n'
-_GUNICORN = f"""{_SLOW_START}
+_EMBEDDED = 'run_server(ServerConfig(bind="127.0.0.1", port=0))'
+_GUNICORN = """
 import sys
 from gunicorn.app.wsgiapp import run
 sys.argv = ["gunicorn", "wsgi:app"]
@@ -227,14 +229,16 @@ run()
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 @pytest.mark.parametrize("program_text", [_EMBEDDED, _GUNICORN], ids=["embedded", "gunicorn"])
+@pytest.mark.parametrize("place", ["util._setproctitle", "Worker.init_signals"])
 def test_a_worker_that_is_still_starting_stops_too(
-    tmp_path: Path, program_text: str, number: signal.Signals
+    tmp_path: Path, place: str, program_text: str, number: signal.Signals
 ) -> None:
-    """It does not miss the signal, however young it is."""
+    """It does not miss the signal, however young it is: gunicorn does the one first, as soon as a
+    worker is forked, and the other last, before it serves."""
     database = str(tmp_path / "perfgate.db")
     variables = {"PERFGATE_API_KEYS": EVERY_KEY, "PERFGATE_DATABASE_URL": database}
     process = subprocess.Popen(
-        [program("python"), "-c", program_text],
+        [program("python"), "-c", _SLOW_START.format(place=place) + program_text],
         stderr=subprocess.DEVNULL,
         cwd=ROOT,
         env=environment(PERFGATE_PORT=str(free_port()), PERFGATE_WORKERS="1", **variables),
