@@ -19,6 +19,9 @@ from support import PATIENCE, free_port, not_installed, perfgate_server, serving
 
 from perfgate_server.storage import open_storage
 
+_DISCONNECT = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = '{}' AND pid <> pg_backend_pid()"""
+
 
 class Postgres:
     """A server, and fresh databases on it."""
@@ -47,11 +50,14 @@ class Postgres:
             yield self.at(name)
         finally:
             # In two steps, as PostgreSQL 12 knows no DROP DATABASE … WITH (FORCE).
-            self.execute(
-                f"""SELECT pg_terminate_backend(pid)
-                    FROM pg_stat_activity WHERE datname = '{name}'"""
-            )
+            self.execute(_DISCONNECT.format(name))
             self.execute(f"DROP DATABASE IF EXISTS {name}")
+
+    def empty(self, url: str) -> None:
+        """Make a database that has been used as good as new."""
+        name = urlsplit(url).path[1:]
+        drop = "DROP SCHEMA public CASCADE; CREATE SCHEMA public"
+        self.execute(f"{_DISCONNECT.format(name)}; {drop}", name)
 
 
 class OwnPostgres(Postgres):

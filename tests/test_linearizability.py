@@ -25,12 +25,12 @@ def prove(target: Target, count: int) -> None:
 
 
 def test_sqlite_answers_as_if_one_after_the_other(tmp_path: Path) -> None:
-    prove(SqliteTarget(tmp_path), 20)
+    prove(SqliteTarget(tmp_path), 12)
 
 
 def test_postgres_answers_as_if_one_after_the_other(tmp_path: Path) -> None:
     with own_postgres() as server, server.database() as url:
-        prove(PostgresTarget(tmp_path, server, url), 12)
+        prove(PostgresTarget(tmp_path, server, url), 8)
 
 
 def op(began: float, ended: float, kind: str, answer: Any, **more: Any) -> Operation:
