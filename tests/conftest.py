@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ from perfgate_server import Role, ServerConfig, create_app, jsonio
 from perfgate_server.storage import Storage, open_storage
 
 BACKENDS = ("memory", "sqlite", "postgres")
+
+
+def pytest_configure() -> None:
+    """Told to stop, as by `timeout`, end the servers that the tests started, as at Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
