@@ -202,10 +202,12 @@ def _started(config: ServerConfig, url: str) -> str:
 def _before_fork(arbiter: Any, worker: Worker) -> None:
     _assign(arbiter, worker)
     # Until a worker has its own handlers it would run the main process's, which swallow the
-    # signal. `Worker.init_signals` unblocks them there, the next line here.
+    # signal. `Worker.init_signals` lets it through there, and the next statement here.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
 
 
+# gunicorn has no hook for after the fork in the main process. The other processes that import
+# this module have nothing blocked.
 os.register_at_fork(
     after_in_parent=functools.partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, STOPPING)
 )
