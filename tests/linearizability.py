@@ -158,9 +158,12 @@ def _continued(
     while left:
         state, done = left.pop()
         for number in pending - done:
+            known = history[number].answer
             after, answer = apply(state, history[number])
+            # What is not answered, and changes nothing, is as good as never done.
+            may_be = after != state if known is None else answer == known
             reached = after, done | {number}
-            if history[number].answer in (None, answer) and reached not in found:
+            if may_be and reached not in found:
                 found.add(reached)
                 left.append(reached)
     return found
