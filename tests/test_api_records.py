@@ -149,6 +149,15 @@ def test_delete_can_be_made_conditional(api: Api) -> None:
     assert api.delete(headers={"If-Match": "*"}).status_code == 200
 
 
+def test_what_if_none_match_does_not_name_is_written(api: Api) -> None:
+    api.upload()
+    for other in ('"x"', 'W/"x", "y"'):
+        header = {"headers": {"If-None-Match": other}}
+        assert api.put(**header).status_code == 200
+        assert api.delete(**header).status_code == 200
+        assert api.put(**header).status_code == 201
+
+
 def test_a_promotion_can_be_made_conditional_on_its_target(api: Api) -> None:
     api.upload()
     path = "/projects/p/baselines/b/promote"
@@ -162,6 +171,7 @@ def test_a_promotion_can_be_made_conditional_on_its_target(api: Api) -> None:
     fails(promote(If_Match="*"), 412)
     tag = promote(If_None_Match="*").headers["ETag"]
     fails(promote(If_None_Match="*"), 412)
+    assert promote(If_None_Match='"x"').status_code == 200
     assert promote(If_Match=tag).status_code == 200
 
 
