@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import os
+import re
 import signal
 import sqlite3
 import stat
@@ -292,7 +293,7 @@ def test_a_dash_is_standard_output_as_it_is_standard_input(tmp_path: Path) -> No
     assert not (tmp_path / "-").exists()
 
 
-@pytest.mark.parametrize("closed", ["1>&-", "2>&-"])
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-"])
 def test_a_closed_stream_that_is_not_needed_changes_nothing(tmp_path: Path, closed: str) -> None:
     source = sqlite_file(tmp_path)
     keep(source, "b", "v1")
@@ -346,7 +347,9 @@ def test_a_terminal_is_shown_a_bar_and_standard_output_is_not(tmp_path: Path) ->
             )
             assert (result.returncode, result.stdout) == (0, out)
             shown = screen.read(65536)
-            assert label in shown and b"100%" in shown
+            steps = re.findall(rb"(\d+)%", shown)
+            assert label in shown and len(steps) == 1 + 7  # one for each record
+            assert steps[-1] == b"100" and steps.count(b"100") == 1
 
 
 def test_a_command_that_ctrl_c_ends_says_so_by_its_exit_status(tmp_path: Path) -> None:
@@ -654,3 +657,17 @@ def test_a_command_takes_the_options_before_it_and_no_keys(tmp_path: Path) -> No
     )
     assert (result.returncode, result.stderr) == (0, b"")
     assert b"/mine.db\nintegrity: ok\n" in result.stdout
+
+
+def test_of_several_databases_a_command_takes_the_one_that_is_named_last(tmp_path: Path) -> None:
+    """The variable's, that of an option before the command, that of one after it."""
+    for name in ("variable", "before", "after"):
+        sqlite_file(tmp_path, name).close()
+    before, after = ["--database-url", "before"], ["--database-url", "after"]
+    for command, name in (
+        (["check"], "variable"),
+        ([*before, "check"], "before"),
+        ([*before, "check", *after], "after"),
+    ):
+        result = run(*command, folder=tmp_path, PERFGATE_DATABASE_URL="variable")
+        assert result.stdout.startswith(f"database: {tmp_path}/{name}\nintegrity: ok\n".encode())

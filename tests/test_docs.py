@@ -387,9 +387,9 @@ def test_every_option_and_variable_stands_in_the_readme() -> None:
     assert "`PERFGATE_API_KEYS_FILE`" in README
 
 
-def help_of(*command: str) -> str:
+def help_of(*command: str, option: str = "--help") -> str:
     """Return the help that a terminal of the common width shows."""
-    arguments = [program(), *command, "--help"]
+    arguments = [program(), *command, option]
     shown = environment(COLUMNS="80")
     return subprocess.run(arguments, capture_output=True, text=True, env=shown).stdout
 
@@ -397,13 +397,19 @@ def help_of(*command: str) -> str:
 def test_the_help_names_every_variable() -> None:
     text = help_of()
     for variable in re.findall(r"`(PERFGATE_(?!TEST_)\w+)`", README):
-        assert variable in text
+        assert re.search(rf"{variable}\b", text), variable
 
 
 def test_the_help_of_the_commands_on_a_storage_says_which_they_take() -> None:
     for name in ("export", "import", "backup", "check"):
         text = help_of(name)
         assert re.search(r"PERFGATE_STORAGE_TYPE;\s+default:\s+sqlite\]", text), name
+
+
+@pytest.mark.parametrize("command", [[], ["export"]], ids=["", "export"])
+def test_the_short_option_for_help_shows_the_same(command: list[str]) -> None:
+    shown = help_of(*command, option="-h")
+    assert shown == help_of(*command) and shown.startswith("Usage: perfgate-server ")
 
 
 def test_every_route_stands_in_the_readme(create: Create) -> None:
