@@ -219,11 +219,21 @@ def test_times_in_the_log_are_those_of_utc_wherever_the_server_runs(
     time.tzset()
 
 
-def test_colours_are_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
-    record = logging.LogRecord("x", logging.WARNING, "", 0, "said", None, None)
+@pytest.mark.parametrize(
+    ("level", "tag"),
+    [
+        (logs.TRACE, "\033[2mtrace\033[0m"),
+        (logging.DEBUG, "\033[2mdebug\033[0m"),
+        (logging.INFO, "\033[32minfo \033[0m"),
+        (logging.WARNING, "\033[33mwarn \033[0m"),
+        (logging.ERROR, "\033[31merror\033[0m"),
+    ],
+)
+def test_colours_are_for_terminals(monkeypatch: pytest.MonkeyPatch, level: int, tag: str) -> None:
+    record = logging.LogRecord("x", level, "", 0, "said", None, None)
     assert "\033" not in logs.PrettyLines().format(record)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert "Z \033[33mwarn \033[0m said" in logs.PrettyLines().format(record)
+    assert f"Z {tag} said" in logs.PrettyLines().format(record)
 
 
 def test_what_is_critical_is_an_error() -> None:
