@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -203,6 +204,17 @@ def test_what_gunicorn_says_of_itself_is_for_debugging(tmp_path: Path, level: st
         server.stop()
         said = {line["logger"] for line in map(json.loads, server.log.splitlines())}
     assert ("gunicorn.error" in said) == (level == "debug")
+    assert {name for name in said if not name.startswith("perfgate_server")} <= {"gunicorn.error"}
+
+
+def test_what_is_no_json_stands_in_a_line_as_text() -> None:
+    """A library's own field may be anything; the line would be lost."""
+    code = (
+        "import logging, pathlib; from perfgate_server import logs; logs.configure('info', 'json');"
+        " logging.warning('said', extra={'where': pathlib.Path('/x')})"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert json.loads(result.stderr)["where"] == "/x"
 
 
 @pytest.mark.parametrize("lines", [logs.JsonLines, logs.PrettyLines])
@@ -406,9 +418,11 @@ def test_a_line_tells_the_time_of_its_request(
 def test_handlers_of_others_can_write_a_request_s_line(
     logged: Api, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An application that one makes oneself may have them."""
+    """An application that one makes oneself may have them. They are told no process, rather than
+    that of whoever imported us."""
     logged.get(LATEST)
     (record,) = caplog.records
     milliseconds = int(record.created % 1 * 1000)
-    (line,) = lines(caplog, logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    assert line.endswith(f",{milliseconds:03} INFO request")
+    style = "%(asctime)s %(levelname)s %(message)s of %(process)s %(threadName)s"
+    (line,) = lines(caplog, logging.Formatter(style))
+    assert line.endswith(f",{milliseconds:03} INFO request of None None")
