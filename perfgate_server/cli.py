@@ -58,7 +58,6 @@ _SERVER_OPTIONS = (
     ("pool_size", "N", "Connections to postgres in each process.", "one a thread"),
     ("trusted_proxies", "N", "How many hops of X-Forwarded-* to believe.", "0"),
 )
-_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 def _options(options: Any) -> Callable[[Any], Any]:
@@ -71,7 +70,10 @@ def _options(options: Any) -> Callable[[Any], Any]:
     return decorate
 
 
-@click.group(invoke_without_command=True, context_settings=_SETTINGS)
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @_options(_SERVER_OPTIONS)
 @click.option(
     "--api-keys",
@@ -158,7 +160,7 @@ def _progress(label: str, length: int) -> Iterator[Callable[[int], None]]:
         yield bar.update
 
 
-@command.command("export", context_settings=_SETTINGS)
+@command.command("export")
 @_options(_STORAGE_OPTIONS)
 @click.argument("file", required=False)
 @click.pass_context
@@ -197,7 +199,7 @@ def export_command(context: click.Context, /, file: str | None, **options: str |
     say(f"{baselines} baselines and {verdicts} verdicts exported")
 
 
-@command.command("import", context_settings=_SETTINGS)
+@command.command("import")
 @_options(_STORAGE_OPTIONS)
 @click.option(
     "--merge",
@@ -253,7 +255,7 @@ def _check_kind(source: BinaryIO, file: str) -> None:
             raise ConfigError(f"{file} is {kind}; import reads what export wrote")
 
 
-@command.command("backup", context_settings=_SETTINGS)
+@command.command("backup")
 @_options(_STORAGE_OPTIONS)
 @click.argument("file")
 @click.pass_context
@@ -272,7 +274,7 @@ def backup_command(context: click.Context, /, file: str, **options: str | None) 
     say(f"backed up to {file}")
 
 
-@command.command("check", context_settings=_SETTINGS)
+@command.command("check")
 @_options(_STORAGE_OPTIONS)
 @click.pass_context
 def check_command(context: click.Context, /, **options: str | None) -> int:
@@ -337,7 +339,7 @@ def main() -> None:
         sys.exit(130)
     finally:
         _forget_unwritten()
-    sys.exit(status if isinstance(status, int) else 0)
+    sys.exit(status)
 
 
 def _forget_unwritten() -> None:
