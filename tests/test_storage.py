@@ -144,6 +144,27 @@ def test_lookups_raise_for_what_is_not_there(storage: Storage) -> None:
             lookup()
 
 
+@pytest.mark.parametrize(
+    ("project", "benchmark", "missing"),
+    [("p", "b", "version"), ("p", "c", "benchmark"), ("q", "b", "benchmark")],
+)
+def test_a_version_that_is_not_there_may_lack_its_benchmark(
+    storage: Storage, project: str, benchmark: str, missing: str
+) -> None:
+    keep(storage, "b", "v1", "p")
+    keep(storage, "c", "v1", "q")
+    for lookup in (
+        lambda: storage.get(project, benchmark, "v2", receipt=False, deadline=soon()),
+        lambda: storage.delete(project, benchmark, "v2", deadline=soon()),
+        lambda: storage.promote(
+            promotion("v2", "v3", project=project, benchmark=benchmark), deadline=soon()
+        ),
+    ):
+        with pytest.raises(NotFound) as found:
+            lookup()
+        assert found.value.missing == missing
+
+
 def test_what_is_missing_is_missing_as_of_one_moment(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,8 +267,10 @@ def test_a_deleted_version_can_be_kept_again_with_anything_in_it(storage: Storag
         get(storage)
     second = keep(storage, value=receipt(wall_ms=7), tags=["new"])
     assert second.id != first.id
-    assert listed(storage, tags=["old"]) == []
-    assert listed(storage, tags=["new"]) == ["v1"]
+    for tag, versions in (("old", []), ("new", ["v1"])):
+        found = storage.list("p", Filters(tags=[tag]), Page(limit=9), deadline=soon())
+        assert [record.version for record in found.baselines] == versions
+        assert (found.total, found.has_more) == (len(versions), False)
 
 
 def test_preconditions_see_the_stored_record_and_can_stop_a_write(storage: Storage) -> None:
@@ -270,6 +293,23 @@ def test_preconditions_see_the_stored_record_and_can_stop_a_write(storage: Stora
     delete(storage, precondition=seen.append)
     assert seen[3:] == [first]
     assert listed(storage) == []
+
+
+def test_a_promotions_precondition_sees_its_target(storage: Storage) -> None:
+    seen: list[Baseline | None] = []
+
+    def refuse(found: Baseline | None) -> None:
+        seen.append(found)
+        raise PreconditionFailed
+
+    keep(storage)
+    with pytest.raises(PreconditionFailed):
+        storage.promote(promotion(), deadline=soon(), precondition=refuse)
+    assert listed(storage) == ["v1"]
+    made, _ = storage.promote(promotion(), deadline=soon(), precondition=seen.append)
+    with pytest.raises(PreconditionFailed):
+        storage.promote(promotion(), deadline=soon(), precondition=refuse)
+    assert seen == [None, None, made]
 
 
 def test_a_write_that_fails_leaves_nothing(storage: Storage) -> None:
@@ -544,6 +584,11 @@ def test_a_page_can_carry_receipts(shelf: Storage) -> None:
     for filters in (Filters(), Filters(tags=["x"])):
         found = shelf.list("p", filters, page, deadline=soon())
         assert {baseline.receipt for baseline in found.baselines} == {stored()[1].body}
+    part = shelf.list("p", Filters(), Page(limit=2, receipts=True), deadline=soon())
+    assert [baseline.version for baseline in part.baselines] == ["6", "5"]
+    assert (part.has_more, part.total) == (True, 6)
+    without = shelf.list("p", Filters(), Page(limit=50), deadline=soon())
+    assert {baseline.receipt for baseline in without.baselines} == {None}
 
 
 @pytest.mark.parametrize("size", [len(stored()[1].body) + 1, 2 * len(stored()[1].body)])
@@ -566,6 +611,7 @@ def test_a_history_tells_its_current_record_on_every_page(storage: Storage) -> N
     keep(storage, "b", "v2")
     storage.promote(promotion("v1", "v3"), deadline=soon())
     keep(storage, "c", "v4")
+    keep(storage, "b", "v5", "elsewhere")
     found = history(storage)
     assert [baseline.version for baseline in found.baselines] == ["v3", "v2", "v1"]
     assert found.total == 3
