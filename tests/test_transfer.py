@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 from collections.abc import Iterator
@@ -179,6 +180,12 @@ def test_latest_does_not_move_to_what_is_imported(storage: Storage) -> None:
     assert listed(storage, benchmark="b") == ["own2", "own1"]
 
 
+def test_latest_does_not_move_from_the_first_record_of_all(storage: Storage) -> None:
+    keep(storage, "b", "own")
+    found = storage.restore(*stored("b", "v1"), after=None, place=None, deadline=soon())
+    assert (found.outcome, listed(storage)) == (Outcome.REFUSED, ["own"])
+
+
 def test_merge_puts_what_is_imported_before_what_is_there(storage: Storage) -> None:
     """Also in several goes, with uploads in between; tags and cursors follow."""
     text = file_of(storage, "v1", "v2", "v3", "v4")
@@ -199,6 +206,26 @@ def test_merge_puts_what_is_imported_before_what_is_there(storage: Storage) -> N
     for version in ["own4", *expected]:
         storage.delete("p", "b", version, deadline=soon())
     assert storage.counts(deadline=soon()).receipts == 0
+
+
+def test_merge_keeps_the_order_of_what_is_there_and_not_of_its_times(storage: Storage) -> None:
+    text = file_of(storage, "v1")
+    keep(storage, "b", "own1", created_at="2026-03-08T12:00:00.000000Z")
+    keep(storage, "b", "own2", created_at="2020-01-01T00:00:00.000000Z")
+    assert restored(storage, text, merge=True)[0].complete
+    assert listed(storage) == ["own2", "own1", "v1"]
+
+
+def test_what_lies_behind_all_that_is_merged_is_moved_once(storage: Storage) -> None:
+    """A walk misses what is moved from before its cursor, and uploads wait while it is."""
+    keep(storage, "b", "own")
+    first = storage.reserve(2, deadline=soon())
+    restore = functools.partial(storage.restore, deadline=soon())
+    restore(*stored("b", "v1"), after=None, place=first)
+    moved = storage.latest("p", "b", receipt=False, deadline=soon())
+    restore(*stored("b", "v2"), after=first, place=first + 1)
+    assert storage.latest("p", "b", receipt=False, deadline=soon()) == moved
+    assert listed(storage) == ["own", "v2", "v1"]
 
 
 def test_merge_keeps_the_order_of_the_file_where_some_of_it_is_there(storage: Storage) -> None:
