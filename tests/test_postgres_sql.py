@@ -67,6 +67,20 @@ def test_no_large_project_is_missing_from_the_statistics(storage: Any, url: str)
     assert names == {"baselines", "baseline_tags", "receipts", "receipt_summaries", "verdicts"}
 
 
+def test_names_and_times_compare_by_byte_whatever_the_database_s_collation(
+    storage: Any, url: str
+) -> None:
+    """A prefix is a range of names, and "a/b" is not between "a" and "ab" in every language."""
+    with psycopg.connect(url) as session:
+        rows = session.execute(
+            """SELECT DISTINCT t.relname, a.attname FROM pg_index i
+               JOIN pg_class t ON t.oid = i.indrelid AND t.relnamespace = 'public'::regnamespace
+               JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = ANY (i.indkey)
+               JOIN pg_collation c ON c.oid = a.attcollation WHERE c.collname <> 'C'"""
+        ).fetchall()
+    assert rows == []
+
+
 def totals(db: Any) -> dict[str, int]:
     rows = db.execute("SELECT kind, sum(number)::int FROM totals GROUP BY kind").fetchall()
     return dict(rows)
