@@ -92,8 +92,11 @@ def test_a_machine_that_died_keeps_no_lock_beyond_its_deadline(url: str) -> None
 
 def rename(postgres: Postgres, *names: tuple[str, str]) -> None:
     for old, new in names:
+        # A pool that has lost a connection makes another at any time.
+        postgres.execute(f"ALTER DATABASE {old} ALLOW_CONNECTIONS false")
         disconnect(postgres, old)
         postgres.execute(f"ALTER DATABASE {old} RENAME TO {new}")
+        postgres.execute(f"ALTER DATABASE {new} ALLOW_CONNECTIONS true")
 
 
 def test_a_database_that_took_the_name_of_another_is_not_used(postgres: Postgres) -> None:
