@@ -283,6 +283,13 @@ def test_what_cannot_be_opened_is_one_line_without_the_password(own: OwnPostgres
         assert "hunter" not in result.stderr
 
 
+@pytest.mark.parametrize(("said", "told"), [("a\nHINT: b", "a"), ("", "OperationalError")])
+def test_the_reason_is_one_line_also_of_an_error_without_words(said: str, told: str) -> None:
+    from perfgate_server.storage.postgres_opening import reason
+
+    assert reason(psycopg.OperationalError(said)) == told
+
+
 @pytest.mark.parametrize("password", ["a@b", "a/b", "a%b", "a@b/c"])
 def test_who_has_not_encoded_a_password_is_told_to(password: str) -> None:
     with pytest.raises(CannotOpen, match="percent-encode"):
