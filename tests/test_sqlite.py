@@ -73,7 +73,8 @@ def test_a_database_that_is_made_is_told_of_once(
     with caplog.at_level("INFO", "perfgate_server"):
         for _ in range(2):
             opened(path).close()
-        SqlStorage(SqliteEngine(None)).ping(deadline=soon())
+        with closing(SqlStorage(SqliteEngine(None))) as in_memory:
+            in_memory.ping(deadline=soon())
     assert caplog.messages == [f"a new, empty database was made: {path}"]
 
 
