@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from postgres_server import OwnPostgres, Postgres, own_postgres, running_postgres
+from postgres_server import OwnPostgres, Postgres, database_of, own_postgres, running_postgres
 from support import KEYS, bearer, receipt
 
 from perfgate_server import Role, ServerConfig, create_app, jsonio
@@ -81,24 +81,20 @@ def own() -> Iterator[OwnPostgres]:
 
 
 @pytest.fixture(scope="session")
-def _emptied(postgres: Postgres) -> Iterator[str]:
+def shared_url(postgres: Postgres) -> Iterator[str]:
+    """Where a database of PostgreSQL is that `location` empties after each test: a fresh one is 300
+    files, which ext4 takes long to make when as many have just been deleted."""
     with postgres.database() as made:
         yield made
-
-
-@pytest.fixture
-def emptied(postgres: Postgres, _emptied: str) -> Iterator[str]:
-    """Where a database of PostgreSQL is that is emptied after each test: a fresh one is 300 files,
-    which ext4 takes long to make when as many have just been deleted."""
-    yield _emptied
-    postgres.empty(_emptied)
 
 
 @pytest.fixture
 def location(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str | None]:
     """Where the backend's own empty database is."""
     if backend == "postgres":
-        yield request.getfixturevalue("emptied")
+        server, url = map(request.getfixturevalue, ("postgres", "shared_url"))
+        yield url
+        server.empty(database_of(url))
     else:
         yield str(tmp_path / "perfgate.db") if backend == "sqlite" else None
 

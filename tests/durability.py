@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import support
-from postgres_server import OwnPostgres, own_postgres
+from postgres_server import OwnPostgres, database_of, own_postgres
 from support import Server, bearer, perfgate_server, receipt, serving, wait_for
 
 from perfgate_server.cli import exit_on_signals
@@ -278,7 +278,7 @@ class PostgresTarget(Target):
     ways = ("database", "worker", "server", "database")
 
     def __init__(self, folder: Path, postgres: OwnPostgres, url: str) -> None:
-        self._postgres, self._database = postgres, url.rsplit("/", 1)[1]
+        self._postgres, self._database = postgres, database_of(url)
         storage = ("--storage-type", "postgres", "--database-url", url)
         super().__init__(folder, perfgate_server(*_SETTINGS, *storage))
 

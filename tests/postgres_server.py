@@ -19,8 +19,13 @@ from support import PATIENCE, free_port, not_installed, perfgate_server, serving
 
 from perfgate_server.storage import open_storage
 
-_DISCONNECT = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+_END_SESSIONS = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = '{}' AND pid <> pg_backend_pid()"""
+
+
+def database_of(url: str) -> str:
+    """Return the name of a URL's database."""
+    return urlsplit(url).path[1:]
 
 
 class Postgres:
@@ -50,14 +55,17 @@ class Postgres:
             yield self.at(name)
         finally:
             # In two steps, as PostgreSQL 12 knows no DROP DATABASE … WITH (FORCE).
-            self.execute(_DISCONNECT.format(name))
+            self.disconnect(name)
             self.execute(f"DROP DATABASE IF EXISTS {name}")
 
-    def empty(self, url: str) -> None:
-        """Make a database that has been used as good as new."""
-        name = urlsplit(url).path[1:]
+    def disconnect(self, database: str) -> list[Any]:
+        """End all sessions on a database; return a row for each."""
+        return self.execute(_END_SESSIONS.format(database))
+
+    def empty(self, database: str) -> None:
+        """Make a database that has been used as good as new, over one connection."""
         drop = "DROP SCHEMA public CASCADE; CREATE SCHEMA public"
-        self.execute(f"{_DISCONNECT.format(name)}; {drop}", name)
+        self.execute(f"{_END_SESSIONS.format(database)}; {drop}", database)
 
 
 class OwnPostgres(Postgres):

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 import pytest
-from postgres_server import Postgres
+from postgres_server import Postgres, database_of
 from support import KEYS, PATIENCE, environment, program, receipt, soon, sqlite_server, wait_for
 from test_storage import keep, promotion
 from test_transfer import exported, fill
@@ -577,7 +577,7 @@ def test_check_tells_a_restore_that_failed_from_totals_that_are_wrong(
         with contextlib.closing(open_storage("postgres", url, pool_size=1)) as storage:
             keep(storage)
         postgres.execute(
-            "SET session_replication_role = replica; DELETE FROM baselines", url.rsplit("/", 1)[1]
+            "SET session_replication_role = replica; DELETE FROM baselines", database_of(url)
         )
         result = run("check", "--storage-type", "postgres", "--database-url", url, folder=tmp_path)
     assert (result.returncode, result.stderr) == (1, b"")

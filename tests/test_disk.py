@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from postgres_server import own_postgres
+from postgres_server import database_of, own_postgres
 from support import (
     ROOT,
     Server,
@@ -139,7 +139,7 @@ def test_postgres_on_a_full_disk(small_disk: Path) -> None:
             shutil.chown(tables, "postgres")
         postgres.execute(f"CREATE TABLESPACE small LOCATION '{tables}'")
         with postgres.database() as url:
-            name = url.rsplit("/", 1)[1]
+            name = database_of(url)
             arguments = perfgate_server("--storage-type", "postgres", "--database-url", url)
             with serving([*arguments, "--timeout", "5"], small_disk.parent) as server:
                 for table in ("receipts", "baselines"):

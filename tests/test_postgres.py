@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from conftest import Api, Create
-from postgres_server import OwnPostgres, Postgres, opened, server_on
+from postgres_server import OwnPostgres, Postgres, database_of, opened, server_on
 from support import (
     KEYS,
     LATEST,
@@ -94,7 +94,7 @@ def rename(postgres: Postgres, *names: tuple[str, str]) -> None:
     for old, new in names:
         # A pool that has lost a connection makes another at any time.
         postgres.execute(f"ALTER DATABASE {old} ALLOW_CONNECTIONS false")
-        disconnect(postgres, old)
+        postgres.disconnect(old)
         postgres.execute(f"ALTER DATABASE {old} RENAME TO {new}")
         postgres.execute(f"ALTER DATABASE {new} ALLOW_CONNECTIONS true")
 
@@ -102,7 +102,7 @@ def rename(postgres: Postgres, *names: tuple[str, str]) -> None:
 def test_a_database_that_took_the_name_of_another_is_not_used(postgres: Postgres) -> None:
     """What was acknowledged would seem to be lost, and what comes now would be elsewhere."""
     with postgres.database() as url, postgres.database() as other:
-        name, others = (each.rsplit("/", 1)[1] for each in (url, other))
+        name, others = (database_of(each) for each in (url, other))
         with contextlib.closing(opened(url)) as storage:
             storage.create(*stored(), deadline=soon())
             opened(other).close()
@@ -120,11 +120,11 @@ def test_a_database_that_took_the_name_of_another_is_not_used(postgres: Postgres
 
 def test_a_connection_that_led_elsewhere_is_not_kept(postgres: Postgres, url: str) -> None:
     """It would stay one, for an hour after the cause is gone."""
-    name = url.rsplit("/", 1)[1]
+    name = database_of(url)
     with contextlib.closing(opened(url)) as storage:
         storage.ping(deadline=soon())
         postgres.execute(f"ALTER DATABASE {name} SET search_path = nowhere")
-        disconnect(postgres, name)
+        postgres.disconnect(name)
         began = time.monotonic()
         with pytest.raises(Unavailable, match="does not exist"):
             storage.ping(deadline=soon())
@@ -136,7 +136,7 @@ def test_a_connection_that_led_elsewhere_is_not_kept(postgres: Postgres, url: st
 def test_a_database_is_not_used_before_it_is_restored_whole(postgres: Postgres, url: str) -> None:
     """Records would come before those that are restored, and where their numbers are. In a dump
     the keys that refer to other tables come last."""
-    name = url.rsplit("/", 1)[1]
+    name = database_of(url)
     key = "receipt_summaries_project_receipt_id_fkey"
     with contextlib.closing(opened(url)) as storage:
         storage.create(*stored(), deadline=soon())
@@ -144,7 +144,7 @@ def test_a_database_is_not_used_before_it_is_restored_whole(postgres: Postgres, 
             f"SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = '{key}'", name
         )
         postgres.execute(f"ALTER TABLE receipt_summaries DROP CONSTRAINT {key}", name)
-        disconnect(postgres, name)
+        postgres.disconnect(name)
         with pytest.raises(Unavailable, match="whole"):
             storage.create(*stored("b", "v2"), deadline=soon())
         with pytest.raises(CannotOpen, match="restore"):
@@ -157,12 +157,12 @@ def test_a_database_is_not_used_before_it_is_restored_whole(postgres: Postgres, 
 
 def test_a_server_goes_on_while_another_upgrades_its_database(postgres: Postgres, url: str) -> None:
     """It is the same one still, as new connections find it."""
-    name = url.rsplit("/", 1)[1]
+    name = database_of(url)
     with contextlib.closing(opened(url)) as storage:
         storage.ping(deadline=soon())
         later = "VALUES (999, 'later', '2999-01-01T00:00:00+00:00')"
         postgres.execute(f"INSERT INTO perfgate_migrations {later}", name)
-        assert disconnect(postgres, name)
+        assert postgres.disconnect(name)
         storage.ping(deadline=soon())
 
 
@@ -173,18 +173,12 @@ def test_a_url_may_name_the_application(url: str) -> None:
                 assert session.execute("SHOW application_name").fetchone() == (shown,)
 
 
-def disconnect(postgres: Postgres, name: str) -> list[Any]:
-    """End all sessions on a database; return a row for each."""
-    ending = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-    return postgres.execute(f"{ending} WHERE datname = '{name}'")
-
-
 def test_connections_that_the_server_closed_are_replaced(postgres: Postgres, url: str) -> None:
     """A request after that sees nothing of it."""
     storage = opened(url)
     storage.create(*stored(), deadline=soon())
     for _ in range(3):
-        assert disconnect(postgres, url.rsplit("/", 1)[1])
+        assert postgres.disconnect(database_of(url))
         assert storage.latest("p", "b", receipt=True, deadline=soon()).receipt
     storage.close()
 
@@ -254,7 +248,7 @@ def test_those_who_wait_are_served_as_soon_as_the_database_is_back(
 def test_a_session_that_may_only_read_is_not_used_again(postgres: Postgres, url: str) -> None:
     """It is of a server that became a standby, or of a time at which none could write."""
     storage = opened(url)
-    name = url.rsplit("/", 1)[1]
+    name = database_of(url)
     postgres.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     with pytest.raises(Unavailable, match="read-only"):
         storage.create(*stored(), deadline=soon())
@@ -270,7 +264,7 @@ def test_a_session_that_may_only_read_is_not_used_again(postgres: Postgres, url:
 def test_a_commit_waits_for_the_disk_and_for_no_less_than_the_database_says(
     postgres: Postgres, url: str, given: str, kept: str
 ) -> None:
-    name = url.rsplit("/", 1)[1]
+    name = database_of(url)
     postgres.execute(f"ALTER DATABASE {name} SET synchronous_commit = {given}")
     with contextlib.closing(opened(url)) as storage:
         with storage._engine.writing("p", "b", soon()) as db:
@@ -395,7 +389,7 @@ def test_places_are_reserved_behind_all_records_where_the_sequence_is_not(
     with contextlib.closing(opened(url)) as storage:
         for version in ("v1", "v2", "v3"):
             storage.create(*stored("b", version), deadline=soon())
-        name = url.rsplit("/", 1)[1]
+        name = database_of(url)
         begin_anew = "SELECT setval(pg_get_serial_sequence('baselines', 'seq'), 1, false)"
         postgres.execute(begin_anew, name)
         assert storage.reserve(2, deadline=soon()) == 4
@@ -417,7 +411,7 @@ def test_whoever_fails_gives_a_connection_back_that_is_lost_by_then(
     """And what is told is the failure: the answer to a conflict, not a 500."""
     with contextlib.closing(open_storage("postgres", url, pool_size=1)) as storage:
         with pytest.raises(ZeroDivisionError), storage._engine.writing("p", "b", soon()):
-            assert disconnect(postgres, url.rsplit("/", 1)[1])
+            assert postgres.disconnect(database_of(url))
             raise ZeroDivisionError
         storage.ping(deadline=soon(5))
 
@@ -508,7 +502,7 @@ def bounced(own: OwnPostgres) -> Iterator[str]:
 
     port = free_port()
     with own.database() as url, tempfile.TemporaryDirectory(prefix="pgbouncer-") as folder:
-        name = url.rsplit("/", 1)[1]
+        name = database_of(url)
         users, settings = Path(folder, "users"), Path(folder, "pgbouncer.ini")
         users.write_text('"perfgate" "hunter2"\n')
         settings.write_text(
@@ -567,7 +561,7 @@ def test_behind_a_pooler_another_database_is_not_used_either(
     own: OwnPostgres, bounced: str
 ) -> None:
     """The connection to the pooler stays; what is behind it changes."""
-    name = bounced.rsplit("/", 1)[1]
+    name = database_of(bounced)
     with contextlib.closing(open_storage("postgres", bounced, pool_size=1)) as storage:
         storage.create(*stored(), deadline=soon())
         rename(own, (name, f"{name}_away"))
@@ -583,9 +577,9 @@ def test_nothing_that_is_set_stays_in_a_session_of_the_pooler(
     """The next transaction in it may be anybody's."""
     import psycopg
 
-    name = bounced.rsplit("/", 1)[1]
+    name = database_of(bounced)
     own.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")  # an upload turns it on
-    disconnect(own, name)
+    own.disconnect(name)
     with contextlib.closing(opened(bounced)) as storage:
         storage.create(*stored(), deadline=soon())
         with contextlib.ExitStack() as stack:
@@ -610,7 +604,7 @@ def test_gunicorn_serves_it_too(url: str, tmp_path: Path) -> None:
 
 def test_uploads_do_not_depend_on_the_database_s_isolation(postgres: Postgres, url: str) -> None:
     """Many at once in one project, of which some change the same total."""
-    name = url.rsplit("/", 1)[1]
+    name = database_of(url)
     isolation = "default_transaction_isolation = 'repeatable read'"
     postgres.execute(f'ALTER DATABASE "{name}" SET {isolation}', name)
     with contextlib.closing(open_storage("postgres", url, pool_size=20)) as storage:
@@ -628,7 +622,7 @@ def test_what_is_written_knows_what_was_committed_while_it_waited(
 ) -> None:
     """Whatever the database's isolation; nor does it wait for another benchmark of the project, or
     for the same of another project."""
-    name = url.rsplit("/", 1)[1]
+    name = database_of(url)
     isolation = "default_transaction_isolation = 'repeatable read'"
     postgres.execute(f'ALTER DATABASE "{name}" SET {isolation}', name)
     with contextlib.closing(opened(url)) as storage:

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from postgres_server import OwnPostgres, Postgres, opened, server_on
+from postgres_server import OwnPostgres, Postgres, database_of, opened, server_on
 from support import (
     PATIENCE,
     ROOT,
@@ -45,7 +45,7 @@ storage.close()
 
 def test_eight_processes_may_open_an_empty_database_at_once(postgres: Postgres, url: str) -> None:
     assert at_once(_OPEN_AND_WRITE, [[url, f"v{number}"] for number in range(8)]) == [0] * 8
-    name = url.rsplit("/", 1)[1]
+    name = database_of(url)
     applied = [(migration.version,) for migration in migrate.load("postgres")]
     assert postgres.execute("SELECT version FROM perfgate_migrations", name) == applied
     assert postgres.execute("SELECT count(*) FROM baselines", name) == [(8,)]
@@ -62,7 +62,7 @@ def test_a_database_that_is_made_is_told_of_once(
 
 def test_a_newer_schema_is_refused(postgres: Postgres, url: str) -> None:
     opened(url).close()
-    name = url.rsplit("/", 1)[1]
+    name = database_of(url)
     postgres.execute("INSERT INTO perfgate_migrations VALUES (999, 'future', 'then')", name)
     with pytest.raises(CannotOpen, match="^cannot open the database: .*newer perfgate-server"):
         opened(url)
@@ -99,7 +99,7 @@ def test_a_database_that_is_read_only_is_refused_by_a_server_and_read_by_command
     """As a standby is, of which an export would be taken."""
     with contextlib.closing(opened(url)) as storage:
         storage.create(*stored(), deadline=soon())
-    name = url.rsplit("/", 1)[1]
+    name = database_of(url)
     postgres.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     with pytest.raises(CannotOpen, match="it is read-only, as a standby is"):
         opened(url)
@@ -114,7 +114,7 @@ def test_commands_that_read_make_no_tables(postgres: Postgres, url: str) -> None
         result = on_database(url, command)
         assert result.returncode == 2 and result.stdout.count("\n") <= 1
         assert result.stderr.startswith("Error: ") and "has made its tables" in result.stderr
-    name = url.rsplit("/", 1)[1]
+    name = database_of(url)
     assert postgres.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'", name) == [
         (0,)
     ]
@@ -132,7 +132,7 @@ def on_database(url: str, command: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_search_path_without_a_schema_is_told(postgres: Postgres, url: str) -> None:
     opened(url).close()
-    name = url.rsplit("/", 1)[1]
+    name = database_of(url)
     postgres.execute(f"ALTER DATABASE {name} SET search_path = nowhere")
     with pytest.raises(CannotOpen, match="; the role's search_path names no schema"):
         opened(url)
@@ -140,7 +140,7 @@ def test_a_search_path_without_a_schema_is_told(postgres: Postgres, url: str) ->
 
 def test_a_role_that_may_make_no_tables_can_serve_what_is_made(own: OwnPostgres) -> None:
     with own.database() as url:
-        name = url.rsplit("/", 1)[1]
+        name = database_of(url)
         for sql in (
             "REVOKE ALL ON SCHEMA public FROM PUBLIC",
             "CREATE ROLE lesser LOGIN PASSWORD 'hunter2'",
@@ -220,7 +220,7 @@ def test_servers_that_start_at_once_do_not_depend_on_the_database_s_isolation(
     """The second is to see the tables that the first has made while it waited."""
     from perfgate_server.storage.postgres_opening import _MIGRATION_LOCK
 
-    name = url.rsplit("/", 1)[1]
+    name = database_of(url)
     isolation = "default_transaction_isolation = 'repeatable read'"
     postgres.execute(f'ALTER DATABASE "{name}" SET {isolation}')
     waits = """SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database
@@ -330,7 +330,7 @@ def test_an_upgrade_takes_the_time_it_needs(
 ) -> None:
     """Whatever the database allows a statement: a large table takes longer."""
     opened(url).close()
-    name = url.rsplit("/", 1)[1]
+    name = database_of(url)
     postgres.execute(f"ALTER DATABASE {name} SET statement_timeout = '500ms'")
     known = migrate.load("postgres")
     slow = migrate.Migration(len(known) + 1, "slow", "SELECT pg_sleep(1.5)")
