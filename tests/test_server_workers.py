@@ -64,29 +64,43 @@ def test_clients_that_are_all_with_one_worker_are_shared_out(tmp_path: Path) -> 
     """As after the death of the other, or when they came before it was there: they keep their
     connections for ever."""
     command = perfgate_server("--storage-type", "sqlite", "--workers", "2")
-    with serving(command, tmp_path) as server, ThreadPoolExecutor(8) as threads:
-        done = threading.Event()
+    with serving(command, tmp_path) as server, contextlib.ExitStack() as stack:
 
-        def ask(_: int) -> set[int]:
-            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+        def ask(connection: http.client.HTTPConnection) -> int:
+            connection.request("GET", "/health")
+            answer = connection.getresponse()
+            answer.read()
+            return answer.status
+
+        def keep_asking(connection: http.client.HTTPConnection) -> set[int]:
             statuses = set()
-            with contextlib.closing(connection):
-                while not done.is_set():
-                    connection.request("GET", "/health")
-                    answer = connection.getresponse()
-                    answer.read()
-                    statuses.add(answer.status)
+            while not done.is_set():
+                statuses.add(ask(connection))
             return statuses
 
-        wait_for(lambda: len(server.workers()) == 2, "two workers")
-        os.kill(server.workers()[1], signal.SIGSTOP)
-        asking = [threads.submit(ask, number) for number in range(8)]
-        try:
-            wait_for(lambda: server.connections() == [8, 0], "eight clients of one worker")
-            os.kill(server.workers()[1], signal.SIGCONT)
-            wait_for(lambda: max(server.connections()) <= 5, "as many clients of the other")
-        finally:
-            done.set()
+        clients = [
+            stack.enter_context(
+                contextlib.closing(
+                    http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+                )
+            )
+            for _ in range(8)
+        ]
+        wait_for(lambda: server.connections() == [0, 0], "two workers without clients")
+        other = server.workers()[1]
+        os.kill(other, signal.SIGSTOP)
+        # One after the other: of clients that ask at the same time the first worker would already
+        # send some to the one that does not take them.
+        assert [ask(client) for client in clients] == [200] * 8
+        assert server.connections() == [8, 0]
+        os.kill(other, signal.SIGCONT)
+        done = threading.Event()
+        with ThreadPoolExecutor(8) as threads:
+            asking = [threads.submit(keep_asking, client) for client in clients]
+            try:
+                wait_for(lambda: max(server.connections()) <= 5, "as many clients of the other")
+            finally:
+                done.set()
         assert [one.result() for one in asking] == [{200}] * 8
 
 
