@@ -136,6 +136,14 @@ def queries(storage: Any, rows: int) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "the first page of the project", listing
     yield "a page in its middle, by cursor", lambda: listing(cursor=rows // 2)
     yield "the first page with its total", lambda: listing(total=True)
+    yield (
+        "benchmark and git_ref, none of 10,000 match",
+        lambda: listing(benchmark="hot", git_ref="dev"),
+    )
+    yield (
+        "benchmark and source, 200 of 10,000 match",
+        lambda: listing(True, benchmark="hot", source="promote"),
+    )
     yield "git_sha, 1,000 match, with the total", lambda: listing(True, git_sha="sha7")
     yield "git_ref, half match, with the total", lambda: listing(True, git_ref="main")
     yield "tags, half match, with the total", lambda: listing(True, tags=["half"])

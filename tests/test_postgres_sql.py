@@ -198,6 +198,14 @@ _LATE = "2026-01-01T00:00:00.001900Z"
         (Filters(), "Index Only Scan Backward using baselines_pkey"),
         (Filters(benchmark="hot"), "Index Only Scan Backward using baselines_by_benchmark"),
         (Filters(git_ref="r2"), "Index Only Scan Backward using baselines_by_git_ref"),
+        (
+            Filters(git_ref="r4", benchmark="hot"),
+            "Index Only Scan Backward using baselines_by_benchmark_git_ref",
+        ),
+        (
+            Filters(source="promote", benchmark="hot"),
+            "Index Only Scan Backward using baselines_promoted_by_benchmark",
+        ),
         (Filters(git_sha="s7"), "Index Only Scan Backward using baselines_by_git_sha"),
         (Filters(source="promote"), "Index Only Scan Backward using baselines_promoted"),
         (Filters(since=_LATE), "Index Only Scan using baselines_by_created_at"),

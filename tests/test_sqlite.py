@@ -648,6 +648,13 @@ class Explaining:
         (Filters(), "baselines_by_project", False),
         (Filters(benchmark="b"), "baselines_by_benchmark", False),
         (Filters(git_ref="r"), "baselines_by_git_ref", False),
+        (Filters(git_ref="r", benchmark="b"), "COVERING INDEX baselines_by_benchmark_git_r", False),
+        (Filters(source="promote", benchmark="b"), "baselines_promoted_by_benchmark", False),
+        (
+            Filters(source="promote", benchmark="b", git_ref="r"),
+            "baselines_promoted_by_benchmark",
+            False,
+        ),
         (Filters(git_sha="s", benchmark="b"), "baselines_by_git_sha", False),
         (Filters(tags=["t", "u"]), "SEARCH t USING PRIMARY KEY (project=? AND tag=?", False),
         (

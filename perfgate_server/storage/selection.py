@@ -95,6 +95,10 @@ def _index(filters: Filters, limited: bool) -> str:
     if filters.git_sha is not None:
         return "baselines_by_git_sha"
     if filters.benchmark is not None:
+        if filters.source == "promote":
+            return "baselines_promoted_by_benchmark"
+        if filters.git_ref is not None:
+            return "baselines_by_benchmark_git_ref"
         return "baselines_by_benchmark"
     if filters.git_ref is not None:
         return "baselines_by_git_ref"
