@@ -3,7 +3,7 @@
     python benchmarks/plans.py sqlite /tmp/plans.db
     python benchmarks/plans.py postgres postgresql://user:password@localhost/empty
 
-Fills an empty database with one project of so many baselines (1,000 benchmarks; one of them with
+Fills an empty database with one project of so many baselines (10,000 benchmarks; one of them with
 10,000 versions), then shows for each query of the API its plan and the median of its times. The
 statements are the ones that the server sends, caught on their way.
 """
@@ -144,6 +144,12 @@ def queries(storage: Any, rows: int) -> Iterator[tuple[str, Callable[[], Any]]]:
         "benchmark and source, 200 of 10,000 match",
         lambda: listing(True, benchmark="hot", source="promote"),
     )
+    for name, filters in {
+        "benchmark, 100 match, and tags, half do": {"benchmark": "team9/bench0", "tags": ["half"]},
+        "git_ref, half match, and source, 200 do": {"git_ref": "main", "source": "promote"},
+        "git_ref and tags, half match, none both": {"git_ref": "dev", "tags": ["half"]},
+    }.items():
+        yield f"{name}, with the total", lambda filters=filters: listing(True, **filters)
     yield "git_sha, 1,000 match, with the total", lambda: listing(True, git_sha="sha7")
     yield "git_ref, half match, with the total", lambda: listing(True, git_ref="main")
     yield "tags, half match, with the total", lambda: listing(True, tags=["half"])

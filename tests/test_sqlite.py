@@ -30,7 +30,7 @@ from perfgate_server.storage import (
     sqlite_file,
 )
 from perfgate_server.storage.base import CannotOpen, Filters, Page, Selector, Unavailable
-from perfgate_server.storage.selection import select
+from perfgate_server.storage.selection import page_rows, select
 from perfgate_server.storage.sql import SqlStorage
 from perfgate_server.storage.sqlite import _LOOK_LASTS, SqliteEngine
 from perfgate_server.storage.verdicts import VerdictFilters
@@ -762,9 +762,11 @@ def test_a_page_of_verdicts_is_found_in_an_index(
     storage: SqlStorage, filters: VerdictFilters, index: str, sorts: bool
 ) -> None:
     with storage._engine.reading(soon()) as db:
-        explaining: Any = Explaining(db)
+        selection = sql_verdicts._select(db, storage._engine, "p", filters)
+        assert selection
         page = Page(limit=50, cursor=10, total=False)
-        sql_verdicts.listing(explaining, storage._engine, "p", filters, page)
+        explaining: Any = Explaining(db)
+        page_rows(explaining, selection, page, "p", sql_verdicts.COLUMNS, sql_verdicts._JOIN)
     plans = explaining.of_places()
     assert any(index in plan for plan in plans), plans
     assert not any(plan.startswith("SCAN") and "places" not in plan for plan in plans), plans

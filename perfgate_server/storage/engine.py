@@ -30,6 +30,8 @@ class Engine(Protocol):
     """A database. Its context managers raise Unavailable for whatever the driver raises."""
 
     backend: str
+    #: Whether it chooses indexes by how many rows each leaves; else `walk` tells it which.
+    knows_sizes: bool
 
     def single(self, deadline: float, look: bool = False) -> AbstractContextManager[Session]:
         """Lend a session that reads; two statements may see different states. With `look` it is

@@ -119,6 +119,7 @@ class PostgresEngine:
 
     def __init__(self, url: str, pool_size: int, create: bool = True) -> None:
         self.backend = "postgres"
+        self.knows_sizes = True
         self._url = url
         self._pool_size = pool_size
         self._pool: ConnectionPool[_Connection] | None = None

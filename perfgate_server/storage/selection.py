@@ -1,15 +1,45 @@
-"""Which rows a list holds: filters as SQL."""
+"""Which rows a list holds: filters as SQL, and the index by which they are found."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 from perfgate_server.names import MAX_TAGS
 from perfgate_server.storage.base import Filters, Page
 from perfgate_server.storage.engine import Engine, Session
 from perfgate_server.storage.verdicts import VerdictFilters
+
+#: What a filter leaves: conditions, and the values bound in them.
+Condition = tuple[list[str], list[Any]]
+#: An index, and the names of the filters that it answers by itself.
+Index = tuple[str, frozenset[str]]
+
+#: Where several indexes would do, so many rows are looked for in each of them, then more.
+_STEPS = (100, 1_000, 10_000)
+
+
+def indexes(*pairs: tuple[str, str]) -> tuple[Index, ...]:
+    """Return indexes, each given with the filters that it answers, separated by spaces."""
+    return tuple((index, frozenset(filters.split())) for index, filters in pairs)
+
+
+_BY_TAG = "baseline_tags"
+#: Those that usually leave the fewest rows come first.
+_INDEXES = indexes(
+    ("baselines_by_git_sha", "git_sha"),
+    ("baselines_promoted_by_benchmark", "benchmark promote"),
+    ("baselines_by_benchmark_git_ref", "benchmark git_ref"),
+    ("baselines_by_benchmark", "benchmark"),
+    (_BY_TAG, "tags"),
+    ("baselines_by_git_ref", "git_ref"),
+    ("baselines_promoted", "promote"),
+    ("baselines_by_created_at", "time"),
+    ("baselines_by_benchmark", "names"),
+    ("baselines_by_project", ""),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,85 +60,130 @@ class Selection:
         return f"SELECT {columns} FROM {self.table} WHERE {' AND '.join(self.conditions)}"
 
 
+#: Returns the rows that are looked for, found in some index; with True all that the index finds.
+Way = Callable[[bool], Selection]
+
+
 def select(db: Session, engine: Engine, project: str, filters: Filters) -> Selection | None:
     """Return the selection for `filters`, or None if it can hold nothing."""
-    if filters.tags and len(filters.tags) > MAX_TAGS:
+    tags = filters.tags or ()
+    if len(tags) > MAX_TAGS:
         return None
     visible = only_visible(db, engine, project, "baselines", "b.benchmark", filters)
     if visible is None:
         return None
-    conditions, values = _conditions(filters, visible)
-    if filters.tags and filters.git_sha is None:
-        # The first tag leads: its rows stand in the list's order. The records themselves are
-        # looked at only if there is more to know of them.
-        table = "baseline_tags t"
-        if conditions:
-            table += " CROSS JOIN baselines b"  # in this order, says SQLite of a cross join
-            conditions.append("b.project = t.project AND b.seq = t.seq")
-        tagged, bound = _tagged("t", filters.tags[1:])
-        leading = ["t.project = ?", "t.tag = ?", *tagged, *conditions]
-        return Selection("t.seq", table, leading, [project, filters.tags[0], *bound, *values])
-    tagged, bound = _tagged("b", filters.tags or ())
-    leading = ["b.project = ?", *tagged, *conditions]
-    table = f"baselines b {engine.walk(_index(filters, bool(visible)))}"
-    whole = "baselines" if len(leading) == 1 else None
-    return Selection("b.seq", table, leading, [project, *bound, *values], whole)
+    conditions = _conditions(filters, visible)
+    ways: list[Way] = []
+    for index in fitting(_INDEXES, frozenset(conditions)):
+        if index[0] == _BY_TAG:
+            ways += [partial(_by_tag, project, tag, tags, conditions) for tag in tags]
+        else:
+            ways.append(partial(by_index, engine, "baselines b", project, index, conditions))
+    return narrowest(db, engine, ways)
 
 
-def _conditions(
-    filters: Filters, visible: Sequence[tuple[str, Any]]
-) -> tuple[list[str], list[Any]]:
-    """Return the conditions on the records themselves, and the values bound in them."""
+def _conditions(filters: Filters, visible: Sequence[tuple[str, Any]]) -> dict[str, Condition]:
+    """Return what the filters leave, of ``baselines b``."""
     prefix = filters.benchmark_prefix
-    conditions, values = given(
-        ("b.benchmark = ?", filters.benchmark),
-        ("b.git_ref = ?", filters.git_ref),
-        ("b.git_sha = ?", filters.git_sha),
-        ("b.benchmark >= ?", prefix),
-        # Names are ASCII, so DEL sorts behind every character that may follow the prefix.
-        ("b.benchmark < ?", None if prefix is None else prefix + "\x7f"),
-        ("b.created_at >= ?", filters.since),
-        ("b.created_at <= ?", filters.until),
-        *visible,
-    )
+    found = {
+        "benchmark": given(("b.benchmark = ?", filters.benchmark)),
+        "git_ref": given(("b.git_ref = ?", filters.git_ref)),
+        "git_sha": given(("b.git_sha = ?", filters.git_sha)),
+        "names": given(
+            ("b.benchmark >= ?", prefix),
+            # Names are ASCII, so DEL sorts behind every character that may follow the prefix.
+            ("b.benchmark < ?", None if prefix is None else prefix + "\x7f"),
+            *visible,
+        ),
+        "time": given(
+            ("b.created_at >= ?", filters.since),
+            ("b.created_at <= ?", filters.until),
+        ),
+        "tags": _tagged("b", filters.tags or ()),
+    }
     if filters.source is not None:
         # In words, not bound: so the planner sees that the index of promotions holds them all.
-        conditions.append(f"b.source = '{'promote' if filters.source == 'promote' else 'upload'}'")
-    return conditions, values
+        source = "promote" if filters.source == "promote" else "upload"
+        found[source] = [f"b.source = '{source}'"], []
+    return {name: condition for name, condition in found.items() if condition[0]}
 
 
-def given(*pairs: tuple[str, Any]) -> tuple[list[str], list[Any]]:
+def given(*pairs: tuple[str, Any]) -> Condition:
     """Return the conditions whose values are not None, and these values."""
     kept = [pair for pair in pairs if pair[1] is not None]
     return [condition for condition, _ in kept], [value for _, value in kept]
 
 
-def _tagged(table: str, tags: Sequence[str]) -> tuple[list[str], list[Any]]:
+def _tagged(table: str, tags: Sequence[str]) -> Condition:
     """Return the conditions that the record of a row has all of `tags`."""
     condition = f"""EXISTS (SELECT 1 FROM baseline_tags o
         WHERE o.project = {table}.project AND o.tag = ? AND o.seq = {table}.seq)"""
     return [condition] * len(tags), list(tags)
 
 
-def _index(filters: Filters, limited: bool) -> str:
-    """Name the index to walk: that of the filter that usually leaves the fewest rows."""
-    if filters.git_sha is not None:
-        return "baselines_by_git_sha"
-    if filters.benchmark is not None:
-        if filters.source == "promote":
-            return "baselines_promoted_by_benchmark"
-        if filters.git_ref is not None:
-            return "baselines_by_benchmark_git_ref"
-        return "baselines_by_benchmark"
-    if filters.git_ref is not None:
-        return "baselines_by_git_ref"
-    if filters.source == "promote":
-        return "baselines_promoted"
-    if filters.since is not None or filters.until is not None:
-        return "baselines_by_created_at"
-    if filters.benchmark_prefix is not None or limited:
-        return "baselines_by_benchmark"
-    return "baselines_by_project"
+@cache
+def fitting(indexes: tuple[Index, ...], filters: frozenset[str]) -> list[Index]:
+    """Return the indexes that answer some of the filters, but for those of which another answers
+    all, and more."""
+    possible = [index for index in indexes if index[1] <= filters]
+    return [index for index in possible if not any(index[1] < other[1] for other in possible)]
+
+
+def by_index(
+    engine: Engine,
+    table: str,
+    project: str,
+    index: Index,
+    conditions: Mapping[str, Condition],
+    alone: bool,
+) -> Selection:
+    """Find rows of `table`, which has its alias (``baselines b``), in an index."""
+    whole, alias = table.split()
+    found = [conditions[name] for name in (index[1] if alone else conditions)]
+    return Selection(
+        f"{alias}.seq",
+        f"{table} {engine.walk(index[0])}",
+        [f"{alias}.project = ?", *(sql for condition in found for sql in condition[0])],
+        [project, *(value for condition in found for value in condition[1])],
+        None if found else whole,
+    )
+
+
+def _by_tag(
+    project: str,
+    tag: str,
+    tags: Sequence[str],
+    conditions: Mapping[str, Condition],
+    alone: bool,
+) -> Selection:
+    """Find records by a tag, whose rows stand in the list's order. The records themselves are
+    looked at only if there is more to know of them."""
+    table, found = "baseline_tags t", list[Condition]()
+    if not alone:
+        found = [conditions[name] for name in conditions if name != "tags"]
+        if found:
+            table += " CROSS JOIN baselines b"  # in this order, says SQLite of a cross join
+            found.append((["b.project = t.project AND b.seq = t.seq"], []))
+        found.append(_tagged("t", [other for other in tags if other != tag]))
+    return Selection(
+        "t.seq",
+        table,
+        ["t.project = ?", "t.tag = ?", *(sql for condition in found for sql in condition[0])],
+        [project, tag, *(value for condition in found for value in condition[1])],
+    )
+
+
+def narrowest(db: Session, engine: Engine, ways: Sequence[Way]) -> Selection:
+    """Return what is looked for by the way on which the fewest rows stand, within a factor of ten;
+    by the first way if all are long. Nothing is asked of a database that knows it by itself."""
+    if len(ways) > 1 and not engine.knows_sizes:
+        for most in _STEPS:
+            for way in ways:
+                alone = way(True)
+                sql = f"SELECT count(*) FROM ({alone.sql('1')} LIMIT {most})"
+                if db.execute(sql, alone.values).fetchone()[0] < most:
+                    return way(False)
+    return ways[0](False)
 
 
 def only_visible(

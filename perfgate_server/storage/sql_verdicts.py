@@ -5,11 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from perfgate_server.storage.base import Outcome, Page
 from perfgate_server.storage.engine import Engine, Session
-from perfgate_server.storage.selection import Selection, count, given, only_visible, page_rows
+from perfgate_server.storage.selection import (
+    Selection,
+    by_index,
+    count,
+    fitting,
+    given,
+    indexes,
+    narrowest,
+    only_visible,
+    page_rows,
+)
 from perfgate_server.storage.verdicts import (
     FLAKINESS_WINDOW,
     VerdictFilters,
@@ -93,38 +104,35 @@ def listing(
     return VerdictListing(verdicts, len(rows) > page.limit, total)
 
 
+#: Those that usually leave the fewest rows come first.
+_INDEXES = indexes(
+    ("verdicts_by_git_sha", "git_sha"),
+    ("verdicts_by_benchmark", "benchmark"),
+    ("verdicts_by_git_ref", "git_ref"),
+    ("verdicts_by_created_at", "time"),
+    ("verdicts_by_status", "status"),
+    ("verdicts_by_benchmark", "names"),
+    ("verdicts_by_project", ""),
+)
+
+
 def _select(db: Session, engine: Engine, project: str, filters: VerdictFilters) -> Selection | None:
     """Return the selection for `filters`, or None if it can hold nothing."""
     visible = only_visible(db, engine, project, "verdicts", "v.benchmark", filters)
     if visible is None:
         return None
-    conditions, values = given(
-        ("v.project = ?", project),
-        ("v.benchmark = ?", filters.benchmark),
-        ("v.status = ?", filters.status),
-        ("v.git_ref = ?", filters.git_ref),
-        ("v.git_sha = ?", filters.git_sha),
-        ("v.created_at >= ?", filters.since),
-        ("v.created_at <= ?", filters.until),
-        *visible,
-    )
-    table = f"verdicts v {engine.walk(_index(filters, bool(visible)))}"
-    whole = "verdicts" if len(conditions) == 1 else None
-    return Selection("v.seq", table, conditions, values, whole)
-
-
-def _index(filters: VerdictFilters, limited: bool) -> str:
-    """Name the index to walk: that of the filter that usually leaves the fewest rows."""
-    if filters.git_sha is not None:
-        return "verdicts_by_git_sha"
-    if filters.benchmark is not None:
-        return "verdicts_by_benchmark"
-    if filters.git_ref is not None:
-        return "verdicts_by_git_ref"
-    if filters.since is not None or filters.until is not None:
-        return "verdicts_by_created_at"
-    if filters.status is not None:
-        return "verdicts_by_status"
-    if limited:
-        return "verdicts_by_benchmark"
-    return "verdicts_by_project"
+    found = {
+        "benchmark": given(("v.benchmark = ?", filters.benchmark)),
+        "status": given(("v.status = ?", filters.status)),
+        "git_ref": given(("v.git_ref = ?", filters.git_ref)),
+        "git_sha": given(("v.git_sha = ?", filters.git_sha)),
+        "time": given(
+            ("v.created_at >= ?", filters.since),
+            ("v.created_at <= ?", filters.until),
+        ),
+        "names": given(*visible),
+    }
+    conditions = {name: condition for name, condition in found.items() if condition[0]}
+    fit = fitting(_INDEXES, frozenset(conditions))
+    ways = [partial(by_index, engine, "verdicts v", project, index, conditions) for index in fit]
+    return narrowest(db, engine, ways)

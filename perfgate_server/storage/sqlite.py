@@ -40,6 +40,7 @@ class SqliteEngine:
     ) -> None:
         sqlite_file.check_library()
         self.backend = "memory" if path is None else "sqlite"
+        self.knows_sizes = False
         self._path = path
         # Connections are opened on first use, so in the process that uses them: one must not
         # be carried across a fork. A thread holds one at a time.

@@ -1,0 +1,196 @@
+"""Filters of lists, in all their combinations, by whichever index: the same for every backend."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from support import soon
+from test_storage import keep
+from test_storage_verdicts import add
+
+from perfgate_server.storage import Storage, selection
+from perfgate_server.storage.base import Baseline, Filters, Page
+from perfgate_server.storage.sql import SqlStorage
+from perfgate_server.storage.sqlite import SqliteEngine
+from perfgate_server.storage.verdicts import VerdictFilters, VerdictRecord
+
+BENCHMARKS = ("cpu", "io", "io/read", "io/write", "iot")
+REFS = (None, "dev", "main")
+SHAS = (None, "aa", "bb")
+TAGS = ("x", "y", "z")
+DAYS = [f"2026-03-{day:02}T12:00:00.000000Z" for day in range(1, 29)]
+
+#: What a filter may be -> whether it leaves a record.
+Choice = tuple[Any, Callable[[Any], bool]]
+
+
+def same(name: str, *values: str) -> list[Choice]:
+    return [(value, lambda record, value=value: getattr(record, name) == value) for value in values]
+
+
+def seen(*names: str) -> Choice:
+    return names.__contains__, lambda record: record.benchmark in names
+
+
+BOTH: dict[str, list[Choice]] = {
+    "benchmark": same("benchmark", "io/read", "iot", "none"),
+    "git_ref": same("git_ref", "dev", "main", "none"),
+    "git_sha": same("git_sha", "aa", "bb", "none"),
+    "since": [(day, lambda record, day=day: record.created_at >= day) for day in DAYS[::5]],
+    "until": [(day, lambda record, day=day: record.created_at <= day) for day in DAYS[::5]],
+    "visible": [seen("cpu", "io/read"), seen("iot"), seen(*BENCHMARKS), seen()],
+}
+CHOICES: dict[str, list[Choice]] = BOTH | {
+    "benchmark_prefix": [
+        (prefix, lambda record, prefix=prefix: record.benchmark.startswith(prefix))
+        for prefix in ("io", "io/", "c", "zz")
+    ],
+    "tags": [
+        (tags, lambda record, tags=tags: {*tags} <= {*record.tags})
+        for tags in (["x"], ["y", "x"], ["z", "x", "y"], ["none"])
+    ],
+    "source": same("source", "upload", "promote"),
+}
+VERDICT_CHOICES = BOTH | {"status": same("status", "pass", "fail", "skip")}
+
+
+def combinations(choices: dict[str, list[Choice]]) -> Iterator[dict[str, Choice]]:
+    """Yield each set of filters, with one of its choices each."""
+    chance = random.Random(8)
+    for size in range(len(choices) + 1):
+        for names in itertools.combinations(choices, size):
+            yield {name: chance.choice(choices[name]) for name in names}
+
+
+def fill(storage: Storage) -> tuple[list[Baseline], list[VerdictRecord]]:
+    """Keep some records that all filters divide; return them, newest first."""
+    chance = random.Random(7)
+    baselines, verdicts = [], []
+    for number in range(60):
+        members = {
+            "git_ref": chance.choice(REFS),
+            "git_sha": chance.choice(SHAS),
+            "created_at": chance.choice(DAYS),
+        }
+        benchmark = chance.choice(BENCHMARKS)
+        tags = [tag for tag in TAGS if chance.random() < 0.6]
+        source = chance.choice(("upload", "upload", "promote"))
+        baselines += [keep(storage, benchmark, f"v{number}", tags=tags, source=source, **members)]
+        status = chance.choice(("pass", "fail", "warn"))
+        verdicts += [add(storage, f"r{number}", benchmark, status=status, **members)]
+    return baselines[::-1], verdicts[::-1]
+
+
+def left(records: list[Any], filters: dict[str, Choice], name: str) -> list[str]:
+    fits = [fit for _, fit in filters.values()]
+    return [getattr(record, name) for record in records if all(fit(record) for fit in fits)]
+
+
+def test_all_filters_combine(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What each combination leaves, how many that is, and the part of it behind a record."""
+    monkeypatch.setattr(selection, "_STEPS", (3, 12))  # few, so that each index leads now and then
+    baselines, verdicts = fill(storage)
+    middle = baselines[30].sequence, verdicts[30].sequence
+    for filters in combinations(CHOICES):
+        wanted = Filters(**{name: value for name, (value, _) in filters.items()})
+        found = storage.list("p", wanted, Page(limit=99), deadline=soon())
+        expected = left(baselines, filters, "version")
+        assert [record.version for record in found.baselines] == expected, wanted
+        assert found.total == len(expected), wanted
+        page = Page(limit=2, cursor=middle[0])
+        found = storage.list("p", wanted, page, deadline=soon())
+        rest = left(baselines[31:], filters, "version")
+        assert [record.version for record in found.baselines] == rest[:2], wanted
+        assert (found.total, found.has_more) == (len(expected), len(rest) > 2), wanted
+    for filters in combinations(VERDICT_CHOICES):
+        asked = VerdictFilters(**{name: value for name, (value, _) in filters.items()})
+        heard = storage.list_verdicts("p", asked, Page(limit=99), deadline=soon())
+        assert [record.run_id for record in heard.verdicts] == left(verdicts, filters, "run_id")
+        page = Page(limit=2, cursor=middle[1])
+        heard = storage.list_verdicts("p", asked, page, deadline=soon())
+        rest = left(verdicts[31:], filters, "run_id")
+        assert [record.run_id for record in heard.verdicts] == rest[:2], asked
+
+
+# -- which index leads, where the database does not know
+
+
+_ROWS = """INSERT INTO baselines (id, project, benchmark, version, git_ref, git_sha, metadata, tags,
+        created_at, created_by, content_hash, source, receipt_id)
+    WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 12000)
+    SELECT i, 'p', CASE WHEN i % 100 = 0 THEN 'rare' ELSE 'often' END, 'v' || i,
+        CASE WHEN i % 1000 = 0 THEN 'rare' ELSE 'often' END, NULL, '{}',
+        CASE WHEN i % 2000 = 0 THEN '["rare", "often"]' ELSE '["often"]' END,
+        CASE WHEN i % 5000 = 0 THEN '2027' ELSE '2026' END, 'admin:00000000', 'h',
+        CASE WHEN i % 3000 = 0 THEN 'promote' ELSE 'upload' END, 1 FROM n"""
+_TAGGED = """INSERT INTO baseline_tags (project, tag, seq)
+    SELECT 'p', '{}', seq FROM baselines WHERE tags LIKE '%{}%'"""
+
+
+@pytest.fixture(scope="module")
+def divided() -> Iterator[SqlStorage]:
+    """Each filter has a value that many records have and one that few have."""
+    storage = SqlStorage(SqliteEngine(None))
+    with storage._engine.writing("p", "", soon()) as db:
+        db.execute("INSERT INTO receipts (id, project, body) VALUES (1, 'p', '{}')")
+        db.execute(_ROWS)
+        for tag in ("rare", "often"):
+            db.execute(_TAGGED.format(tag, tag))
+    yield storage
+    storage.close()
+
+
+@pytest.mark.parametrize(
+    ("filters", "leads"),
+    [
+        ({"git_ref": "often", "source": "promote"}, "baselines_promoted"),
+        ({"git_ref": "rare", "since": "2026"}, "baselines_by_git_ref"),
+        ({"git_ref": "often", "since": "2027"}, "baselines_by_created_at"),
+        ({"git_ref": "often", "until": "2026"}, "baselines_by_git_ref"),
+        ({"git_ref": "often", "benchmark_prefix": "r"}, "baselines_by_benchmark"),
+        ({"git_ref": "often", "benchmark_prefix": "o"}, "baselines_by_git_ref"),
+        ({"git_ref": "often", "visible": "rare".__eq__}, "baselines_by_benchmark"),
+        ({"benchmark": "often", "since": "2027"}, "baselines_by_created_at"),
+        ({"benchmark": "rare", "since": "2027"}, "baselines_by_created_at"),
+        ({"benchmark": "rare", "since": "2026"}, "baselines_by_benchmark"),
+        ({"benchmark": "rare", "tags": ["often"]}, "baselines_by_benchmark"),
+        ({"benchmark": "often", "tags": ["rare"]}, "baseline_tags t"),
+        ({"benchmark": "often", "git_ref": "rare"}, "baselines_by_benchmark_git_ref"),
+        ({"git_ref": "rare", "tags": ["often"]}, "baselines_by_git_ref"),
+        ({"git_ref": "often", "tags": ["often"]}, "baseline_tags t"),
+    ],
+    ids=str,
+)
+def test_the_filter_that_leaves_the_fewest_leads(
+    divided: SqlStorage, filters: Any, leads: str
+) -> None:
+    """SQLite took half a second for the records of a benchmark, of a million, that had a tag of
+    half of them."""
+    engine = divided._engine
+    with engine.reading(soon()) as db:
+        found = selection.select(db, engine, "p", Filters(**filters))
+        assert found
+        assert found.table.split(" CROSS ")[0].split()[-1] == leads.split()[-1]
+        assert found.table.startswith(leads if leads.endswith(" t") else "baselines b INDEXED BY ")
+
+
+def test_of_several_tags_the_rarest_leads(divided: SqlStorage) -> None:
+    for tags in (["often", "rare"], ["rare", "often"]):
+        with divided._engine.reading(soon()) as db:
+            found = selection.select(db, divided._engine, "p", Filters(tags=tags))
+        assert found
+        assert (found.table, found.values) == ("baseline_tags t", ["p", "rare", "often"])
+
+
+def test_a_single_filter_costs_no_look(divided: SqlStorage) -> None:
+    class Untouched:
+        def execute(self, sql: str, values: Any = ()) -> Any:
+            raise AssertionError(sql)
+
+    untouched: Any = Untouched()
+    for filters in ({}, {"git_ref": "often"}, {"since": "2026", "until": "2027"}, {"tags": ["x"]}):
+        assert selection.select(untouched, divided._engine, "p", Filters(**filters))
