@@ -85,33 +85,36 @@ def select(db: Session, engine: Engine, project: str, filters: Filters) -> Selec
 def _conditions(filters: Filters, visible: Sequence[tuple[str, Any]]) -> dict[str, Condition]:
     """Return what the filters leave, of ``baselines b``."""
     prefix = filters.benchmark_prefix
-    found = {
-        "benchmark": given(("b.benchmark = ?", filters.benchmark)),
-        "git_ref": given(("b.git_ref = ?", filters.git_ref)),
-        "git_sha": given(("b.git_sha = ?", filters.git_sha)),
-        "names": given(
-            ("b.benchmark >= ?", prefix),
-            # Names are ASCII, so DEL sorts behind every character that may follow the prefix.
-            ("b.benchmark < ?", None if prefix is None else prefix + "\x7f"),
-            *visible,
-        ),
-        "time": given(
-            ("b.created_at >= ?", filters.since),
-            ("b.created_at <= ?", filters.until),
-        ),
-        "tags": _tagged("b", filters.tags or ()),
-    }
+    found = given(
+        ("benchmark", "b.benchmark = ?", filters.benchmark),
+        ("git_ref", "b.git_ref = ?", filters.git_ref),
+        ("git_sha", "b.git_sha = ?", filters.git_sha),
+        ("names", "b.benchmark >= ?", prefix),
+        # Names are ASCII, so DEL sorts behind every character that may follow the prefix.
+        ("names", "b.benchmark < ?", None if prefix is None else prefix + "\x7f"),
+        *(("names", *condition) for condition in visible),
+        ("time", "b.created_at >= ?", filters.since),
+        ("time", "b.created_at <= ?", filters.until),
+    )
+    if filters.tags:
+        found["tags"] = _tagged("b", filters.tags)
     if filters.source is not None:
         # In words, not bound: so the planner sees that the index of promotions holds them all.
         source = "promote" if filters.source == "promote" else "upload"
         found[source] = [f"b.source = '{source}'"], []
-    return {name: condition for name, condition in found.items() if condition[0]}
+    return found
 
 
-def given(*pairs: tuple[str, Any]) -> Condition:
-    """Return the conditions whose values are not None, and these values."""
-    kept = [pair for pair in pairs if pair[1] is not None]
-    return [condition for condition, _ in kept], [value for _, value in kept]
+def given(*conditions: tuple[str, str, Any]) -> dict[str, Condition]:
+    """Return the conditions whose values are not None, by the names of their filters: each comes
+    with that name first."""
+    found: dict[str, Condition] = {}
+    for name, condition, value in conditions:
+        if value is not None:
+            texts, values = found.setdefault(name, ([], []))
+            texts.append(condition)
+            values.append(value)
+    return found
 
 
 def _tagged(table: str, tags: Sequence[str]) -> Condition:

@@ -121,18 +121,15 @@ def _select(db: Session, engine: Engine, project: str, filters: VerdictFilters) 
     visible = only_visible(db, engine, project, "verdicts", "v.benchmark", filters)
     if visible is None:
         return None
-    found = {
-        "benchmark": given(("v.benchmark = ?", filters.benchmark)),
-        "status": given(("v.status = ?", filters.status)),
-        "git_ref": given(("v.git_ref = ?", filters.git_ref)),
-        "git_sha": given(("v.git_sha = ?", filters.git_sha)),
-        "time": given(
-            ("v.created_at >= ?", filters.since),
-            ("v.created_at <= ?", filters.until),
-        ),
-        "names": given(*visible),
-    }
-    conditions = {name: condition for name, condition in found.items() if condition[0]}
+    conditions = given(
+        ("benchmark", "v.benchmark = ?", filters.benchmark),
+        ("status", "v.status = ?", filters.status),
+        ("git_ref", "v.git_ref = ?", filters.git_ref),
+        ("git_sha", "v.git_sha = ?", filters.git_sha),
+        ("time", "v.created_at >= ?", filters.since),
+        ("time", "v.created_at <= ?", filters.until),
+        *(("names", *condition) for condition in visible),
+    )
     fit = fitting(_INDEXES, frozenset(conditions))
     ways = [partial(by_index, engine, "verdicts v", project, index, conditions) for index in fit]
     return narrowest(db, engine, ways)
