@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfgate_server.gate import hosts
+from perfgate_server.gate import hosts, noise
 from perfgate_server.gate.document import document
 from perfgate_server.gate.rule import Candidate, Judgement, Options, judge, measure
 from perfgate_server.names import METRICS
@@ -372,6 +372,48 @@ def test_a_throughput_falls_out_of_the_noise_downwards() -> None:
     history = [run(throughput_per_s=float(value)) for value in STEADY]
     verdict = against(run(throughput_per_s=100.0), run(throughput_per_s=70.0), history)
     assert verdict.status == "fail"
+
+
+NOISY = (1000.0, 700.0, 1300.0, 750.0, 1200.0, 900.0)
+
+
+@pytest.mark.parametrize("rate", [0.0, 5e-324, 1.0, 100.0])
+def test_a_throughput_that_is_all_but_gone_is_no_noise(rate: float) -> None:
+    """An interval around rates that scatter by a fifth reaches below 0, where no rate is."""
+    history = [run(throughput_per_s=value) for value in NOISY]
+    verdict = against(run(throughput_per_s=900.0), run(throughput_per_s=rate), history)
+    assert (verdict.status, verdict.reasons) == ("fail", ("throughput_per_s_fail",))
+    interval = verdict.metrics.noise["throughput_per_s"].interval
+    assert interval is not None and 0 < interval.low < interval.center < interval.high
+
+
+@given(
+    st.lists(st.floats(1e-3, 1e6), min_size=5, max_size=20),
+    st.floats(0, 1e6),
+    st.floats(1e-3, 1e6),
+)
+def test_a_throughput_is_as_noisy_as_the_time_that_one_takes(
+    past: list[float], rate: float, before: float
+) -> None:
+    """So that one benchmark's time and rate, of the same runs, come to the same."""
+    history = [run(throughput_per_s=value) for value in past]
+    verdict = against(run(throughput_per_s=before), run(throughput_per_s=rate), history)
+    found = verdict.metrics.noise.get("throughput_per_s")
+    if found is not None:
+        times = noise.interval([1 / value for value in past], 0.0)
+        assert times is not None and found.interval is not None
+        assert found.decided == ("fails" if rate == 0 or 1 / rate > times.high else "within_noise")
+        assert found.interval.low == pytest.approx(1 / times.high)
+        assert found.interval.center == pytest.approx(1 / times.center)
+
+
+def test_a_past_run_without_any_throughput_is_an_outlier() -> None:
+    history = [run(throughput_per_s=value) for value in (5.0, 5.2, 0.0, 4.9, 5.1, 5.0)]
+    for rate, decided in ((4.7, "within_noise"), (2.0, "fails")):
+        verdict = against(run(throughput_per_s=6.0), run(throughput_per_s=rate), history)
+        found = verdict.metrics.noise["throughput_per_s"]
+        assert (found.n, found.decided) == (6, decided)
+        assert found.interval is not None and math.isfinite(found.interval.high)
 
 
 @pytest.mark.parametrize(

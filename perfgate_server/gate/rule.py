@@ -23,6 +23,8 @@ History = Callable[[], Sequence[Summary]]
 _JUDGED: tuple[Status, ...] = ("pass", "warn", "fail")
 
 HIGHER_IS_BETTER = frozenset({"throughput_per_s"})
+#: A rate that is less, as none, is taken for this one where it is turned to a time.
+_SLOWEST = 1e-300
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,12 +268,29 @@ def _comparable(current: Summary, history: Sequence[Summary], options: Options) 
 def _noise(name: str, current: float, records: Sequence[Summary]) -> Noise:
     """Return what the records say of a metric that is beyond its threshold."""
     values = [past.stats[name]["median"] for past in records if name in past.stats]
+    if name in HIGHER_IS_BETTER:
+        # Of a rate it is the time that one takes which scatters: around rates that scatter by a
+        # fifth an interval reaches below 0, and a rate of 0 would be within the noise.
+        current, values = _time(current), [_time(rate) for rate in values]
     # Of what is counted in whole units, a change of 1 may be rounding alone.
     expected = noise.interval(values, 1.0 if name in COUNTS else 0.0)
     if expected is None:
         return Noise(len(values), None, "too_little_history")
+    outside = current > expected.high
     if name in HIGHER_IS_BETTER:
-        outside = current < expected.low
-    else:
-        outside = current > expected.high
+        expected = _of_rates(expected)
     return Noise(expected.n, expected, "fails" if outside else "within_noise")
+
+
+def _time(rate: float) -> float:
+    return 1 / max(rate, _SLOWEST)
+
+
+def _of_rates(times: noise.Interval) -> noise.Interval:
+    """Return the interval of rates that an interval of times is."""
+    return noise.Interval(
+        times.n,
+        _finite(1 / times.high),
+        _finite(1 / times.center),
+        _finite(1 / times.low) if times.low > 0 else sys.float_info.max,
+    )
