@@ -15,6 +15,7 @@ from typing import Any
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 
 from perfgate_server import logs
 from perfgate_server.app import announce_key, configure_logs, create_app
@@ -99,6 +100,14 @@ class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn is not typed
         if not self._keeps_memory():
             for _ in range(self.num_workers):
                 self.spawn_worker()  # `manage_workers` then stops the oldest
+
+    def reap_workers(self) -> None:
+        """End with the worker that held storage `memory`: another would be an empty store, where
+        a gate finds nothing to compare with."""
+        super().reap_workers()
+        is_stopping = not self.LISTENERS
+        if self._keeps_memory() and not self.WORKERS and not is_stopping:
+            raise HaltServer("the process that held storage memory is gone, and all with it", 1)
 
     def handle_ttin(self) -> None:
         if self._keeps_memory():

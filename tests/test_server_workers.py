@@ -324,6 +324,15 @@ def test_a_signal_adds_a_worker_and_another_takes_it_away(tmp_path: Path) -> Non
         assert server.stop() == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_memory_that_is_gone_ends_the_server(tmp_path: Path, number: int) -> None:
+    """Another worker would be an empty store, where a gate has nothing to compare with."""
+    with serving(perfgate_server("--storage-type", "memory"), tmp_path) as server:
+        os.kill(server.workers()[0], number)
+        assert server.process.wait(PATIENCE) == 1
+        assert "the process that held storage memory is gone, and all with it" in server.log
+
+
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGTTIN", "SIGUSR2"])
 def test_no_signal_loses_what_is_in_memory(tmp_path: Path, name: str) -> None:
     """Another process would have a memory of its own."""
