@@ -38,6 +38,17 @@ class State:
     storage: Storage
 
 
+def make_state(config: ServerConfig) -> State:
+    """Create or migrate the storage that `config` names; raises storage.base.CannotOpen."""
+    storage = open_storage(
+        config.storage_type,
+        config.location,
+        pool_size=config.effective_pool_size,
+        shared=config.effective_workers > 1,
+    )
+    return State(config, {key.digest: key for key in config.api_keys}, storage)
+
+
 def create_app(config: ServerConfig | None = None) -> Flask:
     """Return the WSGI application for `config`.
 
@@ -50,16 +61,7 @@ def create_app(config: ServerConfig | None = None) -> Flask:
     app = App("perfgate_server", static_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.converters.update(baselines.CONVERTERS)
-    app.extensions["perfgate"] = State(
-        config,
-        {key.digest: key for key in config.api_keys},
-        open_storage(
-            config.storage_type,
-            config.location,
-            pool_size=config.effective_pool_size,
-            shared=config.effective_workers > 1,
-        ),
-    )
+    app.extensions["perfgate"] = make_state(config)
     app.before_request(_begin)
     # Run in reverse order: `_finish` logs what is sent.
     app.after_request(_finish)
@@ -123,7 +125,8 @@ def _development_url() -> str:
     host = options.get("host") or "127.0.0.1"
     # Which port it will be, if any free one is asked for, nobody knows yet.
     port = options.get("port", 5000) or "PORT"
-    return f"http://{address(host, port)}"
+    scheme = "https" if options.get("cert") else "http"
+    return f"{scheme}://{address(host, port)}"
 
 
 def _begin() -> None:

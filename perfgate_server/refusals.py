@@ -38,15 +38,13 @@ _REFUSALS: dict[type[Exception], tuple[int, str]] = {
     http.InvalidHeaderName: (400, "The name of a header is not well-formed."),
     http.ObsoleteFolding: (400, "A header is folded over two lines, which is obsolete in HTTP."),
     http.InvalidHTTPVersion: (400, f"The HTTP version is not supported. {_ENCODE}"),
+    # The path does not begin with what SCRIPT_NAME, in gunicorn's environment, says.
+    http.ConfigurationProblem: (404, "There is no such route."),
     http.ParseException: (400, f"The request is not well-formed HTTP. {_ENCODE}"),
     ssl.SSLError: (400, "The connection is no TLS that the server takes."),
 }
 #: What is no client's fault, though gunicorn has it among what is not well-formed HTTP.
-_FAULTS = (
-    http.ConfigurationProblem,
-    http.InvalidResponseHeader,
-    http.InvalidResponseHeaderName,
-)
+_FAULTS = (http.InvalidResponseHeader, http.InvalidResponseHeaderName)
 
 
 def answer(exc: Exception, client: socket.socket, addr: Any, *, cors: bool) -> None:

@@ -10,6 +10,7 @@ import signal
 import socket
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from flask import Flask
@@ -18,7 +19,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
 from perfgate_server import logs
-from perfgate_server.app import announce_key, configure_logs, create_app
+from perfgate_server.app import announce_key, configure_logs, create_app, make_state
 from perfgate_server.config import ConfigError, ServerConfig, address, end
 from perfgate_server.storage.base import CannotOpen
 from perfgate_server.worker import NOBODY, STOPPING, Worker, load_of
@@ -212,7 +213,8 @@ def _before_fork(arbiter: Any, worker: Worker) -> None:
     _assign(arbiter, worker)
     # Until a worker has its own handlers it would run the main process's, which swallow the
     # signal. `Worker.init_signals` lets it through there, and the next statement here.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    if isinstance(worker, Worker):  # any other would never hear it
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
 
 
 # gunicorn has no hook for after the fork in the main process. The other processes that import
@@ -302,13 +304,40 @@ def wsgi_settings() -> dict[str, Any]:
     try:
         config = wsgi_config()
         configure_logs(config)
+        settings = gunicorn_settings(config)
         create_app(config).extensions["perfgate"].storage.close()
     except (ConfigError, CannotOpen) as error:
         end(error)
     os.environ[_CONFIGURED] = "yes"
-    return gunicorn_settings(config) | {
+    return settings | {
         "bind": address(config.bind, config.port),
-        "when_ready": lambda server: logger.info(_started(config, str(server.LISTENERS[0]))),
+        "on_starting": lambda server: _take_options(config, server),
+        "when_ready": lambda server: logger.info(_started(config, _listening(server))),
         "on_exit": _log_stop,
         "on_reload": _tell_of_hangup,
     }
+
+
+def _take_options(config: ServerConfig, server: Any) -> None:
+    """Let gunicorn's own options hold for the application too, which was made by `config`, or end
+    the process with one line."""
+    extensions = server.app.wsgi().extensions
+    if extensions["perfgate"].config != config:
+        # It has read its variables after -e, and gunicorn's settings came before.
+        end("gunicorn's -e comes too late for PERFGATE_ variables: set them before it starts")
+    if not issubclass(server.worker_class, Worker):
+        logger.warning(
+            "workers of gunicorn's class %s: no client is bounded, and clients are not shared out",
+            server.worker_class.__name__,
+        )
+    workers, threads = server.cfg.workers, server.cfg.threads
+    if (workers, threads) != (config.effective_workers, config.effective_threads):
+        try:
+            extensions["perfgate"] = make_state(replace(config, workers=workers, threads=threads))
+        except (ConfigError, CannotOpen) as error:
+            end(error)
+
+
+def _listening(server: Any) -> str:
+    """Return where gunicorn listens; with --reuse-port only its workers do."""
+    return ", ".join(map(str, server.LISTENERS or server.cfg.bind))

@@ -29,11 +29,11 @@ REFUSALS = [
     (http.InvalidHeaderName("x"), 400, "name of a header"),
     (http.ObsoleteFolding("x"), 400, "folded"),
     (http.InvalidHTTPVersion("x"), 400, "HTTP version is not supported"),
+    (http.ConfigurationProblem("x"), 404, "no such route"),
     (http.InvalidRequestLine("x"), 400, "--data-urlencode"),
     (ssl.SSLError("x"), 400, "no TLS"),
 ]
 FAULTS = [
-    http.ConfigurationProblem("x"),
     http.InvalidResponseHeader("x"),
     http.InvalidResponseHeaderName("x"),
     RuntimeError("a bug"),
@@ -60,7 +60,7 @@ def read(client: socket.socket) -> tuple[int, Message, dict[str, Any]]:
     return int(line.split()[1]), headers, json.loads(body)["error"]
 
 
-@pytest.mark.parametrize(("exc", "status", "said"), REFUSALS, ids=range(12))
+@pytest.mark.parametrize(("exc", "status", "said"), REFUSALS, ids=range(13))
 def test_a_refusal_says_what_is_wrong_and_is_no_failure(
     ends: Any, caplog: pytest.LogCaptureFixture, exc: Exception, status: int, said: str
 ) -> None:
@@ -80,7 +80,7 @@ def test_a_refusal_says_what_is_wrong_and_is_no_failure(
     assert vars(line)["request_id"] == error["request_id"] == headers["X-Request-ID"]
 
 
-@pytest.mark.parametrize("exc", FAULTS, ids=range(4))
+@pytest.mark.parametrize("exc", FAULTS, ids=range(3))
 def test_what_is_no_client_s_fault_is_a_failure_and_tells_the_client_nothing(
     ends: Any, caplog: pytest.LogCaptureFixture, exc: Exception
 ) -> None:

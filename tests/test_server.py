@@ -44,7 +44,14 @@ from support import (
 from perfgate_server import ServerConfig
 from perfgate_server.app import _development_url
 from perfgate_server.config import ConfigError
-from perfgate_server.server import _bind, _listen, _started, _url, gunicorn_settings
+from perfgate_server.server import (
+    _bind,
+    _listen,
+    _started,
+    _url,
+    gunicorn_settings,
+    wsgi_settings,
+)
 
 # -- the launch modes
 
@@ -88,6 +95,82 @@ def test_gunicorn_takes_its_own_options_too(tmp_path: Path, more: list[str]) -> 
                 client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n")
                 assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
         assert server.stop() == 0
+
+
+def test_gunicorn_with_another_class_of_workers(tmp_path: Path) -> None:
+    """They hear a stop as ours do, and are replaced at a hangup; a line says what they lack."""
+    with gunicorn_server(tmp_path, "-k", "gthread", "-w", "2") as server:
+        drive(server)
+        before = set(server.workers())
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: server.workers() and not before & set(server.workers()), "new workers")
+        wait_for(lambda: _is_healthy(server), "one that answers")
+        assert server.stop() == 0
+        assert "SIGKILL" not in server.log and "no client is bounded" in server.log
+
+
+def _is_healthy(server: Server) -> bool:
+    with contextlib.suppress(OSError):
+        return server.request("GET", "/health", role=None)[0] == 200
+    return False
+
+
+def test_gunicorn_with_a_socket_for_each_worker(tmp_path: Path) -> None:
+    with gunicorn_server(tmp_path, "--reuse-port") as server:
+        drive(server)
+        assert f"listening on 127.0.0.1:{server.port}, storing in" in server.log
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["-e", "PERFGATE_DATABASE_URL={folder}/other.db"], "-e"),
+        (["-e", "PERFGATE_TIMEOUT=5"], "-e"),
+        (["--threads", "513"], "threads must be from 1 to 512"),
+    ],
+    ids=str,
+)
+def test_what_gunicorn_s_options_cannot_do_is_one_line_and_status_2(
+    tmp_path: Path, options: list[str], said: str
+) -> None:
+    """The log would name another database, or other limits hold than those that are said."""
+    result = subprocess.run(
+        [
+            program("gunicorn"),
+            *(option.replace("{folder}", str(tmp_path)) for option in options),
+            "wsgi:app",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        cwd=ROOT,
+        env=environment(
+            PERFGATE_API_KEYS=EVERY_KEY,
+            PERFGATE_DATABASE_URL=str(tmp_path / "perfgate.db"),
+            PERFGATE_BIND="127.0.0.1",
+            PERFGATE_PORT="0",
+        ),
+    )
+    assert result.returncode == 2, result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if not line.startswith("{")]
+    assert line.startswith("Error: ") and said in line
+
+
+def test_gunicorn_without_a_folder_for_temporary_files(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def fail() -> str:
+        raise ConfigError("no folder")
+
+    monkeypatch.setattr("perfgate_server.server._heartbeats", fail)
+    monkeypatch.setenv("PERFGATE_API_KEYS", EVERY_KEY)
+    monkeypatch.setenv("PERFGATE_DATABASE_URL", str(tmp_path / "perfgate.db"))
+    with pytest.raises(SystemExit) as stop:
+        wsgi_settings.__wrapped__()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "Error: no folder"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_flask_run(tmp_path: Path) -> None:
@@ -189,6 +272,8 @@ def test_the_line_to_try_a_made_key_holds_a_url(host: str, port: int, url: str) 
     with click.Context(click.Command("run")) as context:
         context.params = {"host": host, "port": port}
         assert _development_url() == url
+        context.params["cert"] = "adhoc"
+        assert _development_url() == url.replace("http:", "https:")
 
 
 def test_one_line_on_start_tells_where_what_and_who(tmp_path: Path) -> None:
