@@ -122,7 +122,7 @@ def test_all_filters_combine(storage: Storage, monkeypatch: pytest.MonkeyPatch) 
 _ROWS = """INSERT INTO baselines (id, project, benchmark, version, git_ref, git_sha, metadata, tags,
         created_at, created_by, content_hash, source, receipt_id)
     WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 12000)
-    SELECT i, 'p', CASE WHEN i % 100 = 0 THEN 'rare' ELSE 'often' END, 'v' || i,
+    SELECT i, 'p', CASE WHEN i % 100 = 0 THEN 'team/rare' ELSE 'team/often' END, 'v' || i,
         CASE WHEN i % 1000 = 0 THEN 'rare' ELSE 'often' END, NULL, '{}',
         CASE WHEN i % 2000 = 0 THEN '["rare", "often"]' ELSE '["often"]' END,
         CASE WHEN i % 5000 = 0 THEN '2027' WHEN i <= 3000 THEN '2025' ELSE '2026' END,
@@ -153,15 +153,15 @@ def divided() -> Iterator[SqlStorage]:
         ({"git_ref": "often", "since": "2027"}, "baselines_by_created_at"),
         ({"git_ref": "often", "until": "2025"}, "baselines_by_created_at"),
         ({"git_ref": "often", "until": "2026"}, "baselines_by_git_ref"),
-        ({"git_ref": "often", "benchmark_prefix": "r"}, "baselines_by_benchmark"),
-        ({"git_ref": "often", "benchmark_prefix": "o"}, "baselines_by_git_ref"),
-        ({"git_ref": "often", "visible": "rare".__eq__}, "baselines_by_benchmark"),
-        ({"benchmark": "often", "since": "2027"}, "baselines_by_created_at"),
-        ({"benchmark": "rare", "since": "2027"}, "baselines_by_created_at"),
-        ({"benchmark": "rare", "since": "2026"}, "baselines_by_benchmark"),
-        ({"benchmark": "rare", "tags": ["often"]}, "baselines_by_benchmark"),
-        ({"benchmark": "often", "tags": ["rare"]}, "baseline_tags t"),
-        ({"benchmark": "often", "git_ref": "rare"}, "baselines_by_benchmark_git_ref"),
+        ({"git_ref": "often", "benchmark_prefix": "team/r"}, "baselines_by_benchmark"),
+        ({"git_ref": "often", "benchmark_prefix": "team/o"}, "baselines_by_git_ref"),
+        ({"git_ref": "often", "visible": "team/rare".__eq__}, "baselines_by_benchmark"),
+        ({"benchmark": "team/often", "since": "2027"}, "baselines_by_created_at"),
+        ({"benchmark": "team/rare", "since": "2027"}, "baselines_by_created_at"),
+        ({"benchmark": "team/rare", "since": "2026"}, "baselines_by_benchmark"),
+        ({"benchmark": "team/rare", "tags": ["often"]}, "baselines_by_benchmark"),
+        ({"benchmark": "team/often", "tags": ["rare"]}, "baseline_tags t"),
+        ({"benchmark": "team/often", "git_ref": "rare"}, "baselines_by_benchmark_git_ref"),
         ({"git_ref": "rare", "tags": ["often"]}, "baselines_by_git_ref"),
         ({"git_ref": "often", "tags": ["often"]}, "baseline_tags t"),
     ],
@@ -178,6 +178,16 @@ def test_the_filter_that_leaves_the_fewest_leads(
         assert found
         assert found.table.split(" CROSS ")[0].split()[-1] == leads.split()[-1]
         assert found.table.startswith(leads if leads.endswith(" t") else "baselines b INDEXED BY ")
+
+
+def test_the_names_that_a_key_may_see_are_sought_one_by_one(divided: SqlStorage) -> None:
+    """Also those with a prefix, of which SQLite would walk all."""
+    filters = Filters(benchmark_prefix="team/", visible="team/rare".__eq__)
+    with divided._engine.reading(soon()) as db:
+        found = selection.select(db, divided._engine, "p", filters)
+    assert found
+    names = "b.benchmark IN (SELECT value FROM json_each(?))"
+    assert (found.conditions, found.values) == (["b.project = ?", names], ["p", '["team/rare"]'])
 
 
 def test_of_several_tags_the_rarest_leads(divided: SqlStorage) -> None:

@@ -26,6 +26,9 @@ def indexes(*pairs: tuple[str, str]) -> tuple[Index, ...]:
     return tuple((index, frozenset(filters.split())) for index, filters in pairs)
 
 
+#: Sorts behind every character of a benchmark's name, of which each is ASCII: so it ends a range.
+_LAST = "\x7f"
+
 _BY_TAG = "baseline_tags"
 #: Those that usually leave the fewest rows come first.
 _INDEXES = indexes(
@@ -69,9 +72,12 @@ def select(db: Session, engine: Engine, project: str, filters: Filters) -> Selec
     tags = filters.tags or ()
     if len(tags) > MAX_TAGS:
         return None
-    visible = only_visible(db, engine, project, "baselines", "b.benchmark", filters)
+    prefix = filters.benchmark_prefix
+    visible = only_visible(db, engine, project, "baselines", "b.benchmark", filters, prefix or "")
     if visible is None:
         return None
+    if prefix is not None and not visible:
+        visible = [("b.benchmark >= ?", prefix), ("b.benchmark < ?", prefix + _LAST)]
     conditions = _conditions(filters, visible)
     ways: list[Way] = []
     for index in fitting(_INDEXES, frozenset(conditions)):
@@ -82,17 +88,14 @@ def select(db: Session, engine: Engine, project: str, filters: Filters) -> Selec
     return narrowest(db, engine, ways)
 
 
-def _conditions(filters: Filters, visible: Sequence[tuple[str, Any]]) -> dict[str, Condition]:
-    """Return what the filters leave, of ``baselines b``."""
-    prefix = filters.benchmark_prefix
+def _conditions(filters: Filters, names: Sequence[tuple[str, Any]]) -> dict[str, Condition]:
+    """Return what the filters leave, of ``baselines b``; `names` are the conditions on those of
+    benchmarks."""
     found = given(
         ("benchmark", "b.benchmark = ?", filters.benchmark),
         ("git_ref", "b.git_ref = ?", filters.git_ref),
         ("git_sha", "b.git_sha = ?", filters.git_sha),
-        ("names", "b.benchmark >= ?", prefix),
-        # Names are ASCII, so DEL sorts behind every character that may follow the prefix.
-        ("names", "b.benchmark < ?", None if prefix is None else prefix + "\x7f"),
-        *(("names", *condition) for condition in visible),
+        *(("names", *condition) for condition in names),
         ("time", "b.created_at >= ?", filters.since),
         ("time", "b.created_at <= ?", filters.until),
     )
@@ -196,31 +199,36 @@ def only_visible(
     table: str,
     column: str,
     filters: Filters | VerdictFilters,
+    prefix: str = "",
 ) -> list[tuple[str, Any]] | None:
-    """Return the conditions, each with its value, that leave of a table's benchmarks those that
-    may be seen: none if that is all of them. Return None if there is nothing to see."""
+    """Return the conditions, each with its value, that leave of a table's benchmarks with that
+    prefix those that may be seen: none if that is all of them. Return None if there is nothing to
+    see."""
     visible = filters.visible
     if visible is None:
         return []
     if filters.benchmark is not None:  # which leaves no other
         return [] if visible(filters.benchmark) else None
-    names = _benchmarks(db, project, table)
+    names = _benchmarks(db, project, table, prefix)
     seen = [name for name in names if visible(name)]
     if not seen:
         return None
     return [engine.among(column, seen)] if len(seen) < len(names) else []
 
 
-def _benchmarks(db: Session, project: str, table: str) -> list[str]:
-    """Return a project's distinct benchmarks in a table, one index seek for each."""
+def _benchmarks(db: Session, project: str, table: str, prefix: str) -> list[str]:
+    """Return a project's distinct benchmarks with that prefix, one index seek for each."""
+    last = prefix + _LAST
     rows = db.execute(
         f"""WITH RECURSIVE names (name) AS (
-               SELECT min(benchmark) FROM {table} WHERE project = ?
+               SELECT min(benchmark) FROM {table}
+               WHERE project = ? AND benchmark >= ? AND benchmark < ?
                UNION ALL
-               SELECT (SELECT min(benchmark) FROM {table} WHERE project = ? AND benchmark > name)
+               SELECT (SELECT min(benchmark) FROM {table}
+                       WHERE project = ? AND benchmark > name AND benchmark < ?)
                FROM names WHERE name IS NOT NULL)
            SELECT name FROM names WHERE name IS NOT NULL""",
-        (project, project),
+        (project, prefix, last, project, last),
     ).fetchall()
     return [row[0] for row in rows]
 
