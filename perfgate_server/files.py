@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -33,7 +33,8 @@ def whole(name: str) -> Iterator[Path]:
             raise
         except OSError:  # a file system without links
             os.rename(partial, target)
-        _flush(target.parent)
+        with suppress(PermissionError):  # of a folder that may be written to, and not read
+            _flush(target.parent)
     finally:
         partial.unlink(missing_ok=True)
 

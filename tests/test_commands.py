@@ -182,6 +182,23 @@ def test_an_export_that_is_interrupted_leaves_no_file(
     assert not [*tmp_path.glob("all.ndjson*")]
 
 
+def test_a_folder_that_may_not_be_read_may_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is there, and that it is was said to be a failure."""
+    opens = os.open
+
+    def refuse(path: Any, *rest: Any, **more: Any) -> int:
+        if Path(path) == tmp_path:
+            raise PermissionError(13, "Permission denied")
+        return opens(path, *rest, **more)
+
+    with whole(str(tmp_path / "file")) as partial:
+        monkeypatch.setattr(os, "open", refuse)
+        partial.write_bytes(b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.parametrize("links", [True, False])
 def test_a_file_gets_its_name_once_it_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
