@@ -96,8 +96,9 @@ def restore(
     report = Report()
     reserved = None
     if merge:
+        start = source.tell()
         reserved = _Reserved(storage, sum(1 for _ in _lines(source)))
-        source.seek(0)
+        source.seek(start)
     with closing(_Places()) as places:
         for number, line in enumerate(_lines(source), 1):
             progress(len(line))
@@ -162,7 +163,10 @@ class _Reserved:
     def place(self, number: int, last: int | None) -> int:
         """Return the sequence for the record of a line; `last` is its benchmark's last
         so far."""
-        if last is not None and last > self._before + number:
+        has_grown = number > self._lines
+        if has_grown:  # since its lines were counted
+            self._lines = 2 * number
+        if has_grown or (last is not None and last > self._before + number):
             # `last` is beyond those reserved: reserve more for the rest.
             rest = self._lines - number + 1
             self._before = self._storage.reserve(rest, deadline=_deadline()) - number

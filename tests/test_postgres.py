@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from support import (
     wait_for,
 )
 from test_storage import race
+from test_storage_verdicts import verdict
 
 from perfgate_server import Role, ServerConfig
 from perfgate_server.storage import open_storage
@@ -133,26 +135,95 @@ def test_a_connection_that_led_elsewhere_is_not_kept(postgres: Postgres, url: st
         wait_for(lambda: _creates(storage), "a connection to the right place")
 
 
-def test_a_database_is_not_used_before_it_is_restored_whole(postgres: Postgres, url: str) -> None:
-    """Records would come before those that are restored, and where their numbers are. In a dump
-    the keys that refer to other tables come last."""
+_KEY = "receipt_summaries_project_receipt_id_fkey"
+
+
+@pytest.mark.parametrize(
+    ("drop", "definition"),
+    [
+        (
+            f"ALTER TABLE receipt_summaries DROP CONSTRAINT {_KEY}",
+            "'ALTER TABLE receipt_summaries ADD ' || pg_get_constraintdef(oid)"
+            f" FROM pg_constraint WHERE conname = '{_KEY}'",
+        ),
+        (
+            "DROP TRIGGER verdicts_inserted ON verdicts",
+            "pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = 'verdicts_inserted'",
+        ),
+        ("DROP INDEX baselines_by_version", "pg_get_indexdef('baselines_by_version'::regclass)"),
+    ],
+    ids=["foreign key", "trigger", "unique index"],
+)
+def test_a_database_is_not_used_before_it_is_restored_whole(
+    postgres: Postgres, url: str, drop: str, definition: str
+) -> None:
+    """Records would come before those that are restored, and where their numbers are, or would not
+    be counted. What is missing here comes last in a dump; in any order if several jobs restore."""
     name = database_of(url)
-    key = "receipt_summaries_project_receipt_id_fkey"
     with contextlib.closing(opened(url)) as storage:
         storage.create(*stored(), deadline=soon())
-        (definition,) = postgres.execute(
-            f"SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = '{key}'", name
-        )
-        postgres.execute(f"ALTER TABLE receipt_summaries DROP CONSTRAINT {key}", name)
+        ((again,),) = [postgres.execute(f"SELECT {definition}", name)[0]]
+        postgres.execute(drop, name)
         postgres.disconnect(name)
         with pytest.raises(Unavailable, match="whole"):
             storage.create(*stored("b", "v2"), deadline=soon())
         with pytest.raises(CannotOpen, match="restore"):
             opened(url)
-        postgres.execute(
-            f"ALTER TABLE receipt_summaries ADD CONSTRAINT {key} {definition[0]}", name
-        )
+        postgres.execute(again, name)
         assert storage.create(*stored("b", "v2"), deadline=soon())[1]
+
+
+def test_a_restore_in_the_place_of_an_open_database_is_waited_for(
+    postgres: Postgres, url: str
+) -> None:
+    """Its tables are others, and what is uploaded before their keys come would break it."""
+    name = database_of(url)
+    with contextlib.closing(open_storage("postgres", url, pool_size=1)) as storage:
+        storage.create(*stored(), deadline=soon())
+        postgres.execute("CREATE TABLE new (LIKE baselines INCLUDING ALL)", name)
+        postgres.execute("DROP TABLE baselines CASCADE", name)
+        postgres.execute("ALTER TABLE new RENAME TO baselines", name)
+        with pytest.raises(Unavailable, match="not restored whole"):
+            storage.create(*stored("b", "v2"), deadline=soon())
+
+
+def test_uploads_go_on_while_an_import_waits_for_a_vacuum(url: str) -> None:
+    """They queue behind whoever waits for a lock."""
+    import psycopg
+
+    with (
+        contextlib.closing(opened(url)) as storage,
+        psycopg.connect(url) as vacuum,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        vacuum.execute("LOCK TABLE baselines IN SHARE UPDATE EXCLUSIVE MODE")
+        reserved = threads.submit(storage.reserve, 5, deadline=soon())
+        for number in range(20):
+            storage.create(*stored("b", f"v{number}"), deadline=soon(PATIENCE / 2))
+        assert not reserved.done()
+        vacuum.rollback()
+        first = reserved.result()
+        newest = storage.create(*stored("b", "after"), deadline=soon())[0]
+        assert newest.sequence >= first + 5
+
+
+def test_what_is_waited_for_too_long_by_an_import_is_unavailable(url: str) -> None:
+    import psycopg
+
+    with contextlib.closing(opened(url)) as storage, psycopg.connect(url) as vacuum:
+        vacuum.execute("LOCK TABLE baselines IN SHARE UPDATE EXCLUSIVE MODE")
+        with pytest.raises(Unavailable, match="lock timeout|statement timeout"):
+            storage.reserve(5, deadline=soon(0.5))
+        vacuum.rollback()
+        assert storage.reserve(5, deadline=soon()) > 0
+
+
+def test_an_export_has_all_digits_whatever_the_server_shows(postgres: Postgres, url: str) -> None:
+    postgres.execute(f"ALTER DATABASE {database_of(url)} SET extra_float_digits = 0")
+    with contextlib.closing(opened(url)) as storage:
+        kept = storage.add_verdict(verdict(wall_ms_cv=0.12345678901234568), deadline=soon())
+        (exported,) = storage.export(deadline=soon())
+        assert exported == kept
 
 
 def test_a_server_goes_on_while_another_upgrades_its_database(postgres: Postgres, url: str) -> None:

@@ -24,6 +24,7 @@ from perfgate_server.records import trend_point
 from perfgate_server.storage import (
     migrate,
     open_storage,
+    rows,
     sql_comparison,
     sql_verdicts,
     sqlite,
@@ -631,7 +632,7 @@ class Explaining:
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db, self.plans = db, list[str]()
 
-    def execute(self, sql: str, values: Sequence[object]) -> sqlite3.Cursor:
+    def execute(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
         self.plans += [row[3] for row in self.db.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
         return self.db.execute("SELECT 1 WHERE 0")
 
@@ -727,6 +728,28 @@ def test_the_past_of_a_baseline_is_a_seek_in_an_index(
     plans = [plan for plan in explaining.plans if plan != "CORRELATED SCALAR SUBQUERY 1"]
     assert all(plan.startswith("SEARCH") for plan in plans), plans
     assert any(seek in plan for plan in explaining.plans), explaining.plans
+
+
+def test_a_move_seeks_the_tags_of_each_record(storage: SqlStorage) -> None:
+    """All tags of the project were looked through for each record: an import of one line, before
+    10,000 newer ones, kept uploads waiting for a minute."""
+
+    class Moving(Explaining):
+        def execute(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
+            super().execute(sql, values)
+            return self.db.execute(sql, values)
+
+        def reserve(self, count: int) -> int:
+            return 100
+
+    storage.create(*stored("b", "v1", tags=["x", "y"]), deadline=soon())
+    with storage._engine.writing("p", "b", soon()) as db:
+        moving: Any = Moving(db)  # type: ignore[arg-type]
+        rows.move(moving, storage._engine, "p", "b", 0)
+    found = [plan for plan in moving.plans if "baseline_tags" in plan]
+    assert found == ["SEARCH baseline_tags USING PRIMARY KEY (project=? AND tag=? AND seq=?)"] * 2
+    page = storage.list("p", Filters(tags=["y", "x"]), Page(limit=9), deadline=soon())
+    assert [record.sequence for record in page.baselines] == [100]
 
 
 def test_a_record_without_a_summary_is_found_all_the_same(storage: SqlStorage, path: Path) -> None:

@@ -260,6 +260,48 @@ def test_merge_asks_for_new_places_once_and_not_for_each_record(
     assert listed(storage) == ["own", *(f"v{number}" for number in range(8, -1, -1))]
 
 
+def test_what_is_moved_takes_its_tags_along(storage: Storage) -> None:
+    text = file_of(storage, "v1")
+    keep(storage, "c", "other", tags=["t", "u"])
+    keep(storage, "b", "own1", tags=["t", "v"])
+    keep(storage, "b", "own2")
+    keep(storage, "b", "own3", tags=["u", "t"])
+    assert restored(storage, text, merge=True)[0].complete
+    assert listed(storage) == ["own3", "own2", "own1", "v1", "other"]
+    assert listed(storage, tags=["t"]) == ["own3", "own1", "v1", "other"]
+    assert listed(storage, tags=["u", "t"]) == ["own3", "other"]
+    assert listed(storage, tags=["v"]) == ["own1"]
+
+
+class Growing(io.BytesIO):
+    """A file to which lines are written between its two readings."""
+
+    more = b""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.write(self.more)
+        return super().seek(offset, whence)
+
+
+def test_merge_takes_a_file_that_grows_and_one_that_is_read_from_its_middle(
+    storage: Storage,
+) -> None:
+    """With each record at a place that was reserved for it: PostgreSQL gives out any other again,
+    and uploads fail."""
+    versions = [f"v{number}" for number in range(30)]
+    lines = file_of(storage, *versions).splitlines(keepends=True)
+    keep(storage, "b", "own")
+    source = Growing(b"".join(lines[:12]))
+    source.more = b"".join(lines[12:])
+    source.readline()
+    options: Any = {"merge": True, "strict": False, "progress": lambda _: None}
+    report = transfer.restore(storage, source, complain=pytest.fail, **options)
+    assert report.outcomes == {Outcome.KEPT: 29}
+    assert listed(storage) == ["own", *versions[:0:-1]]
+    for number in range(40):
+        keep(storage, "c", f"v{number}")
+
+
 def test_merge_puts_what_follows_behind_what_differs(storage: Storage) -> None:
     """What is stored stays, at the place of the file's own."""
     text = file_of(storage, "v1", "v2", "v3")

@@ -54,8 +54,8 @@ class Engine(Protocol):
     def walk(self, index: str) -> str:
         """Return the words behind a table that make a query walk that index, if there are any."""
 
-    def among(self, column: str, names: Sequence[str]) -> tuple[str, Any]:
-        """Return the condition that a column is one of `names`, and the value bound in it."""
+    def among(self, column: str, values: Sequence[Any]) -> tuple[str, Any]:
+        """Return the condition that a column is one of `values`, and the value bound in it."""
 
     def close(self) -> None:
         """Close what is open in this process."""

@@ -35,8 +35,11 @@ RECONNECT_TIMEOUT = 5.0
 _ASK_ANEW = 1.0
 #: Seconds after a deadline in which the server may still say itself that it has passed.
 _FIRST_WORD = 0.2
-#: Seconds between two attempts to begin, when a new connection was lost at once too.
+#: Seconds between two attempts to begin, when a new connection was lost at once too, and to lock
+#: the order of records.
 _PAUSE = 0.25
+#: Milliseconds that one of those attempts to lock may take.
+_MOMENT = 100
 
 
 class _Connection(psycopg.Connection[tuple[Any, ...]]):
@@ -46,8 +49,8 @@ class _Connection(psycopg.Connection[tuple[Any, ...]]):
     """
 
     deadline = float("inf")
-    #: Whether it is known to have led to a database that is whole.
-    is_known = False
+    #: The table that it is known to have led to, in a database that is whole.
+    known: int | None = None
 
     def wait(self, gen: Generator[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
         return super().wait(self._bounded(gen), *args, **kwargs)
@@ -80,11 +83,11 @@ class _Session:
         # A cursor on the server's side, which lives in this transaction.
         with self._connection.cursor("perfgate_stream") as cursor:
             cursor.itersize = 500
-            yield from cursor.execute(_placeholders(sql))
+            # In binary: as text, a double has no more digits than extra_float_digits lets it.
+            yield from cursor.execute(_placeholders(sql), binary=True)
 
     def reserve(self, count: int) -> int:
-        # No insert takes a number while the table is locked.
-        self.execute("LOCK TABLE baselines IN SHARE ROW EXCLUSIVE MODE")
+        self._lock_order()
         row = self.execute(
             """SELECT nextval(pg_get_serial_sequence('baselines', 'seq')),
                    (SELECT coalesce(max(seq), 0) FROM baselines)"""
@@ -94,6 +97,26 @@ class _Session:
             "SELECT setval(pg_get_serial_sequence('baselines', 'seq'), ?)", (first + count,)
         )
         return int(first)
+
+    def _lock_order(self) -> None:
+        """Let no insert take a number until the transaction ends.
+
+        Uploads queue behind who waits for this lock, and what holds it off may take hours, as a
+        VACUUM: so it is waited for in moments, with pauses. Raises psycopg.Error.
+        """
+        while True:
+            self.execute("SAVEPOINT unlocked")
+            try:
+                self.execute(f"SET LOCAL lock_timeout = {_MOMENT}")
+                self.execute("LOCK TABLE baselines IN SHARE ROW EXCLUSIVE MODE")
+            except psycopg.errors.LockNotAvailable:
+                if time.monotonic() > self._connection.deadline:
+                    raise
+                self.execute("ROLLBACK TO unlocked")
+                time.sleep(_PAUSE)
+            else:
+                self.execute("SET LOCAL lock_timeout = 0")  # statement_timeout stays
+                return
 
 
 # Whatever the defaults: READ COMMITTED, for two may change a total at once (no serialization
@@ -153,8 +176,10 @@ class PostgresEngine:
     def walk(self, index: str) -> str:
         return ""  # the planner knows the sizes: migration 7 sees to that
 
-    def among(self, column: str, names: Sequence[str]) -> tuple[str, Any]:
-        return f"{column} = ANY(?)", list(names)
+    def among(self, column: str, values: Sequence[Any]) -> tuple[str, Any]:
+        # Of the column's own type, or each row is compared with each value.
+        kind = "bigint" if isinstance(values[0], int) else "text"
+        return f"{column} = ANY(?::{kind}[])", list(values)
 
     def close(self) -> None:
         with self._opening:
@@ -228,11 +253,14 @@ class PostgresEngine:
         would seem to be lost. Asked in each transaction, for a pooler may lead each elsewhere."""
         while answers.nextset():
             pass
-        if answers.fetchone() != (self._origin,):
+        origin, table = answers.fetchone() or (None, None)
+        if origin != self._origin:
             raise Unavailable("PostgreSQL: the database is not the one that was opened")
-        if not connection.is_known and not value_of(connection, IS_WHOLE):
+        # A restore in its place makes other tables, while connections stay.
+        is_known = table is not None and table == connection.known
+        if not is_known and not value_of(connection, IS_WHOLE):
             raise Unavailable("PostgreSQL: the database is not restored whole")
-        connection.is_known = True
+        connection.known = table
 
     def _open(self) -> ConnectionPool[_Connection]:
         """Return this process's pool. It is opened on first use, and so after a fork."""

@@ -22,12 +22,19 @@ _LOCK_TIMEOUTS, _LOCK_PAUSE = (1, 2, 4, 8, 16, 32), 1.0
 _MIGRATION_LOCK = int.from_bytes(b"perfgate", "big")
 
 #: Answers what tells a database from all others, but for its copies: when, to the microsecond, its
-#: first tables were made.
-ORIGIN: LiteralString = "SELECT applied_at FROM perfgate_migrations WHERE version = 1"
-#: Answers whether a restore has ended: its foreign keys come last. Before them an upload could take
-#: the place of a record, and is not counted.
-IS_WHOLE: LiteralString = """SELECT count(*) >= 2 FROM pg_constraint WHERE contype = 'f'
-    AND conrelid IN (to_regclass('baselines'), to_regclass('receipt_summaries'))"""
+#: first tables were made. And what tells its tables from those that a restore makes in their place.
+ORIGIN: LiteralString = """SELECT applied_at, to_regclass('baselines')::oid
+    FROM perfgate_migrations WHERE version = 1"""
+#: Answers whether a restore has ended. Without the unique indexes an upload could take the place of
+#: a record, and without the triggers it is not counted. Foreign keys come last, but with several
+#: jobs before some of those.
+IS_WHOLE: LiteralString = """SELECT (SELECT count(*) >= 2 FROM pg_constraint WHERE contype = 'f'
+        AND conrelid IN (to_regclass('baselines'), to_regclass('receipt_summaries')))
+    AND (SELECT count(*) >= 6 FROM pg_trigger WHERE NOT tgisinternal
+        AND tgrelid IN (to_regclass('baselines'), to_regclass('verdicts')))
+    AND (SELECT count(*) >= 8 FROM pg_index WHERE indisunique AND indrelid IN (
+        to_regclass('baselines'), to_regclass('baseline_tags'), to_regclass('receipts'),
+        to_regclass('receipt_summaries'), to_regclass('verdicts'), to_regclass('totals')))"""
 
 _OPTIONS = {
     "autocommit": True,  # transactions are begun and ended here, in words

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from perfgate_server.storage.base import Baseline, Receipt
-from perfgate_server.storage.engine import Session
+from perfgate_server.storage.engine import Engine, Session
 
 #: What `baseline_of` reads, of ``baselines b``.
 COLUMNS = """b.id, b.project, b.benchmark, b.version, b.git_ref, b.git_sha, b.metadata, b.tags,
@@ -49,15 +49,27 @@ def insert_receipt(db: Session, project: str, receipt: Receipt) -> int:
     return int(row[0])
 
 
-def move(db: Session, project: str, places: list[int]) -> None:
-    """Move records behind all there are, in their order."""
-    first = db.reserve(len(places))
-    for number, place in enumerate(places):
-        for table in ("baselines", "baseline_tags"):
-            db.execute(
-                f"UPDATE {table} SET seq = ? WHERE project = ? AND seq = ?",
-                (first + number, project, place),
-            )
+def move(db: Session, engine: Engine, project: str, benchmark: str, after: int) -> None:
+    """Move a benchmark's records after a place behind all there are, in their order: all by the
+    same step."""
+    those = "project = ? AND benchmark = ? AND seq > ?"
+    values = project, benchmark, after
+    rows = db.execute(
+        f"SELECT seq, tags FROM baselines WHERE {those} ORDER BY seq", values
+    ).fetchall()
+    first, last = rows[0][0], rows[-1][0]
+    step = db.reserve(last - first + 1) - first
+    tagged: dict[str, list[int]] = {}  # no index leads from a record to its tags
+    for place, tags in rows:
+        for tag in json.loads(tags):
+            tagged.setdefault(tag, []).append(place)
+    db.execute(f"UPDATE baselines SET seq = seq + ? WHERE {those}", (step, *values))
+    for tag, places in tagged.items():
+        is_theirs, theirs = engine.among("seq", places)
+        db.execute(
+            f"UPDATE baseline_tags SET seq = seq + ? WHERE project = ? AND tag = ? AND {is_theirs}",
+            (step, project, tag, theirs),
+        )
 
 
 def insert(db: Session, new: Baseline, receipt_id: int, place: int | None = None) -> Baseline:

@@ -68,8 +68,8 @@ class SqliteEngine:
         # depends on the page.
         return f"INDEXED BY {index}"
 
-    def among(self, column: str, names: Sequence[str]) -> tuple[str, Any]:
-        return f"{column} IN (SELECT value FROM json_each(?))", json.dumps(names)
+    def among(self, column: str, values: Sequence[Any]) -> tuple[str, Any]:
+        return f"{column} IN (SELECT value FROM json_each(?))", json.dumps(values)
 
     def close(self) -> None:
         for connection in [self._slots.get_nowait() for _ in range(self._slots.qsize())]:
