@@ -323,8 +323,10 @@ def test_the_deletion_of_old_uploads_tells_by_its_exit_status(tmp_path: Path) ->
 
 
 @contextlib.contextmanager
-def answering(status: int, text: str = "", location: str | None = None) -> Iterator[str]:
-    """Yield the URL of a server that answers the same to everything."""
+def answering(
+    status: int, text: str = "", location: str | None = None, line: str = ""
+) -> Iterator[str]:
+    """Yield the URL of a server that answers the same to everything; `line` is one of its head."""
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
@@ -332,6 +334,9 @@ def answering(status: int, text: str = "", location: str | None = None) -> Itera
             self.send_response(status)
             if location is not None:
                 self.send_header("Location", location + self.path)
+            if line:
+                self.flush_headers()
+                self.wfile.write(f"{line}\r\n".encode())
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
             self.wfile.write(text.encode())
@@ -354,6 +359,22 @@ def answering(status: int, text: str = "", location: str | None = None) -> Itera
 def redirecting(url: str) -> contextlib.AbstractContextManager[str]:
     """The URL of a server that sends everybody elsewhere, as many do from http to https."""
     return answering(301, location=url)
+
+
+@pytest.mark.parametrize("space", ["", " ", "  ", "\t"])
+def test_the_gate_script_reads_a_header_however_a_proxy_writes_it(
+    tmp_path: Path, space: str
+) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    for missing, verdict, status in (("metric", "**warn**", 2), ("benchmark", "**skip**", 3)):
+        line = f"perfgate-missing:{space}{missing}{space}"
+        with answering(200, f"{verdict} b of p\n", line=line) as url:
+            result = subprocess.run(
+                ["sh", ROOT / "examples" / "gate.sh"],
+                cwd=tmp_path,
+                env=environment(PERFGATE_URL=url, PERFGATE_KEY="k", PROJECT="p", BENCHMARK="b"),
+            )
+        assert result.returncode == status
 
 
 def test_the_gate_in_one_line_takes_no_redirect_for_a_pass(tmp_path: Path) -> None:
