@@ -176,7 +176,7 @@ def comparisons(storage: Any, rows: int) -> Iterator[tuple[str, Callable[[], Any
             git_ref=git_ref,
             excluding=newest,
             limit=20,
-            read=lambda summary: summary if wanted else None,
+            read=lambda summary: (summary, True) if wanted else None,
             deadline=soon,
         )
 

@@ -48,10 +48,14 @@ def _sha256(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
+#: The id of every normalized run.
+NORMAL_RUN_ID = "baseline"
+
+
 def normalized(value: Any) -> Any:
     """Return a receipt without what differs between two equal runs: its id and its times."""
     epoch = "1970-01-01T00:00:00Z"
-    run = {**value["run"], "id": "baseline", "started_at": epoch, "ended_at": epoch}
+    run = {**value["run"], "id": NORMAL_RUN_ID, "started_at": epoch, "ended_at": epoch}
     return {**value, "run": run}
 
 

@@ -620,7 +620,17 @@ def test_runs_before_the_last_level_shift_tell_nothing(api: Api) -> None:
     api.put("b", "lucky", json=run(150, "lucky"))
     found = judged(api, value=run(203))
     assert found["verdict"]["reasons"] == ["wall_ms_warn", "within_noise"]
-    assert found["noise"]["metrics"]["wall_ms"]["center"] == 199
+    assert found["noise"]["metrics"]["wall_ms"]["center"] == 200
+
+
+def test_equal_normalized_runs_are_several(api: Api) -> None:
+    """They have the same receipt. Taken for one, the odd runs would be most of the history."""
+    medians = [100, 100, 131, 100, 100, 142, 100, 100, 153, 100, 100, 164, 100, 100]
+    for n, median in enumerate(medians):
+        api.put("b", f"v{n}", "?normalize=true", json=run(median, f"r{n}"))
+    found = judged(api, value=run(155))
+    assert found["verdict"]["reasons"] == ["wall_ms_fail"]
+    assert found["noise"]["history"]["comparable"] == len(medians)
 
 
 def test_runs_after_the_baseline_tell_nothing(api: Api) -> None:

@@ -32,13 +32,14 @@ def past(
     git_ref: str | None = None,
     excluding: str = "",
     read: Callable[[bytes], Any] = lambda summary: wall_ms(summary),
+    is_named: bool = True,
 ) -> Sequence[Any]:
     return storage.past(
         storage.get("p", "b", version, receipt=False, deadline=soon()),
         git_ref=git_ref,
         excluding=[excluding] if excluding else [],
         limit=limit,
-        read=read,
+        read=lambda summary: None if read(summary) is None else (read(summary), is_named),
         deadline=soon(),
     )
 
@@ -156,10 +157,25 @@ def test_a_past_holds_each_run_once_newest_first(shelf: Storage) -> None:
 
 
 def test_a_run_that_was_uploaded_twice_is_as_old_as_the_first(shelf: Storage) -> None:
+    keep(shelf, "b", "again", value=receipt(wall_ms=3))
+    keep(shelf, "b", "v5", value=receipt(wall_ms=5))
+    assert past(shelf, "v5") == [5, 4, 3, 2, 1]
+    assert past(shelf, "v5", 2) == [5, 3]  # what is further back is not looked at
+    assert past(shelf, "v5", read=lambda _: 0) == [0] * 5
+
+
+def test_what_came_after_a_baseline_that_is_uploaded_again_is_not_its_past(shelf: Storage) -> None:
+    """As to go back to it: those may have the slowdown that is looked for."""
     keep(shelf, "b", "again", value=receipt(wall_ms=2))
-    assert past(shelf, "again") == [4, 3, 2, 1]
-    assert past(shelf, "again", 2) == [2, 4]  # what is further back is not looked at
-    assert past(shelf, "again", read=lambda _: 0) == [0] * 4
+    assert past(shelf, "again") == past(shelf, "v2") == [2, 1]
+    assert past(shelf, "again", read=lambda _: 0) == [0] * 2
+
+
+def test_of_runs_that_are_not_named_equal_ones_are_several(shelf: Storage) -> None:
+    """Normalized ones have no id and no times: of whole numbers many are the same."""
+    keep(shelf, "b", "again", value=receipt(wall_ms=2))
+    assert past(shelf, "again", is_named=False) == [2, 4, 3, 2, 1]
+    assert past(shelf, "again", 3, is_named=False) == [2, 4, 3]
 
 
 def test_a_past_ends_with_the_baseline(shelf: Storage) -> None:
@@ -185,7 +201,14 @@ def test_a_baseline_that_is_deleted_meanwhile_has_a_past(shelf: Storage) -> None
     baseline = compare(shelf, Selector("version", "v3")).baseline
     assert baseline is not None
     delete(shelf, "v3")
-    found = shelf.past(baseline, git_ref=None, excluding=[], limit=9, read=wall_ms, deadline=soon())
+    found = shelf.past(
+        baseline,
+        git_ref=None,
+        excluding=[],
+        limit=9,
+        read=lambda s: (wall_ms(s), True),
+        deadline=soon(),
+    )
     assert found == [2, 1]
 
 

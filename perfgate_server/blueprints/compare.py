@@ -139,9 +139,11 @@ def _history(
     git_ref selector, do runs of other refs, such as pull requests.
     """
 
-    def comparable(summary: bytes) -> Summary | None:
+    def comparable(summary: bytes) -> tuple[Summary, bool] | None:
         past = summaries.parse(summary)
-        return past if is_comparable(current, past, options) else None
+        if not is_comparable(current, past, options):
+            return None
+        return past, past.run_id != records.NORMAL_RUN_ID
 
     past = requests.storage().past(
         baseline,

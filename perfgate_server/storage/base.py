@@ -356,16 +356,18 @@ class Storage(Protocol):
         git_ref: str | None,
         excluding: Sequence[str],
         limit: int,
-        read: Callable[[bytes], Any],
+        read: Callable[[bytes], tuple[Any, bool] | None],
         deadline: float,
     ) -> Sequence[Any]:
-        """Return `read(summary)` for the run of a stored baseline and the runs of its benchmark
-        before it, newest first, up to `limit`. Where `read` returns None, the run is left out.
+        """Return what `read(summary)` makes of the run of a stored baseline and of the runs of its
+        benchmark before it, newest first, up to `limit`. Where it returns None, the run is left
+        out. It also tells whether the receipt names its run: then one that was uploaded twice is
+        one run, as old as its first record among those that are looked at.
 
         With `git_ref` only runs of that ref count. Content hashes in `excluding` are passed over,
-        and so are promotions, unless `git_ref` is theirs and not their source's. A receipt that was
-        uploaded twice is one run. At most MAX_SCANNED records are looked at. A baseline whose
-        source is deleted has no past. No receipt is read.
+        and so are promotions, unless `git_ref` is theirs and not their source's. At most
+        MAX_SCANNED records are looked at. A baseline whose source is deleted has no past. No
+        receipt is read.
         """
 
     def delete(

@@ -240,7 +240,7 @@ class SqlStorage:
         git_ref: str | None,
         excluding: Sequence[str],
         limit: int,
-        read: Callable[[bytes], Any],
+        read: Callable[[bytes], tuple[Any, bool] | None],
         deadline: float,
     ) -> Sequence[Any]:
         with self._engine.reading(deadline) as db:

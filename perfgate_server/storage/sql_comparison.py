@@ -136,13 +136,14 @@ def past(
     git_ref: str | None,
     excluding: Sequence[str],
     count: int,
-    read: Callable[[bytes], Any],
+    read: Callable[[bytes], tuple[Any, bool] | None],
 ) -> list[Any]:
     """See `base.Storage.past`."""
     last = _place_of_run(db, engine, baseline, git_ref)
     if last is None:
         return []
-    found: dict[str, Any] = {}  # by content hash: what was uploaded twice is one run
+    #: By content hash, for what was uploaded twice is one run; where no run is named, by place.
+    found: dict[str | int, Any] = {}
     those, is_run = Selector("latest"), _IS_RUN
     if git_ref is not None:
         those, is_run = Selector("git_ref", git_ref), _IS_RUN_OF_REF
@@ -153,14 +154,19 @@ def past(
             engine, baseline.project, baseline.benchmark, those, ["b.seq <= ?"], [last]
         )
         step = _newest_rows(db, engine, selection, limit, f"b.seq, b.content_hash, {is_run}")
-        for _, content_hash, is_run_itself, summary in step:
+        for place, content_hash, is_run_itself, summary in step:
             if not is_run_itself or summary is None or content_hash in excluding:
                 continue
-            run = found.pop(content_hash) if content_hash in found else read(summary)
-            if run is not None:
+            if content_hash in found:
+                run = found.pop(content_hash)
+                if content_hash == baseline.content_hash:
+                    found.clear()  # the others came after it
                 found[content_hash] = run  # at its oldest place
-                if len(found) == count:
-                    break
+            elif (this := read(summary)) is not None:
+                run, is_named = this
+                found[content_hash if is_named else place] = run
+            if len(found) == count:
+                break
         if len(step) < limit:
             break
         scanned, last = scanned + len(step), step[-1][0] - 1
