@@ -27,7 +27,7 @@ code=$(printf 'Authorization: Bearer %s\n' "$PERFGATE_KEY" |
     "${PERFGATE_URL%/}/projects/$PROJECT/baselines/$BENCHMARK/compare?$query") || exit 2
 read -r verdict < "$answer" || verdict=
 # For want of what nothing was compared: benchmark, selector or metric.
-missing=$(tr -d '\r\t ' < "$headers" | grep -i '^perfgate-missing:' | cut -d : -f 2)
+missing=$(tr -d '\r\t ' < "$headers" | tr A-Z a-z | sed -n 's/^perfgate-missing://p')
 case "$code ${missing:-nothing} $verdict" in
 "200 nothing **pass**"* | "200 nothing **warn**"*) status=0 ;;
 "422 "*" **fail**"* | "422 "*" **warn**"*) status=1 ;;

@@ -2,7 +2,8 @@
 """Measure a command and print its receipt: measure.py NAME REPEAT COMMAND... > run.json
 
 For those who do not have `perfgate run`. The first run is a warm-up, and does not count.
-Exit status 1: the command failed. The receipt says so too, and the gate fails it.
+Exit status 1: the command failed. The receipt says so too, and the gate fails it, unless it was
+the warm-up alone.
 """
 
 import json
@@ -15,14 +16,17 @@ import time
 import uuid
 from datetime import datetime
 
-if len(sys.argv) < 4 or not sys.argv[2].isdigit() or sys.argv[2] == "0":
+if len(sys.argv) < 4 or not sys.argv[2].isdecimal() or sys.argv[2] == "0":
     sys.exit("usage: measure.py NAME REPEAT COMMAND...")
 name, repeat, command = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 
 
 def sample(warmup: bool) -> dict[str, int]:
     started = time.perf_counter()
-    code = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
+    try:
+        code = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
+    except OSError as error:
+        sys.exit(f"cannot run {command[0]}: {error.strerror}")
     wall_ms = round((time.perf_counter() - started) * 1000)
     return {"wall_ms": wall_ms, "exit_code": code, "warmup": warmup}
 

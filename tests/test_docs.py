@@ -150,11 +150,12 @@ def test_the_ci_scripts_work_and_tell_by_their_exit_status(tmp_path: Path) -> No
         for url in (f"{server.url}/wrong", "http://[1"):
             assert run("fetch-baseline.sh", PERFGATE_URL=url, BENCHMARK="other") not in (0, 3)
         assert json.loads((tmp_path / "baseline.json").read_text()) == receipt()
-        odd = {"GIT_SHA": "odd", "GIT_REF": "refs/heads/c++#1&é", "BENCHMARK": "odd"}
+        odd = {"GIT_SHA": "1.0+b5", "GIT_REF": "refs/heads/c++#1&é", "BENCHMARK": "odd"}
         assert run("upload-baseline.sh", **odd, PERFGATE_URL=f"{server.url}/") == 0
         assert run("fetch-baseline.sh", **odd, PERFGATE_URL=f"{server.url}/") == 0
         odd_record = json.loads(server.request("GET", "/projects/p/baselines/odd/latest")[2])
         assert odd_record["git_ref"] == odd["GIT_REF"]
+        assert odd_record["git_sha"] == odd_record["version"] == odd["GIT_SHA"]
         (tmp_path / "run.json").write_text(json.dumps(receipt(wall_ms=7)))
         # A job that is run again measures again; the newest main is not an old commit.
         assert run("upload-baseline.sh") == 0
@@ -269,6 +270,16 @@ def test_what_measure_py_prints_is_a_receipt(tmp_path: Path) -> None:
         assert (headers["perfgate-verdict"], json.loads(body)["verdict"]["status"]) == ("fail",) * 2
 
 
+@pytest.mark.parametrize(
+    "arguments", [["b", "3", "/nowhere"], ["b", "²", "true"], ["b", "0", "true"]]
+)
+def test_measure_py_says_in_one_line_what_is_wrong(arguments: list[str]) -> None:
+    script = [sys.executable, ROOT / "examples" / "measure.py", *arguments]
+    result = subprocess.run(script, capture_output=True, text=True)
+    assert result.returncode == 1 and result.stdout == ""
+    assert re.fullmatch(r"(usage|cannot run /nowhere): .*\n", result.stderr)
+
+
 def test_the_workflow_lets_a_new_benchmark_through_and_says_so(tmp_path: Path) -> None:
     workflow = (ROOT / "examples" / "github-actions.yml").read_text()
     step = re.search(r"run: \|\n((?: {10}.*\n)+)", workflow)
@@ -362,15 +373,20 @@ def redirecting(url: str) -> contextlib.AbstractContextManager[str]:
 
 
 @pytest.mark.parametrize("space", ["", " ", "  ", "\t"])
-def test_the_gate_script_reads_a_header_however_a_proxy_writes_it(
-    tmp_path: Path, space: str
+@pytest.mark.parametrize("shell", ["sh", "bash -euo pipefail"])
+def test_the_gate_script_reads_a_header_however_it_is_written_and_run(
+    tmp_path: Path, space: str, shell: str
 ) -> None:
+    """A proxy may write it otherwise, and who copies the script may add what stops it early."""
     (tmp_path / "run.json").write_text("{}")
-    for missing, verdict, status in (("metric", "**warn**", 2), ("benchmark", "**skip**", 3)):
-        line = f"perfgate-missing:{space}{missing}{space}"
+    for line, verdict, status in (
+        (f"Perfgate-Missing:{space}metric{space}", "**warn**", 2),
+        (f"perfgate-missing:{space}benchmark{space}", "**skip**", 3),
+        (f"Perfgate-Verdict:{space}pass", "**pass**", 0),
+    ):
         with answering(200, f"{verdict} b of p\n", line=line) as url:
             result = subprocess.run(
-                ["sh", ROOT / "examples" / "gate.sh"],
+                [*shell.split(), ROOT / "examples" / "gate.sh"],
                 cwd=tmp_path,
                 env=environment(PERFGATE_URL=url, PERFGATE_KEY="k", PROJECT="p", BENCHMARK="b"),
             )

@@ -110,7 +110,7 @@ class _Session:
                 self.execute(f"SET LOCAL lock_timeout = {_MOMENT}")
                 self.execute("LOCK TABLE baselines IN SHARE ROW EXCLUSIVE MODE")
             except psycopg.errors.LockNotAvailable:
-                if time.monotonic() > self._connection.deadline:
+                if time.monotonic() + _PAUSE > self._connection.deadline:
                     raise
                 self.execute("ROLLBACK TO unlocked")
                 time.sleep(_PAUSE)
