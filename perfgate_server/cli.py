@@ -84,8 +84,9 @@ def _options(options: Any) -> Callable[[Any], Any]:
 )
 @click.option(
     "--api-keys-file",
+    multiple=True,
     metavar="FILE",
-    help="A file with one key a line, which keeps keys out of the process list."
+    help="A file with one key a line, which keeps keys out of the process list; may be repeated."
     "  [env: PERFGATE_API_KEYS_FILE]",
 )
 @click.option(
@@ -100,7 +101,7 @@ def command(
     context: click.Context,
     /,
     api_keys: tuple[str, ...],
-    api_keys_file: str | None,
+    api_keys_file: tuple[str, ...],
     no_cors: bool | None,
     **options: str | None,
 ) -> None:
@@ -118,7 +119,7 @@ def command(
 
     if no_cors:
         given["no_cors"] = "true"
-    run_server(ServerConfig.load(given, api_keys=api_keys, api_keys_file=api_keys_file))
+    run_server(ServerConfig.load(given, api_keys=api_keys, api_keys_files=api_keys_file))
 
 
 def _storage_config(context: click.Context, options: dict[str, str | None]) -> ServerConfig:

@@ -204,14 +204,14 @@ class ServerConfig:
         arguments: Mapping[str, str] | None = None,
         *,
         api_keys: Iterable[str] = (),
-        api_keys_file: str | None = None,
+        api_keys_files: Iterable[str] = (),
         environ: Mapping[str, str] | None = None,
         storage_type: str = "memory",
     ) -> ServerConfig:
         """Read the settings: defaults < `environ` < `arguments`; keys from all places add up.
 
         `arguments` maps field names to the text of ``--options`` (for errors, `--max-body-size`
-        is the option of ``max_body_size``), `api_keys` and `api_keys_file` are those options,
+        is the option of ``max_body_size``), `api_keys` and `api_keys_files` are those options,
         `environ` defaults to the process's, `storage_type` is the default. Raises ConfigError.
         """
         arguments = arguments or {}
@@ -237,7 +237,7 @@ class ServerConfig:
             *(("--api-keys", text) for text in api_keys),
             *(_variable(environ, "PERFGATE_API_KEYS")),
         ]
-        files = [("--api-keys-file", api_keys_file)] if api_keys_file is not None else []
+        files = [("--api-keys-file", path) for path in api_keys_files]
         files += _variable(environ, "PERFGATE_API_KEYS_FILE")
         found = [key for source, text in sources for key in _parse_keys(source, keys.split(text))]
         for source, path in files:
@@ -335,15 +335,19 @@ def _check_range(name: str, value: float | None, low: float, high: float) -> Non
 
 
 def _check_storage(storage_type: str, database_url: str | None, workers: int | None) -> None:
+    # Not shown below: what it is may hold a password.
+    is_of_postgres = (database_url or "").startswith(("postgresql://", "postgres://"))
     if storage_type == "postgres":
-        if not (database_url or "").startswith(("postgresql://", "postgres://")):
-            # Not shown: what it is may hold a password.
+        if not is_of_postgres:
             raise ConfigError("for postgres the database URL must begin with postgresql://")
+        if _ASTRAY.search(database_url or ""):
+            raise ConfigError("the database URL has white space or a control character at its end")
     elif storage_type == "memory":
         if database_url:
+            meant = "postgres" if is_of_postgres else "sqlite"
             raise ConfigError(
                 "a database URL is given, but storage type memory keeps nothing;"
-                " did you mean --storage-type sqlite?"
+                f" did you mean --storage-type {meant}?"
             )
         if workers is not None and workers > 1:
             raise ConfigError(
@@ -355,8 +359,10 @@ def _check_storage(storage_type: str, database_url: str | None, workers: int | N
         if database_url == ":memory:":
             raise ConfigError("the database URL is :memory:; use --storage-type memory for that")
         if "://" in database_url or database_url.startswith("file:"):
-            # Not shown: the URL of another database may hold a password.
-            raise ConfigError("for sqlite the database URL is a plain path, such as ./perfgate.db")
+            hint = "; did you mean --storage-type postgres?" if is_of_postgres else ""
+            raise ConfigError(
+                f"for sqlite the database URL is a plain path, such as ./perfgate.db{hint}"
+            )
         if _ASTRAY.search(database_url):
             # It would name another file, of which a new, empty database would be made.
             raise ConfigError(

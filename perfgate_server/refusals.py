@@ -74,7 +74,7 @@ def _refusal(exc: Exception) -> tuple[int, str]:
 
 
 def _raw_answer(status: int, message: str, request_id: str, cors: bool) -> bytes:
-    details = {"request": message} if status == 400 else {}
+    details = {400: {"request": message}, 404: {"missing": "route"}}.get(status, {})
     body = envelope(status, message, details, request_id).encode()
     lines = [
         f"HTTP/1.1 {status} {HTTP_STATUS_CODES[status]}",

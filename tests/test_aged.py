@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -84,6 +85,22 @@ def exported(storage: Storage) -> bytes:
     out = io.BytesIO()
     transfer.export(storage, out, lambda _: None)
     return out.getvalue()
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "postgres"])
+def test_every_migration_is_known_and_no_other(
+    dialect: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who goes back to an earlier version in a clone installs what the newer one built there: the
+    earlier program upgraded the databases of others, and took a newer one for its own."""
+    folder = ROOT / "migrations" / dialect
+    assert len([*folder.glob("*.sql")]) == migrate.NEWEST[dialect] == len(migrate.load(dialect))
+    shutil.copytree(folder, tmp_path / dialect)
+    (tmp_path / dialect / "0099_later.sql").write_text("DROP TABLE baselines;")
+    monkeypatch.setattr(migrate, "_folder", lambda dialect: tmp_path / dialect)
+    assert migrate.load(dialect)[-1].version == migrate.NEWEST[dialect]
+    with pytest.raises(CannotOpen, match="newer perfgate-server"):
+        migrate.missing(dialect, migrate.NEWEST[dialect] + 1)
 
 
 def test_every_schema_that_was_released_is_kept() -> None:

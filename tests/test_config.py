@@ -114,6 +114,11 @@ def test_an_empty_variable_is_an_unset_one() -> None:
         ({"storage_type": "sqlite", "database_url": ":memory:"}, "--storage-type memory"),
         ({"storage_type": "sqlite", "database_url": "sqlite:///x.db"}, "plain path"),
         ({"storage_type": "sqlite", "database_url": "file:x.db"}, "plain path"),
+        ({"storage_type": "sqlite", "database_url": "postgres://u@h/d"}, "--storage-type postgres"),
+        ({"database_url": "postgresql://u@h/d"}, "--storage-type postgres"),
+        ({"database_url": "x.db"}, "--storage-type sqlite"),
+        ({"storage_type": "postgres", "database_url": "postgresql://u@h/d\r"}, "control character"),
+        ({"storage_type": "postgres", "database_url": "postgresql://u@h/d "}, "white space"),
         ({"storage_type": "sqlite", "database_url": "a\0b"}, "control character"),
         ({"storage_type": "sqlite", "database_url": "a.db\r"}, r"'a.db\r': with quotes or"),
         ({"storage_type": "sqlite", "database_url": " a.db"}, "' a.db'"),
@@ -169,21 +174,21 @@ def test_an_environment_that_is_given_is_all_there_is(monkeypatch: pytest.Monkey
 def test_a_file_of_keys_may_be_of_windows_and_hold_comments_anywhere(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_bytes(f"\ufeffviewer:{KEY}\r\n  # {OTHER} is to go\r\n".encode())
-    (key,) = ServerConfig.load(api_keys_file=str(path), environ={}).api_keys
+    (key,) = ServerConfig.load(api_keys_files=[str(path)], environ={}).api_keys
     assert key.role is Role.VIEWER
 
 
 def test_an_option_for_a_file_of_keys_that_is_empty_is_refused() -> None:
     """As from a script whose variable is not set: it is no wish for a made-up key."""
     with pytest.raises(ConfigError, match="^--api-keys-file: cannot read ''"):
-        ServerConfig.load(api_keys_file="", environ={})
+        ServerConfig.load(api_keys_files=[""], environ={})
 
 
 def test_a_file_of_keys_that_is_no_text_is_told(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_bytes(b"viewer:\xff")
     with pytest.raises(ConfigError, match=f"{path}.*UTF-8"):
-        ServerConfig.load(api_keys_file=str(path), environ={})
+        ServerConfig.load(api_keys_files=[str(path)], environ={})
 
 
 def test_an_error_names_the_variable_it_comes_from() -> None:
@@ -263,20 +268,22 @@ def test_the_url_of_postgres_may_begin_as_others_write_it() -> None:
 
 
 def test_keys_from_all_places_add_up(tmp_path: Path) -> None:
-    third, fourth = KEY + "3", KEY + "4"
-    one, two = tmp_path / "one", tmp_path / "two"
+    third, fourth, fifth = KEY + "3", KEY + "4", KEY + "5"
+    one, two, three = tmp_path / "one", tmp_path / "two", tmp_path / "three"
+    three.write_text(f"contributor:{fifth}")
     one.write_text(f"# comment\n\n  viewer:{third}  \r\n")
     two.write_text(f"viewer:{fourth}:web:x{{1,2}},y")
     config = ServerConfig.load(
         api_keys=[f"admin:{KEY}"],
-        api_keys_file=str(one),
+        api_keys_files=[str(one), str(three)],
         environ={
             "PERFGATE_API_KEYS": f"viewer:{OTHER}, promoter:{OTHER}2",
             "PERFGATE_API_KEYS_FILE": str(two),
         },
     )
     roles = [key.role for key in config.api_keys]
-    assert roles == [Role.ADMIN, Role.VIEWER, Role.PROMOTER, Role.VIEWER, Role.VIEWER]
+    assert roles[:4] == [Role.ADMIN, Role.VIEWER, Role.PROMOTER, Role.VIEWER]
+    assert roles[4:] == [Role.CONTRIBUTOR, Role.VIEWER]
 
 
 @pytest.mark.parametrize(
@@ -294,7 +301,7 @@ def test_a_bad_key_file_is_refused(tmp_path: Path, text: str | None, said: str) 
     if text is not None:
         path.write_text(text)
     with pytest.raises(ConfigError, match=said) as error:
-        ServerConfig.load(api_keys_file=str(path), environ={})
+        ServerConfig.load(api_keys_files=[str(path)], environ={})
     assert "a1B2" not in str(error.value)
 
 

@@ -255,7 +255,10 @@ class PostgresEngine:
             pass
         origin, table = answers.fetchone() or (None, None)
         if origin != self._origin:
-            raise Unavailable("PostgreSQL: the database is not the one that was opened")
+            raise Unavailable(
+                "PostgreSQL: the database is not the one that was opened; if it is the right one,"
+                " restart the server"
+            )
         # A restore in its place makes other tables, while connections stay.
         is_known = table is not None and table == connection.known
         if not is_known and not value_of(connection, IS_WHOLE):

@@ -62,7 +62,7 @@ def options_of(url: str) -> dict[str, Any]:
 
 
 _HINTS: dict[type, str] = {
-    psycopg.errors.InsufficientPrivilege: "; let the role own the database, to make its tables",
+    psycopg.errors.InsufficientPrivilege: "; let the role own the database and its tables",
     psycopg.errors.InvalidSchemaName: "; the role's search_path names no schema that is there",
 }
 
