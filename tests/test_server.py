@@ -122,6 +122,18 @@ def test_gunicorn_with_a_socket_for_each_worker(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+def run_gunicorn(*options: str, **variables: str) -> Any:
+    """Run gunicorn on wsgi.py until it ends by itself."""
+    return subprocess.run(
+        [program("gunicorn"), *options, "wsgi:app"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        cwd=ROOT,
+        env=environment(**variables),
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -135,22 +147,14 @@ def test_what_gunicorn_s_options_cannot_do_is_one_line_and_status_2(
     tmp_path: Path, options: list[str], said: str
 ) -> None:
     """The log would name another database, or other limits hold than those that are said."""
-    result = subprocess.run(
-        [
-            program("gunicorn"),
-            *(option.replace("{folder}", str(tmp_path)) for option in options),
-            "wsgi:app",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        cwd=ROOT,
-        env=environment(
-            PERFGATE_API_KEYS=EVERY_KEY,
-            PERFGATE_DATABASE_URL=str(tmp_path / "perfgate.db"),
-            PERFGATE_BIND="127.0.0.1",
-            PERFGATE_PORT="0",
-        ),
+    given = [option.replace("{folder}", str(tmp_path)) for option in options]
+    database = str(tmp_path / "perfgate.db")
+    result = run_gunicorn(
+        *given,
+        PERFGATE_API_KEYS=EVERY_KEY,
+        PERFGATE_DATABASE_URL=database,
+        PERFGATE_BIND="127.0.0.1",
+        PERFGATE_PORT="0",
     )
     assert result.returncode == 2, result.stderr
     (line,) = [line for line in result.stderr.splitlines() if not line.startswith("{")]
@@ -365,14 +369,7 @@ def test_a_port_in_use_is_one_line_and_status_2(tmp_path: Path) -> None:
 def test_gunicorn_refuses_to_start_without_what_it_needs(variables: dict[str, str]) -> None:
     """With our settings in one line; without them it ends too, and starts no workers for ever."""
     for more, status in (([], 2), (["-c", os.devnull, "--bind", "127.0.0.1:0"], 3)):
-        result = subprocess.run(
-            [program("gunicorn"), *more, "wsgi:app"],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            cwd=ROOT,
-            env=environment(**variables),
-        )
+        result = run_gunicorn(*more, **variables)
         assert result.returncode == status, result.stderr
         assert "Error: " in result.stderr and "Traceback" not in result.stderr
         if not more:
@@ -381,17 +378,11 @@ def test_gunicorn_refuses_to_start_without_what_it_needs(variables: dict[str, st
 
 def test_gunicorn_listens_on_the_ipv6_address_that_is_named(tmp_path: Path) -> None:
     """Without the brackets it would listen on every address there is."""
-    result = subprocess.run(
-        [program("gunicorn"), "--print-config", "wsgi:app"],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        cwd=ROOT,
-        env=environment(
-            PERFGATE_API_KEYS=EVERY_KEY,
-            PERFGATE_DATABASE_URL=str(tmp_path / "perfgate.db"),
-            PERFGATE_BIND="::1",
-        ),
+    result = run_gunicorn(
+        "--print-config",
+        PERFGATE_API_KEYS=EVERY_KEY,
+        PERFGATE_DATABASE_URL=str(tmp_path / "perfgate.db"),
+        PERFGATE_BIND="::1",
     )
     assert re.search(r"^bind += \['\[::1\]:8080'\]$", result.stdout, re.MULTILINE), result.stderr
 
