@@ -173,6 +173,13 @@ def test_what_is_moved_to_a_new_level_lies_as_far_from_its_median_as_before() ->
     assert since_last_shift(series, 0.0) == [205.0, 199.0, 200.0, 201.0, 202.0]
 
 
+def test_what_is_moved_to_a_new_level_is_moved_from_the_one_before_it() -> None:
+    """Which may be another than that of most."""
+    series = normal(12, 1500, 30) + normal(5, 3000, 60) + normal(3, 1000, 20)
+    moved = since_last_shift(series, 0.0)
+    assert len(moved) == 5 and all(850 < value < 1150 for value in moved), moved
+
+
 def test_an_odd_last_night_hides_no_level_before_it() -> None:
     series = [100.0] * 8 + [200.0] * 5 + [900.0]
     assert since_last_shift(series, 0.0) == series[8:]

@@ -96,8 +96,8 @@ def interval(values: Iterable[float], unit: float) -> Interval | None:
 def since_last_shift(series: Sequence[float], unit: float) -> Sequence[float]:
     """Return the end of a series that has one level, at least 5 values of what there is.
 
-    Where fewer than 5 values have the last level, those before them are moved to it: what they
-    tell is how far values of this series lie apart.
+    Where fewer than 5 values have the last level, those before them are moved to it, from theirs:
+    what they tell is how far values of this series lie apart.
     """
     while len(series) > LEAST:
         split = _last_shift(series, unit)
@@ -105,7 +105,7 @@ def since_last_shift(series: Sequence[float], unit: float) -> Sequence[float]:
             break
         before, since = series[:split], series[split:]
         if len(since) < LEAST:
-            step = median(since) - median(before)
+            step = median(since) - median(since_last_shift(before, unit))
             return [*(value + step for value in before[len(since) - LEAST :]), *since]
         series = since
     return series
