@@ -147,9 +147,11 @@ def _without_outliers(series: Sequence[float]) -> Sequence[float]:
     ordered = sorted(series)
     low, high = ordered[_LEAST_SINCE - 1], ordered[-_LEAST_SINCE]
     reach = high - low
-    if not reach:
-        return series  # of the others nothing is known
-    return [max(low - reach, min(value, high + reach)) for value in series]
+    least, most = low - reach, high + reach
+    # Where the others are all the same, nothing is known of how far values lie apart.
+    if not reach or (least <= ordered[0] and ordered[-1] <= most):
+        return series
+    return [max(least, min(value, most)) for value in series]
 
 
 def _deviations(series: Sequence[float]) -> list[float]:
