@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -73,11 +73,11 @@ def select(db: Session, engine: Engine, project: str, filters: Filters) -> Selec
     if len(tags) > MAX_TAGS:
         return None
     prefix = filters.benchmark_prefix
-    visible = only_visible(db, engine, project, "baselines", "b.benchmark", filters, prefix or "")
+    visible = only_visible(db, engine, project, "baselines", filters, prefix or "")
     if visible is None:
         return None
     if prefix is not None and not visible:
-        visible = [("b.benchmark >= ?", prefix), ("b.benchmark < ?", prefix + _LAST)]
+        visible = [("benchmark >= ?", prefix), ("benchmark < ?", prefix + _LAST)]
     conditions = _conditions(filters, visible)
     ways: list[Way] = []
     for index in fitting(_INDEXES, frozenset(conditions)):
@@ -91,14 +91,7 @@ def select(db: Session, engine: Engine, project: str, filters: Filters) -> Selec
 def _conditions(filters: Filters, names: Sequence[tuple[str, Any]]) -> dict[str, Condition]:
     """Return what the filters leave, of ``baselines b``; `names` are the conditions on those of
     benchmarks."""
-    found = given(
-        ("benchmark", "b.benchmark = ?", filters.benchmark),
-        ("git_ref", "b.git_ref = ?", filters.git_ref),
-        ("git_sha", "b.git_sha = ?", filters.git_sha),
-        *(("names", *condition) for condition in names),
-        ("time", "b.created_at >= ?", filters.since),
-        ("time", "b.created_at <= ?", filters.until),
-    )
+    found = given("b", filters, names)
     if filters.tags:
         found["tags"] = _tagged("b", filters.tags)
     if filters.source is not None:
@@ -108,16 +101,34 @@ def _conditions(filters: Filters, names: Sequence[tuple[str, Any]]) -> dict[str,
     return found
 
 
-def given(*conditions: tuple[str, str, Any]) -> dict[str, Condition]:
-    """Return the conditions whose values are not None, by the names of their filters: each comes
-    with that name first."""
+def given(
+    alias: str, filters: Filters | VerdictFilters, names: Sequence[tuple[str, Any]]
+) -> dict[str, Condition]:
+    """Return what those filters leave that baselines and verdicts share, by their names, of the
+    table with that alias. `names` are the conditions on those of benchmarks, with their values."""
     found: dict[str, Condition] = {}
-    for name, condition, value in conditions:
+    for name, condition, value in (
+        ("benchmark", "benchmark = ?", filters.benchmark),
+        ("git_ref", "git_ref = ?", filters.git_ref),
+        ("git_sha", "git_sha = ?", filters.git_sha),
+        ("time", "created_at >= ?", filters.since),
+        ("time", "created_at <= ?", filters.until),
+        *(("names", *condition) for condition in names),
+    ):
         if value is not None:
             texts, values = found.setdefault(name, ([], []))
-            texts.append(condition)
+            texts.append(f"{alias}.{condition}")
             values.append(value)
     return found
+
+
+def _together(conditions: Iterable[Condition]) -> Condition:
+    """Return several conditions as one."""
+    kept = [*conditions]
+    return (
+        [text for texts, _ in kept for text in texts],
+        [value for _, values in kept for value in values],
+    )
 
 
 def _tagged(table: str, tags: Sequence[str]) -> Condition:
@@ -145,13 +156,13 @@ def by_index(
 ) -> Selection:
     """Find rows of `table`, which has its alias (``baselines b``), in an index."""
     whole, alias = table.split()
-    found = [conditions[name] for name in (index[1] if alone else conditions)]
+    texts, values = _together(conditions[name] for name in (index[1] if alone else conditions))
     return Selection(
         f"{alias}.seq",
         f"{table} {engine.walk(index[0])}",
-        [f"{alias}.project = ?", *(sql for condition in found for sql in condition[0])],
-        [project, *(value for condition in found for value in condition[1])],
-        None if found else whole,
+        [f"{alias}.project = ?", *texts],
+        [project, *values],
+        None if texts else whole,
     )
 
 
@@ -171,11 +182,9 @@ def _by_tag(
             table += " CROSS JOIN baselines b"  # in this order, says SQLite of a cross join
             found.append((["b.project = t.project AND b.seq = t.seq"], []))
         found.append(_tagged("t", [other for other in tags if other != tag]))
+    texts, values = _together(found)
     return Selection(
-        "t.seq",
-        table,
-        ["t.project = ?", "t.tag = ?", *(sql for condition in found for sql in condition[0])],
-        [project, tag, *(value for condition in found for value in condition[1])],
+        "t.seq", table, ["t.project = ?", "t.tag = ?", *texts], [project, tag, *values]
     )
 
 
@@ -197,7 +206,6 @@ def only_visible(
     engine: Engine,
     project: str,
     table: str,
-    column: str,
     filters: Filters | VerdictFilters,
     prefix: str = "",
 ) -> list[tuple[str, Any]] | None:
@@ -213,7 +221,7 @@ def only_visible(
     seen = [name for name in names if visible(name)]
     if not seen:
         return None
-    return [engine.among(column, seen)] if len(seen) < len(names) else []
+    return [engine.among("benchmark", seen)] if len(seen) < len(names) else []
 
 
 def _benchmarks(db: Session, project: str, table: str, prefix: str) -> list[str]:

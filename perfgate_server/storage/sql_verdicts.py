@@ -118,18 +118,12 @@ _INDEXES = indexes(
 
 def _select(db: Session, engine: Engine, project: str, filters: VerdictFilters) -> Selection | None:
     """Return the selection for `filters`, or None if it can hold nothing."""
-    visible = only_visible(db, engine, project, "verdicts", "v.benchmark", filters)
+    visible = only_visible(db, engine, project, "verdicts", filters)
     if visible is None:
         return None
-    conditions = given(
-        ("benchmark", "v.benchmark = ?", filters.benchmark),
-        ("status", "v.status = ?", filters.status),
-        ("git_ref", "v.git_ref = ?", filters.git_ref),
-        ("git_sha", "v.git_sha = ?", filters.git_sha),
-        ("time", "v.created_at >= ?", filters.since),
-        ("time", "v.created_at <= ?", filters.until),
-        *(("names", *condition) for condition in visible),
-    )
+    conditions = given("v", filters, visible)
+    if filters.status is not None:
+        conditions["status"] = ["v.status = ?"], [filters.status]
     fit = fitting(_INDEXES, frozenset(conditions))
     ways = [partial(by_index, engine, "verdicts v", project, index, conditions) for index in fit]
     return narrowest(db, engine, ways)
