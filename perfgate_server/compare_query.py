@@ -13,7 +13,7 @@ from typing import Any
 from marshmallow import ValidationError
 
 from perfgate_server.fields import GitName
-from perfgate_server.names import MAX_GIT, METRICS, VERSION
+from perfgate_server.names import MAX_GIT, MAX_TAG, METRICS, VERSION
 from perfgate_server.queries import (
     MAX_PARAMETERS,
     BooleanParameter,
@@ -31,15 +31,15 @@ _PLAIN = ("latest", "promoted")
 _VALUED = ("version", "tag", "git_sha", "git_ref")
 # A git ref may hold commas, so only a comma before another selector ends one.
 _SELECTOR_END = re.compile(rf",(?=(?:{'|'.join(_PLAIN)})(?:,|\Z)|(?:{'|'.join(_VALUED)}):)")
-# What a selector may look for; white space at either end is a slip. Only a ref may hold commas, and
-# none before white space, before a word with a colon or at the end: there another selector was
-# meant. No ref of git's holds a colon or a space (git-check-ref-format).
+# What a selector may look for. Only a ref may hold commas, and none before white space, before a
+# word with a colon or at the end: there another selector was meant. No ref of git's holds a colon
+# or a space (git-check-ref-format).
 _POSSIBLE = {
     **dict.fromkeys(_PLAIN, re.compile("")),
     "version": VERSION,
-    "tag": re.compile(r"(?!\s)[^,\x00-\x1f]{1,64}(?<!\s)"),
-    "git_sha": re.compile(r"(?!\s)[^,\x00-\x1f]+(?<!\s)"),
-    "git_ref": re.compile(r"(?!\s)(?:[^,\x00-\x1f]|,(?![\s,]|[\w-]+:|\Z))+(?<!\s)"),
+    "tag": re.compile(rf"[^,\x00-\x1f]{{1,{MAX_TAG}}}"),
+    "git_sha": re.compile(r"[^,\x00-\x1f]+"),
+    "git_ref": re.compile(r"(?:[^,\x00-\x1f]|,(?![\s,]|[\w-]+:|\Z))+"),
 }
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -63,7 +63,8 @@ class SelectorsParameter(Parameter):
             # Refused here: "no baseline" is a skip, which looks like a pass.
             # No version, tag, sha or ref that is stored has more characters.
             is_possible = len(value) <= MAX_GIT and _POSSIBLE[kind].fullmatch(value)
-            if not is_possible or _holds_misspelt(value):
+            is_a_slip = value != value.strip() or _holds_misspelt(value)
+            if not is_possible or is_a_slip:
                 raise ValidationError(
                     f"{value[:300]!r} cannot be a {kind}; behind a comma there must be another"
                     " selector, no space."

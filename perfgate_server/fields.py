@@ -146,11 +146,13 @@ class Tags(Field):
         return tags
 
 
-_TAG_RULE = "Must be 1 to 64 printable characters without commas."
+_TAG_RULE = f"Must be 1 to {names.MAX_TAG} printable characters without commas."
 
 
 def _is_tag(tag: Any) -> bool:
-    return isinstance(tag, str) and 1 <= len(tag) <= 64 and "," not in tag and tag.isprintable()
+    if not isinstance(tag, str) or not 1 <= len(tag) <= names.MAX_TAG:
+        return False
+    return "," not in tag and tag.isprintable()
 
 
 class Metadata(Field):

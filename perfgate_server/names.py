@@ -29,8 +29,8 @@ RULES = {
     "version": (VERSION, VERSION_RULE),
 }
 
-#: The most tags that a record has.
-MAX_TAGS = 32
+#: The most tags that a record has, and the most characters of one.
+MAX_TAGS, MAX_TAG = 32, 64
 #: The most characters of a git_ref or a git_sha.
 MAX_GIT = 256
 
