@@ -341,7 +341,9 @@ def _check_storage(storage_type: str, database_url: str | None, workers: int | N
         if not is_of_postgres:
             raise ConfigError("for postgres the database URL must begin with postgresql://")
         if _ASTRAY.search(database_url or ""):
-            raise ConfigError("the database URL has white space or a control character at its end")
+            raise ConfigError(
+                "the database URL has a control character in it, or white space at its end"
+            )
     elif storage_type == "memory":
         if database_url:
             meant = "postgres" if is_of_postgres else "sqlite"

@@ -34,7 +34,6 @@ from support import (
     wait_for,
 )
 from test_storage import race
-from test_storage_verdicts import verdict
 
 from perfgate_server import Role, ServerConfig
 from perfgate_server.storage import open_storage
@@ -162,7 +161,7 @@ def test_a_database_is_not_used_before_it_is_restored_whole(
     name = database_of(url)
     with contextlib.closing(opened(url)) as storage:
         storage.create(*stored(), deadline=soon())
-        ((again,),) = [postgres.execute(f"SELECT {definition}", name)[0]]
+        again = postgres.execute(f"SELECT {definition}", name)[0][0]
         postgres.execute(drop, name)
         postgres.disconnect(name)
         with pytest.raises(Unavailable, match="whole"):
@@ -185,45 +184,6 @@ def test_a_restore_in_the_place_of_an_open_database_is_waited_for(
         postgres.execute("ALTER TABLE new RENAME TO baselines", name)
         with pytest.raises(Unavailable, match="not restored whole"):
             storage.create(*stored("b", "v2"), deadline=soon())
-
-
-def test_uploads_go_on_while_an_import_waits_for_a_vacuum(url: str) -> None:
-    """They queue behind whoever waits for a lock."""
-    import psycopg
-
-    with (
-        contextlib.closing(opened(url)) as storage,
-        psycopg.connect(url) as vacuum,
-        ThreadPoolExecutor(1) as threads,
-    ):
-        vacuum.execute("LOCK TABLE baselines IN SHARE UPDATE EXCLUSIVE MODE")
-        reserved = threads.submit(storage.reserve, 5, deadline=soon())
-        for number in range(20):
-            storage.create(*stored("b", f"v{number}"), deadline=soon(PATIENCE / 2))
-        assert not reserved.done()
-        vacuum.rollback()
-        first = reserved.result()
-        newest = storage.create(*stored("b", "after"), deadline=soon())[0]
-        assert newest.sequence >= first + 5
-
-
-def test_what_is_waited_for_too_long_by_an_import_is_unavailable(url: str) -> None:
-    import psycopg
-
-    with contextlib.closing(opened(url)) as storage, psycopg.connect(url) as vacuum:
-        vacuum.execute("LOCK TABLE baselines IN SHARE UPDATE EXCLUSIVE MODE")
-        with pytest.raises(Unavailable, match="lock timeout|statement timeout"):
-            storage.reserve(5, deadline=soon(0.5))
-        vacuum.rollback()
-        assert storage.reserve(5, deadline=soon()) > 0
-
-
-def test_an_export_has_all_digits_whatever_the_server_shows(postgres: Postgres, url: str) -> None:
-    postgres.execute(f"ALTER DATABASE {database_of(url)} SET extra_float_digits = 0")
-    with contextlib.closing(opened(url)) as storage:
-        kept = storage.add_verdict(verdict(wall_ms_cv=0.12345678901234568), deadline=soon())
-        (exported,) = storage.export(deadline=soon())
-        assert exported == kept
 
 
 def test_a_server_goes_on_while_another_upgrades_its_database(postgres: Postgres, url: str) -> None:
@@ -283,7 +243,6 @@ def test_those_who_wait_are_served_as_soon_as_the_database_is_back(
     own: OwnPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also if it was away for longer than the pool tries to connect, and nobody else asks."""
-    from concurrent.futures import ThreadPoolExecutor
 
     from perfgate_server.storage import postgres as engine
 
@@ -531,7 +490,6 @@ def test_no_record_takes_a_place_that_is_being_reserved(url: str) -> None:
 
 
 def test_of_racing_writers_on_two_servers_one_wins(url: str, tmp_path: Path) -> None:
-    from concurrent.futures import ThreadPoolExecutor
 
     with server_on(url, tmp_path) as one, server_on(url, tmp_path) as two:
         with ThreadPoolExecutor(8) as pool:
@@ -606,7 +564,6 @@ def _connects(url: str) -> bool:
 
 
 def test_it_works_through_a_pooler_in_transaction_mode(bounced: str, tmp_path: Path) -> None:
-    from concurrent.futures import ThreadPoolExecutor
 
     with server_on(bounced, tmp_path, "--workers", "2", "--threads", "8") as server:
         drive(server)

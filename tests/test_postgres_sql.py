@@ -1,17 +1,20 @@
-"""What PostgreSQL makes of the statements: its plans, and the totals that triggers keep."""
+"""What PostgreSQL makes of the statements: its plans, the totals that triggers keep, the locks that
+an import takes, and the digits that an export has."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from postgres_server import Postgres, opened
-from support import soon, stored
+from postgres_server import Postgres, database_of, opened
+from support import PATIENCE, soon, stored
+from test_storage_verdicts import verdict
 
 from perfgate_server.storage import sql, sql_comparison, sql_verdicts
-from perfgate_server.storage.base import Filters, Page, Selector
+from perfgate_server.storage.base import Filters, Page, Selector, Unavailable
 from perfgate_server.storage.selection import select
 from perfgate_server.storage.verdicts import VerdictFilters
 
@@ -146,6 +149,44 @@ def test_an_administrator_with_another_search_path_is_counted_too(db: Any) -> No
     db.execute("RESET search_path")
     assert db.execute(sql.WRONG_TOTALS).fetchall() == []
     assert "verdicts" not in totals(db)
+
+
+# -- export and import
+
+
+def test_uploads_go_on_while_an_import_waits_for_a_vacuum(url: str) -> None:
+    """They queue behind whoever waits for a lock."""
+    with (
+        contextlib.closing(opened(url)) as storage,
+        psycopg.connect(url) as vacuum,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        vacuum.execute("LOCK TABLE baselines IN SHARE UPDATE EXCLUSIVE MODE")
+        reserved = threads.submit(storage.reserve, 5, deadline=soon())
+        for number in range(20):
+            storage.create(*stored("b", f"v{number}"), deadline=soon(PATIENCE / 2))
+        assert not reserved.done()
+        vacuum.rollback()
+        first = reserved.result()
+        newest = storage.create(*stored("b", "after"), deadline=soon())[0]
+        assert newest.sequence >= first + 5
+
+
+def test_what_is_waited_for_too_long_by_an_import_is_unavailable(url: str) -> None:
+    with contextlib.closing(opened(url)) as storage, psycopg.connect(url) as vacuum:
+        vacuum.execute("LOCK TABLE baselines IN SHARE UPDATE EXCLUSIVE MODE")
+        with pytest.raises(Unavailable, match="lock timeout|statement timeout"):
+            storage.reserve(5, deadline=soon(0.5))
+        vacuum.rollback()
+        assert storage.reserve(5, deadline=soon()) > 0
+
+
+def test_an_export_has_all_digits_whatever_the_server_shows(postgres: Postgres, url: str) -> None:
+    postgres.execute(f"ALTER DATABASE {database_of(url)} SET extra_float_digits = 0")
+    with contextlib.closing(opened(url)) as storage:
+        kept = storage.add_verdict(verdict(wall_ms_cv=0.12345678901234568), deadline=soon())
+        (exported,) = storage.export(deadline=soon())
+        assert exported == kept
 
 
 # -- queries that stay quick

@@ -285,16 +285,17 @@ class SqlStorage:
                 if stored.is_copy_of(record):
                     return Restored(Outcome.PRESENT, stored.sequence)
                 return Restored(Outcome.DIFFERS, stored.sequence)
+            last = after or 0  # before the first place of all
             newer = db.execute(
                 """SELECT seq FROM baselines WHERE project = ? AND benchmark = ? AND seq > ?
                    ORDER BY seq LIMIT 1""",
-                (project, benchmark, after or 0),
+                (project, benchmark, last),
             ).fetchone()
             if newer is not None:
                 if place is None:
                     return Restored(Outcome.REFUSED)
                 if newer[0] < place:
-                    move(db, self._engine, project, benchmark, after or 0)
+                    move(db, self._engine, project, benchmark, last)
             receipt_id = self._shared_receipt(db, record) or insert_receipt(db, project, receipt)
             return Restored(Outcome.KEPT, insert(db, record, receipt_id, place).sequence)
 

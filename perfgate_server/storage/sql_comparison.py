@@ -142,7 +142,7 @@ def past(
     last = _place_of_run(db, engine, baseline, git_ref)
     if last is None:
         return []
-    #: By content hash, for what was uploaded twice is one run; where no run is named, by place.
+    # By content hash, for what was uploaded twice is one run; where no run is named, by place.
     found: dict[str | int, Any] = {}
     those, is_run = Selector("latest"), _IS_RUN
     if git_ref is not None:
