@@ -37,6 +37,9 @@ _DECIDING = {*COMPARE_QUERY.parameters} - {"git_ref", "git_sha"}
 
 #: What the answer can be written in -> its media type.
 _FORMATS = {"json": responses.JSON, "markdown": "text/markdown", "text": "text/plain"}
+_CHARSET = "; charset=utf-8"
+#: What the Accept header may call it -> the format.
+_ACCEPTED = {kind + end: name for end in ("", _CHARSET) for name, kind in _FORMATS.items()}
 _WRITTEN = {"markdown": render.markdown, "text": render.text}
 
 
@@ -240,7 +243,7 @@ def _answer(
     if written == "json":
         return responses.json(answer, code, headers)
     text = _WRITTEN[written](answer, project, benchmark)
-    return Answer(text, code, headers, content_type=f"{_FORMATS[written]}; charset=utf-8")
+    return Answer(text, code, headers, content_type=_FORMATS[written] + _CHARSET)
 
 
 def _missing(answer: dict[str, Any]) -> str | None:
@@ -256,5 +259,4 @@ def _accepted() -> str:
     """Return the format that the Accept header likes best; JSON if it likes none."""
     if "HTTP_ACCEPT" not in request.environ:
         return "json"
-    best = request.accept_mimetypes.best_match(_FORMATS.values(), responses.JSON)
-    return next(name for name, kind in _FORMATS.items() if kind == best)
+    return _ACCEPTED[request.accept_mimetypes.best_match(_ACCEPTED, responses.JSON)]
