@@ -205,7 +205,7 @@ def export_command(context: click.Context, /, file: str | None, **options: str |
 @click.option(
     "--merge",
     is_flag=True,
-    help="Put records before newer ones of their benchmark that FILE does not have.",
+    help="Put baselines and verdicts before newer ones of their benchmark that FILE does not have.",
 )
 @click.option("--strict", is_flag=True, help="Stop at the first line that is not valid.")
 @click.argument("file")

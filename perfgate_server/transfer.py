@@ -9,14 +9,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from functools import partial
+from typing import Any, BinaryIO, get_args
 
 from marshmallow import ValidationError
 
 from perfgate_server import jsonio, record_schemas, records, schemas
 from perfgate_server.fields import flatten
 from perfgate_server.storage import Storage
-from perfgate_server.storage.base import Baseline, Outcome, Receipt, Unavailable
+from perfgate_server.storage.base import Baseline, Kind, Outcome, Receipt, Restored, Unavailable
 from perfgate_server.storage.verdicts import VerdictRecord
 
 #: Seconds that one export, or the keeping of one record, may take.
@@ -89,17 +90,18 @@ def restore(
 ) -> Report:
     """Read exported records into a storage; what is there already stays as it is.
 
-    `merge` puts records before newer ones of their benchmark that the file does not have, and
-    needs a `source` that can be read twice. `strict` stops at the first line that is not valid.
-    `complain` is given a sentence for each line that was not kept. Raises Unavailable.
+    `merge` puts records and verdicts before newer ones of their benchmark that the file does not
+    have, and needs a `source` that can be read twice. `strict` stops at the first line that is not
+    valid. `complain` is given a sentence for each line that was not kept. Raises Unavailable.
     """
     report = Report()
-    reserved = None
+    lines = None
     if merge:
         start = source.tell()
-        reserved = _Reserved(storage, sum(1 for _ in _lines(source)))
+        lines = sum(1 for _ in _lines(source))
         source.seek(start)
     with closing(_Places()) as places:
+        orders = {kind: _Order(storage, kind, places, lines) for kind in get_args(Kind)}
         for number, line in enumerate(_lines(source), 1):
             progress(len(line))
             if not line.strip():
@@ -114,34 +116,17 @@ def restore(
                 continue
             if isinstance(parsed, VerdictRecord):
                 name = f"{parsed.project}: {parsed.benchmark} verdict {parsed.id}"
-                outcome = storage.restore_verdict(parsed, deadline=_deadline())
+                restore = partial(storage.restore_verdict, parsed)
+                outcome = orders["verdicts"].restore(restore, parsed, number)
             else:
                 record, receipt = parsed
                 name = f"{record.project}: {record.benchmark} {record.version}"
-                outcome = _restore_baseline(storage, record, receipt, number, places, reserved)
+                restore = partial(storage.restore, record, receipt)
+                outcome = orders["baselines"].restore(restore, record, number)
             report.outcomes[outcome] += 1
             if outcome in _COMPLAINTS:
                 complain(f"line {number}: {name}: {_COMPLAINTS[outcome]}")
     return report
-
-
-def _restore_baseline(
-    storage: Storage,
-    record: Baseline,
-    receipt: Receipt,
-    number: int,
-    places: _Places,
-    reserved: _Reserved | None,
-) -> Outcome:
-    """Restore the record of that line behind the last one of its benchmark in the file."""
-    last = places.last(record)
-    place = reserved.place(number, last) if reserved else None
-    restored = storage.restore(record, receipt, after=last, place=place, deadline=_deadline())
-    # Without --merge nothing goes before a record that is another than the file's.
-    is_ours = reserved is not None or restored.outcome is not Outcome.DIFFERS
-    if restored.sequence is not None and is_ours:
-        places.put(record, restored.sequence)
-    return restored.outcome
 
 
 def _deadline() -> float:
@@ -153,24 +138,46 @@ def _lines(source: BinaryIO) -> Iterator[bytes]:
         yield line
 
 
-class _Reserved:
-    """The places in the order of records that a file's get with `merge`, one for each line."""
+class _Order:
+    """The order of a file's baselines, or of its verdicts: where the next of a benchmark goes.
 
-    def __init__(self, storage: Storage, lines: int) -> None:
-        self._storage, self._lines = storage, lines
-        self._before = storage.reserve(lines, deadline=_deadline()) - 1
+    With `merge` each has a place that is reserved for its line; `lines` is how many there are, None
+    without `merge`.
+    """
 
-    def place(self, number: int, last: int | None) -> int:
-        """Return the sequence for the record of a line; `last` is its benchmark's last
-        so far."""
-        has_grown = number > self._lines
-        if has_grown:  # since its lines were counted
-            self._lines = 2 * number
-        if has_grown or (last is not None and last > self._before + number):
+    def __init__(self, storage: Storage, kind: Kind, places: _Places, lines: int | None) -> None:
+        self._storage, self._kind, self._places, self._lines = storage, kind, places, lines
+        #: The place of a line, less its number; None: nothing is reserved.
+        self._offset: int | None = None
+
+    def restore(
+        self, restore: Callable[..., Restored], record: Baseline | VerdictRecord, number: int
+    ) -> Outcome:
+        """Restore the record of that line behind the last one of its benchmark in the file."""
+        benchmark = self._kind, record.project, record.benchmark
+        last = self._places.last(benchmark)
+        restored = restore(after=last, place=self._place(number, last), deadline=_deadline())
+        # Without `merge` nothing goes before a record that is another than the file's.
+        is_ours = self._lines is not None or restored.outcome is not Outcome.DIFFERS
+        if restored.sequence is not None and is_ours:
+            self._places.put(benchmark, restored.sequence)
+        return restored.outcome
+
+    def _place(self, number: int, last: int | None) -> int | None:
+        if self._lines is None:
+            return None
+        if number > self._lines:  # the file has grown since its lines were counted
+            self._lines, self._offset = 2 * number, None
+        if self._offset is None or (last is not None and last > self._offset + number):
             # `last` is beyond those reserved: reserve more for the rest.
             rest = self._lines - number + 1
-            self._before = self._storage.reserve(rest, deadline=_deadline()) - number
-        return self._before + number
+            first = self._storage.reserve(self._kind, rest, deadline=_deadline())
+            self._offset = first - number
+        return self._offset + number
+
+
+#: The records of a benchmark that have one order: their kind, its project and its name.
+_Benchmark = tuple[Kind, str, str]
 
 
 class _Places:
@@ -179,24 +186,23 @@ class _Places:
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None)  # a file that SQLite removes
         self._db.execute(
-            """CREATE TABLE places (project TEXT, benchmark TEXT, seq INTEGER,
-               PRIMARY KEY (project, benchmark)) WITHOUT ROWID"""
+            """CREATE TABLE places (kind TEXT, project TEXT, benchmark TEXT, seq INTEGER,
+               PRIMARY KEY (kind, project, benchmark)) WITHOUT ROWID"""
         )
         self._db.execute("BEGIN")
 
-    def last(self, record: Baseline) -> int | None:
+    def last(self, benchmark: _Benchmark) -> int | None:
         row = self._execute(
-            "SELECT seq FROM places WHERE project = ? AND benchmark = ?",
-            (record.project, record.benchmark),
+            "SELECT seq FROM places WHERE kind = ? AND project = ? AND benchmark = ?", benchmark
         ).fetchone()
         return row[0] if row else None
 
-    def put(self, record: Baseline, sequence: int) -> None:
+    def put(self, benchmark: _Benchmark, sequence: int) -> None:
         """Note the place of a record, unless one of its benchmark went behind it."""
         self._execute(
-            """INSERT INTO places VALUES (?, ?, ?)
-               ON CONFLICT (project, benchmark) DO UPDATE SET seq = max(seq, excluded.seq)""",
-            (record.project, record.benchmark, sequence),
+            """INSERT INTO places VALUES (?, ?, ?, ?)
+               ON CONFLICT (kind, project, benchmark) DO UPDATE SET seq = max(seq, excluded.seq)""",
+            (*benchmark, sequence),
         )
 
     def _execute(self, sql: str, values: tuple[Any, ...]) -> sqlite3.Cursor:

@@ -422,7 +422,7 @@ def test_places_are_reserved_behind_all_records_where_the_sequence_is_not(
         name = database_of(url)
         begin_anew = "SELECT setval(pg_get_serial_sequence('baselines', 'seq'), 1, false)"
         postgres.execute(begin_anew, name)
-        assert storage.reserve(2, deadline=soon()) == 4
+        assert storage.reserve("baselines", 2, deadline=soon()) == 4
         storage.create(*stored("b", "v4"), deadline=soon())
         assert postgres.execute("SELECT max(seq) > 5 FROM baselines", name) == [(True,)]
 
@@ -480,7 +480,7 @@ def test_a_pool_that_is_closed_under_a_request_is_no_bug(url: str) -> None:
 def test_no_record_takes_a_place_that_is_being_reserved(url: str) -> None:
     with contextlib.closing(opened(url)) as storage:
         with storage._engine.writing("p", "other", soon()) as session:
-            session.reserve(10)
+            session.reserve("baselines", 10)
             with pytest.raises(Unavailable):
                 storage.create(*stored(), deadline=soon(0.2))
         assert storage.create(*stored(), deadline=soon())[1]

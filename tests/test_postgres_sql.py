@@ -162,7 +162,7 @@ def test_uploads_go_on_while_an_import_waits_for_a_vacuum(url: str) -> None:
         ThreadPoolExecutor(1) as threads,
     ):
         vacuum.execute("LOCK TABLE baselines IN SHARE UPDATE EXCLUSIVE MODE")
-        reserved = threads.submit(storage.reserve, 5, deadline=soon())
+        reserved = threads.submit(storage.reserve, "baselines", 5, deadline=soon())
         for number in range(20):
             storage.create(*stored("b", f"v{number}"), deadline=soon(PATIENCE / 2))
         assert not reserved.done()
@@ -176,9 +176,9 @@ def test_what_is_waited_for_too_long_by_an_import_is_unavailable(url: str) -> No
     with contextlib.closing(opened(url)) as storage, psycopg.connect(url) as vacuum:
         vacuum.execute("LOCK TABLE baselines IN SHARE UPDATE EXCLUSIVE MODE")
         with pytest.raises(Unavailable, match="lock timeout|statement timeout"):
-            storage.reserve(5, deadline=soon(0.5))
+            storage.reserve("baselines", 5, deadline=soon(0.5))
         vacuum.rollback()
-        assert storage.reserve(5, deadline=soon()) > 0
+        assert storage.reserve("baselines", 5, deadline=soon()) > 0
 
 
 def test_an_export_has_all_digits_whatever_the_server_shows(postgres: Postgres, url: str) -> None:

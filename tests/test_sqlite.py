@@ -116,7 +116,7 @@ def test_places_are_reserved_behind_all_records_where_the_sequence_is_not(
     for version in ("v1", "v2", "v3"):
         storage.create(*stored("b", version), deadline=soon())
     query(path, "DELETE FROM sqlite_sequence")
-    assert storage.reserve(2, deadline=soon()) == 4
+    assert storage.reserve("baselines", 2, deadline=soon()) == 4
     assert storage.create(*stored("b", "v4"), deadline=soon())[0].sequence == 6
 
 
@@ -739,13 +739,13 @@ def test_a_move_seeks_the_tags_of_each_record(storage: SqlStorage) -> None:
             super().execute(sql, values)
             return self.db.execute(sql, values)
 
-        def reserve(self, count: int) -> int:
+        def reserve(self, kind: str, count: int) -> int:
             return 100
 
     storage.create(*stored("b", "v1", tags=["x", "y"]), deadline=soon())
     with storage._engine.writing("p", "b", soon()) as db:
         moving: Any = Moving(db)  # type: ignore[arg-type]
-        rows.move(moving, storage._engine, "p", "b", 0)
+        assert rows.make_room(moving, storage._engine, "baselines", "p", "b", 0, 50)
     found = [plan for plan in moving.plans if "baseline_tags" in plan]
     assert found == ["SEARCH baseline_tags USING PRIMARY KEY (project=? AND tag=? AND seq=?)"] * 2
     page = storage.list("p", Filters(tags=["y", "x"]), Page(limit=9), deadline=soon())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from test_storage import delete, keep
 
 from perfgate_server.records import new_id, now
 from perfgate_server.storage import Storage, sql_verdicts
-from perfgate_server.storage.base import Outcome, Page, Unavailable
+from perfgate_server.storage.base import Outcome, Page, Restored, Unavailable
 from perfgate_server.storage.selection import count
 from perfgate_server.storage.verdicts import VerdictFilters, VerdictRecord, flakiness
 
@@ -188,12 +189,13 @@ def test_a_verdict_stays_when_its_baselines_are_deleted(storage: Storage) -> Non
 def test_a_verdict_is_restored_once(storage: Storage) -> None:
     """By its id within the project, and never over another."""
     first = verdict("1", reasons=["a"], created_at="2020-01-01T00:00:00.000000Z")
-    assert storage.restore_verdict(first, deadline=soon()) is Outcome.KEPT
-    assert storage.restore_verdict(first, deadline=soon()) is Outcome.PRESENT
-    other = verdict("2", id=first.id)
-    assert storage.restore_verdict(other, deadline=soon()) is Outcome.DIFFERS
+    restore = functools.partial(storage.restore_verdict, after=None, place=None, deadline=soon())
+    kept = restore(first)
+    assert kept.outcome is Outcome.KEPT
+    assert restore(first) == Restored(Outcome.PRESENT, kept.sequence)
+    assert restore(verdict("2", id=first.id)) == Restored(Outcome.DIFFERS)
     elsewhere = verdict("3", id=first.id, project="q")
-    assert storage.restore_verdict(elsewhere, deadline=soon()) is Outcome.KEPT
+    assert restore(elsewhere).outcome is Outcome.KEPT
     assert (runs(storage), runs(storage, project="q")) == ("1", "3")
 
 

@@ -15,7 +15,7 @@ from conftest import BACKENDS
 from postgres_server import Postgres
 from support import receipt, soon, stored
 from test_storage import keep, listed, promotion
-from test_storage_verdicts import add, verdict
+from test_storage_verdicts import add, runs, verdict
 
 from perfgate_server import jsonio, transfer
 from perfgate_server.names import STATUSES
@@ -219,7 +219,7 @@ def test_merge_keeps_the_order_of_what_is_there_and_not_of_its_times(storage: St
 def test_what_lies_behind_all_that_is_merged_is_moved_once(storage: Storage) -> None:
     """A walk misses what is moved from before its cursor, and uploads wait while it is."""
     keep(storage, "b", "own")
-    first = storage.reserve(2, deadline=soon())
+    first = storage.reserve("baselines", 2, deadline=soon())
     restore = functools.partial(storage.restore, deadline=soon())
     restore(*stored("b", "v1"), after=None, place=first)
     moved = storage.latest("p", "b", receipt=False, deadline=soon())
@@ -250,9 +250,9 @@ def test_merge_asks_for_new_places_once_and_not_for_each_record(
     keep(storage, "b", "own")
     asked: list[int] = []
 
-    def reserve(count: int, *, deadline: float) -> int:
+    def reserve(kind: Any, count: int, *, deadline: float) -> int:
         asked.append(count)
-        return SqlStorage.reserve(storage, count, deadline=deadline)  # type: ignore[arg-type]
+        return SqlStorage.reserve(storage, kind, count, deadline=deadline)  # type: ignore[arg-type]
 
     monkeypatch.setattr(storage, "reserve", reserve)
     assert restored(storage, text, merge=True)[0].complete
@@ -311,6 +311,50 @@ def test_merge_puts_what_follows_behind_what_differs(storage: Storage) -> None:
     assert listed(storage) == ["v3", "v2", "v1"]
 
 
+def test_merge_puts_verdicts_before_those_that_are_there(storage: Storage, target: Storage) -> None:
+    """Also in several goes: the next one's flakiness is that of the newest runs. Without it they go
+    behind, and none is refused."""
+    for number in range(1, 5):
+        add(storage, str(number), wall_ms_cv=0.9)
+    add(storage, "6", benchmark="c")
+    text = exported(storage)
+    lines = text.splitlines(keepends=True)
+    for number in range(7, 10):
+        add(target, str(number), wall_ms_cv=0.0)
+    other = add(target, "5", benchmark="c")
+    assert restored(target, b"".join(lines[:2]), merge=True)[0].complete
+    assert runs(target, benchmark="b") == "98721"
+    for _ in range(2):
+        report, said = restored(target, text, merge=True)
+        assert report.complete and said == []
+        assert runs(target, benchmark="b") == "9874321"
+        assert runs(target, benchmark="c") == "56"
+    assert report.outcomes == {Outcome.PRESENT: 5}
+    for _ in range(17):
+        last = add(target, "0", wall_ms_cv=0.0)
+    assert last.flakiness_score == 0
+    report, _ = restored(storage, exported(target))
+    assert report.outcomes == {Outcome.PRESENT: 5, Outcome.KEPT: 21}
+    assert runs(storage, benchmark="b") == 17 * "0" + "9874321"
+    (found,) = target.list_verdicts(
+        "p", VerdictFilters(benchmark="c"), Page(limit=1), deadline=soon()
+    ).verdicts
+    assert found.is_copy_of(other) and found.sequence > other.sequence
+
+
+def test_merge_puts_verdicts_where_the_file_has_them(storage: Storage, target: Storage) -> None:
+    for number in range(1, 7):
+        add(storage, str(number))
+    lines = exported(storage).splitlines(keepends=True)
+    for number in (2, 4):
+        restored(target, lines[number - 1])
+    add(target, "9")
+    report, _ = restored(target, b"".join(lines), merge=True)
+    assert report.outcomes == {Outcome.PRESENT: 2, Outcome.KEPT: 4}
+    assert runs(target) == "9654321"
+    assert target.counts(deadline=soon()).wrong_totals == []
+
+
 @pytest.mark.parametrize("merge", [False, True])
 def test_a_file_without_a_record_changes_nothing(storage: Storage, merge: bool) -> None:
     for text in (b"", b"\n"):
@@ -350,7 +394,7 @@ def test_a_temporary_folder_without_room_is_named() -> None:
         places._db.execute("PRAGMA max_page_count = 3")
         with pytest.raises(Unavailable, match=r"TMPDIR.*full"):
             for number in range(1000):
-                places.put(stored(f"b{number}")[0], number)
+                places.put(("baselines", "p", f"b{number}"), number)
 
 
 def test_the_places_of_a_file_never_go_back(storage: Storage) -> None:

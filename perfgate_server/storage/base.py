@@ -6,7 +6,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from perfgate_server.storage.verdicts import VerdictFilters, VerdictListing, VerdictRecord
 
@@ -189,6 +189,10 @@ class Comparison:
     others: bool = False
 
 
+#: What has an order of its own, by sequences.
+Kind = Literal["baselines", "verdicts"]
+
+
 class Outcome(enum.Enum):
     """What became of a record that was to be restored."""
 
@@ -204,7 +208,7 @@ class Outcome(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class Restored:
     outcome: Outcome
-    #: Its sequence; None if it was refused.
+    #: Its sequence, of a version that differs that of the stored one; None if there is none.
     sequence: int | None = None
 
 
@@ -414,11 +418,13 @@ class Storage(Protocol):
         it is kept there, and they are moved behind all that is reserved, in their order.
         """
 
-    def restore_verdict(self, verdict: VerdictRecord, *, deadline: float) -> Outcome:
-        """Keep a verdict as it was exported, behind all there are: Outcome.KEPT. One of that id
-        may be there already: PRESENT if it is the same, else DIFFERS."""
+    def restore_verdict(
+        self, verdict: VerdictRecord, *, after: int | None, place: int | None, deadline: float
+    ) -> Restored:
+        """Keep a verdict as it was exported, as `restore` does, but without a `place` behind all
+        there are. One of that id may be there already: PRESENT if it is the same, else DIFFERS."""
 
-    def reserve(self, count: int, *, deadline: float) -> int:
+    def reserve(self, kind: Kind, count: int, *, deadline: float) -> int:
         """Reserve `count` sequences after all that are in use; return the first."""
 
     def counts(self, *, deadline: float) -> Counts:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from perfgate_server.storage.base import Kind
+
 
 class Rows(Protocol):
     """The result of a statement."""
@@ -22,7 +24,7 @@ class Session(Protocol):
     def stream(self, sql: str) -> Iterator[Any]:
         """Yield the rows of a query without holding them all."""
 
-    def reserve(self, count: int) -> int:
+    def reserve(self, kind: Kind, count: int) -> int:
         """See `Storage.reserve`."""
 
 

@@ -17,7 +17,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
-from perfgate_server.storage.base import Unavailable
+from perfgate_server.storage.base import Kind, Unavailable
 from perfgate_server.storage.postgres_opening import (
     IS_WHOLE,
     ORIGIN,
@@ -86,19 +86,17 @@ class _Session:
             # In binary: as text, a double has no more digits than extra_float_digits lets it.
             yield from cursor.execute(_placeholders(sql), binary=True)
 
-    def reserve(self, count: int) -> int:
-        self._lock_order()
+    def reserve(self, kind: Kind, count: int) -> int:
+        self._lock_order(kind)
         row = self.execute(
-            """SELECT nextval(pg_get_serial_sequence('baselines', 'seq')),
-                   (SELECT coalesce(max(seq), 0) FROM baselines)"""
+            f"""SELECT nextval(pg_get_serial_sequence('{kind}', 'seq')),
+                    (SELECT coalesce(max(seq), 0) FROM {kind})"""
         ).fetchone()
         first = max(row) + 1 if row else 1
-        self.execute(
-            "SELECT setval(pg_get_serial_sequence('baselines', 'seq'), ?)", (first + count,)
-        )
+        self.execute(f"SELECT setval(pg_get_serial_sequence('{kind}', 'seq'), ?)", (first + count,))
         return int(first)
 
-    def _lock_order(self) -> None:
+    def _lock_order(self, kind: Kind) -> None:
         """Let no insert take a number until the transaction ends.
 
         Uploads queue behind who waits for this lock, and what holds it off may take hours, as a
@@ -108,7 +106,7 @@ class _Session:
             self.execute("SAVEPOINT unlocked")
             try:
                 self.execute(f"SET LOCAL lock_timeout = {_MOMENT}")
-                self.execute("LOCK TABLE baselines IN SHARE ROW EXCLUSIVE MODE")
+                self.execute(f"LOCK TABLE {kind} IN SHARE ROW EXCLUSIVE MODE")
             except psycopg.errors.LockNotAvailable:
                 if time.monotonic() + _PAUSE > self._connection.deadline:
                     raise

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from perfgate_server.storage.base import Baseline, Receipt
+from perfgate_server.storage.base import Baseline, Kind, Receipt
 from perfgate_server.storage.engine import Engine, Session
 
 #: What `baseline_of` reads, of ``baselines b``.
@@ -49,21 +49,52 @@ def insert_receipt(db: Session, project: str, receipt: Receipt) -> int:
     return int(row[0])
 
 
-def move(db: Session, engine: Engine, project: str, benchmark: str, after: int) -> None:
+def make_room(
+    db: Session,
+    engine: Engine,
+    kind: Kind,
+    project: str,
+    benchmark: str,
+    after: int | None,
+    place: int | None,
+) -> bool:
+    """Make a place the next of a benchmark's after `after` (None: the first of all): what lies
+    between them is moved, with all that follows it, behind all there are. Return whether the place
+    can be taken then; None can if nothing follows."""
+    last = after or 0
+    newer = db.execute(
+        f"""SELECT seq FROM {kind} WHERE project = ? AND benchmark = ? AND seq > ?
+            ORDER BY seq LIMIT 1""",
+        (project, benchmark, last),
+    ).fetchone()
+    if newer is None:
+        return True
+    if place is None:
+        return False
+    if newer[0] < place:
+        _move(db, engine, kind, project, benchmark, last)
+    return True
+
+
+def _move(
+    db: Session, engine: Engine, kind: Kind, project: str, benchmark: str, after: int
+) -> None:
     """Move a benchmark's records after a place behind all there are, in their order: all by the
     same step."""
     those = "project = ? AND benchmark = ? AND seq > ?"
     values = project, benchmark, after
-    rows = db.execute(
-        f"SELECT seq, tags FROM baselines WHERE {those} ORDER BY seq", values
-    ).fetchall()
-    first, last = rows[0][0], rows[-1][0]
-    step = db.reserve(last - first + 1) - first
-    tagged: dict[str, list[int]] = {}  # no index leads from a record to its tags
-    for place, tags in rows:
-        for tag in json.loads(tags):
-            tagged.setdefault(tag, []).append(place)
-    db.execute(f"UPDATE baselines SET seq = seq + ? WHERE {those}", (step, *values))
+    first, last = db.execute(
+        f"SELECT min(seq), max(seq) FROM {kind} WHERE {those}", values
+    ).fetchone()
+    step = db.reserve(kind, last - first + 1) - first
+    tagged: dict[str, list[int]] = {}
+    if kind == "baselines":
+        # No index leads from a record to its tags.
+        rows = db.execute(f"SELECT seq, tags FROM baselines WHERE {those}", values).fetchall()
+        for place, tags in rows:
+            for tag in json.loads(tags):
+                tagged.setdefault(tag, []).append(place)
+    db.execute(f"UPDATE {kind} SET seq = seq + ? WHERE {those}", (step, *values))
     for tag, places in tagged.items():
         is_theirs, theirs = engine.among("seq", places)
         db.execute(

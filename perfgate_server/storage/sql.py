@@ -19,6 +19,7 @@ from perfgate_server.storage.base import (
     Conflict,
     Counts,
     Filters,
+    Kind,
     Listing,
     NotFound,
     Outcome,
@@ -37,7 +38,7 @@ from perfgate_server.storage.rows import (
     baseline_of,
     insert,
     insert_receipt,
-    move,
+    make_room,
     receipt_id_of,
 )
 from perfgate_server.storage.selection import Selection, count, page_rows, select
@@ -285,23 +286,16 @@ class SqlStorage:
                 if stored.is_copy_of(record):
                     return Restored(Outcome.PRESENT, stored.sequence)
                 return Restored(Outcome.DIFFERS, stored.sequence)
-            last = after or 0  # before the first place of all
-            newer = db.execute(
-                """SELECT seq FROM baselines WHERE project = ? AND benchmark = ? AND seq > ?
-                   ORDER BY seq LIMIT 1""",
-                (project, benchmark, last),
-            ).fetchone()
-            if newer is not None:
-                if place is None:
-                    return Restored(Outcome.REFUSED)
-                if newer[0] < place:
-                    move(db, self._engine, project, benchmark, last)
+            if not make_room(db, self._engine, "baselines", project, benchmark, after, place):
+                return Restored(Outcome.REFUSED)
             receipt_id = self._shared_receipt(db, record) or insert_receipt(db, project, receipt)
             return Restored(Outcome.KEPT, insert(db, record, receipt_id, place).sequence)
 
-    def restore_verdict(self, verdict: VerdictRecord, *, deadline: float) -> Outcome:
+    def restore_verdict(
+        self, verdict: VerdictRecord, *, after: int | None, place: int | None, deadline: float
+    ) -> Restored:
         with self._engine.writing(verdict.project, verdict.benchmark, deadline) as db:
-            return sql_verdicts.restore(db, verdict)
+            return sql_verdicts.restore(db, self._engine, verdict, after, place)
 
     def _shared_receipt(self, db: Session, record: Baseline) -> int | None:
         """Return the receipt of the record that `record` was promoted from, if it is the same."""
@@ -312,9 +306,9 @@ class SqlStorage:
             return None
         return receipt_id_of(db, source)
 
-    def reserve(self, count: int, *, deadline: float) -> int:
+    def reserve(self, kind: Kind, count: int, *, deadline: float) -> int:
         with self._engine.writing("", "", deadline) as db:
-            return db.reserve(count)
+            return db.reserve(kind, count)
 
     def counts(self, *, deadline: float) -> Counts:
         with self._engine.reading(deadline) as db:

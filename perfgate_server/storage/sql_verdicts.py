@@ -8,8 +8,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from perfgate_server.storage.base import Outcome, Page
+from perfgate_server.storage.base import Outcome, Page, Restored
 from perfgate_server.storage.engine import Engine, Session
+from perfgate_server.storage.rows import make_room
 from perfgate_server.storage.selection import (
     Selection,
     by_index,
@@ -50,11 +51,13 @@ def add(db: Session, engine: Engine, new: VerdictRecord) -> VerdictRecord:
     return insert(db, replace(new, flakiness_score=flakiness(variations)))
 
 
-def insert(db: Session, new: VerdictRecord) -> VerdictRecord:
+def insert(db: Session, new: VerdictRecord, place: int | None = None) -> VerdictRecord:
+    """Keep a verdict at a reserved place or behind all there are; return it with its sequence."""
+    columns, values = ("", ()) if place is None else (", seq", (place,))
     row = db.execute(
-        """INSERT INTO verdicts (id, project, benchmark, run_id, status, counts, reasons, git_ref,
-               git_sha, created_at, created_by, wall_ms_cv, flakiness_score)
-           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING seq""",
+        f"""INSERT INTO verdicts (id, project, benchmark, run_id, status, counts, reasons, git_ref,
+               git_sha, created_at, created_by, wall_ms_cv, flakiness_score{columns})
+           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?{", ?" * len(values)}) RETURNING seq""",
         (
             new.id,
             new.project,
@@ -69,6 +72,7 @@ def insert(db: Session, new: VerdictRecord) -> VerdictRecord:
             new.created_by,
             new.wall_ms_cv,
             new.flakiness_score,
+            *values,
         ),
     ).fetchone()
     return replace(new, sequence=int(row[0]))
@@ -79,16 +83,22 @@ def stream(db: Session) -> Iterator[VerdictRecord]:
     return map(verdict_of, db.stream(f"SELECT {COLUMNS} FROM verdicts v ORDER BY v.seq"))
 
 
-def restore(db: Session, verdict: VerdictRecord) -> Outcome:
+def restore(
+    db: Session, engine: Engine, verdict: VerdictRecord, after: int | None, place: int | None
+) -> Restored:
     """See `base.Storage.restore_verdict`."""
+    project, benchmark = verdict.project, verdict.benchmark
     row = db.execute(
         f"SELECT {COLUMNS} FROM verdicts v WHERE v.project = ? AND v.id = ?",
-        (verdict.project, verdict.id),
+        (project, verdict.id),
     ).fetchone()
     if row is not None:
-        return Outcome.PRESENT if verdict_of(row).is_copy_of(verdict) else Outcome.DIFFERS
-    insert(db, verdict)
-    return Outcome.KEPT
+        stored = verdict_of(row)
+        if stored.is_copy_of(verdict):
+            return Restored(Outcome.PRESENT, stored.sequence)
+        return Restored(Outcome.DIFFERS)  # it may be of another benchmark
+    make_room(db, engine, "verdicts", project, benchmark, after, place)
+    return Restored(Outcome.KEPT, insert(db, verdict, place).sequence)
 
 
 def listing(

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from perfgate_server import files
 from perfgate_server.storage import migrate
-from perfgate_server.storage.base import CannotOpen, StorageError
+from perfgate_server.storage.base import CannotOpen, Kind, StorageError
 
 #: How long opening may wait for other processes that open, or migrate, the same file, in seconds.
 OPEN_TIMEOUT = 30.0
@@ -39,15 +39,13 @@ class Connection(sqlite3.Connection):
     def stream(self, sql: str) -> Iterator[Any]:
         return iter(self.execute(sql))
 
-    def reserve(self, count: int) -> int:
+    def reserve(self, kind: Kind, count: int) -> int:
         # Where AUTOINCREMENT keeps the largest number that it gave.
-        row = self.execute("SELECT seq FROM sqlite_sequence WHERE name = 'baselines'").fetchone()
-        largest = self.execute("SELECT coalesce(max(seq), 0) FROM baselines").fetchone()[0]
+        row = self.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (kind,)).fetchone()
+        largest = self.execute(f"SELECT coalesce(max(seq), 0) FROM {kind}").fetchone()[0]
         last = max(largest, row[0] if row else 0)
-        self.execute("DELETE FROM sqlite_sequence WHERE name = 'baselines'")
-        self.execute(
-            "INSERT INTO sqlite_sequence (name, seq) VALUES ('baselines', ?)", (last + count,)
-        )
+        self.execute("DELETE FROM sqlite_sequence WHERE name = ?", (kind,))
+        self.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (kind, last + count))
         return int(last) + 1
 
 
