@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -464,7 +465,7 @@ for write in (False, True):
         else:
             storage.ping(deadline=soon())
     except Unavailable as error:
-        assert "-wal, -shm) is gone" in str(error)
+        assert "-wal, -shm) is gone, or another program" in str(error)
     else:
         sys.exit("it is used")
 """
@@ -501,6 +502,36 @@ def test_no_second_log_is_made_while_the_first_is_in_use(path: Path, name: str) 
             assert command.returncode == 2 and b"-wal, -shm) is gone" in said, command.args
     with closing(open_storage("sqlite", str(path), pool_size=1)) as storage:
         assert storage.latest("p", "b", receipt=True, deadline=soon()).version == "v1"
+
+
+_ALONE = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA locking_mode = EXCLUSIVE")
+db.execute("BEGIN EXCLUSIVE")
+input("ready")
+"""
+
+
+def test_threads_that_meet_at_a_locked_database_wait_until_their_deadlines(path: Path) -> None:
+    """And not one behind the other: the last, a look at its health, waited for all."""
+    with (
+        closing(open_storage("sqlite", str(path), pool_size=9)) as storage,
+        running(_ALONE, path) as other,
+        ThreadPoolExecutor(9) as threads,
+    ):
+        other.pause()
+        began = time.monotonic()
+
+        def wait(number: int) -> float:
+            with pytest.raises(Unavailable, match="has the database for itself|is opening the"):
+                storage.ping(deadline=began + 0.5 + number / 100)
+            return time.monotonic() - began
+
+        assert max(threads.map(wait, range(9))) < 2
+        other.go_on()
+        assert other.wait(PATIENCE) == 0
+        storage.ping(deadline=soon())
 
 
 _VISITOR = """

@@ -90,7 +90,7 @@ class SqliteEngine:
             raise Unavailable("all database connections are in use") from None
         try:
             if look or connection is None or time.monotonic() >= self._looks_at:
-                connection = self._looked(connection, deadline)
+                connection = self._checked_for_a_while(connection, deadline)
             connection.deadline = deadline
             yield connection
         except sqlite_file.ERRORS as error:
@@ -120,10 +120,10 @@ class SqliteEngine:
             with self._writer.writing(deadline) as db:
                 yield db
 
-    def _looked(
+    def _checked_for_a_while(
         self, connection: sqlite_file.Connection | None, deadline: float
     ) -> sqlite_file.Connection:
-        """Do as `_checked`, so that other readers need not for a while."""
+        """Do as `_checked`; unless that raises, readers need not look again for _LOOK_LASTS."""
         self._looks_at = time.monotonic() + _LOOK_LASTS
         try:
             return self._checked(connection, deadline)
@@ -141,15 +141,25 @@ class SqliteEngine:
             return self._open(deadline) if connection is None else connection
         if sqlite_file.identity(self._path) != self._identity:
             raise Unavailable(f"{self._path} is gone, or is not the file that was opened")
-        with self._opening:
-            if self._anchor is None:
-                if sqlite_file.has_lost_its_log(self._path):
-                    raise Unavailable(sqlite_file.LOST_LOG.format(self._path))
-                self._anchor = self._open(deadline)
-                self._log = sqlite_file.log_identity(self._log_paths)
+        if self._anchor is None:
+            self._open_anchor(self._path, deadline)
         if sqlite_file.log_identity(self._log_paths) != self._log:
             raise Unavailable(sqlite_file.LOST_LOG.format(self._path))
         return self._open(deadline) if connection is None else connection
+
+    def _open_anchor(self, path: Path, deadline: float) -> None:
+        """Open the anchor, unless another thread has done so by then."""
+        if not self._opening.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise Unavailable("another thread is opening the database")
+        try:
+            if self._anchor is None:
+                if sqlite_file.has_lost_its_log(path, deadline):
+                    raise Unavailable(sqlite_file.NO_LOG.format(path))
+                anchor = self._open(deadline)
+                self._log = sqlite_file.log_identity(self._log_paths)
+                self._anchor = anchor  # last: without the lock it tells that all is there
+        finally:
+            self._opening.release()
 
     def _checked_to_write(
         self, connection: sqlite_file.Connection | None, deadline: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import sqlite3
 import stat
@@ -90,8 +91,13 @@ def log_identity(paths: tuple[str, str]) -> tuple[int, ...] | None:
     return log.st_dev, log.st_ino, index.st_dev, index.st_ino
 
 
-#: What is said of a database with which that has happened.
+#: What is said of a database of which the log was removed, or its index, while this process has it
+#: open; and where another process has.
 LOST_LOG = "the log of {} (-wal, -shm) is gone; stop the server to save it"
+NO_LOG = (
+    "the log of {} (-wal, -shm) is gone, or another program has the database for itself alone; stop"
+    " what has it open to save it"
+)
 #: Where a connection to a database with a log keeps its file locked: SHARED_FIRST and SHARED_SIZE
 #: of https://www.sqlite.org/src/file/src/os.h.
 _SHARED_FIRST, _SHARED_SIZE = 0x4000_0002, 510
@@ -99,14 +105,15 @@ _SHARED_FIRST, _SHARED_SIZE = 0x4000_0002, 510
 _OPENING = 1.0
 
 
-def has_lost_its_log(path: Path) -> bool:
+def has_lost_its_log(path: Path, deadline: float = math.inf) -> bool:
     """Tell whether another process has the database open, and its log is gone: whoever opens it
-    now would make a second one, and only one of them would be kept.
+    now would make a second one, and only one of them would be kept. Waits for that process to make
+    it, but not beyond the deadline.
 
     To be asked while this process has no connection to it, for closing a file drops all locks that
     the process has on it.
     """
-    give_up = time.monotonic() + _OPENING
+    give_up = min(time.monotonic() + _OPENING, deadline)
     while log_identity(log_paths(path)) is None and _is_open_with_a_log(path):
         if time.monotonic() > give_up:
             return True
@@ -237,7 +244,7 @@ def _check_log(path: Path) -> None:
             f" {' and '.join(leftovers)}"
         )
     if has_lost_its_log(path):
-        raise CannotOpen(LOST_LOG.format(path))
+        raise CannotOpen(NO_LOG.format(path))
 
 
 #: Where a database's header says, in two bytes, in which mode it is
