@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import click
 from flask import Flask, Response, g, request
+from flask.cli import ScriptInfo
 from flask_cors import cross_origin
 from werkzeug.exceptions import NotFound
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -54,7 +55,8 @@ def create_app(config: ServerConfig | None = None) -> Flask:
 
     Without a configuration it reads the environment and configures logging, as
     ``flask --app perfgate_server run`` wants it. The storage is created and migrated here, and
-    holds no connection: a fork may follow. Raises ConfigError and storage.base.CannotOpen.
+    holds no connection: a fork may follow. Raises ConfigError and storage.base.CannotOpen; under
+    the `flask` command both end the process with one line.
     """
     if config is None:
         return _create_standalone()
@@ -82,7 +84,8 @@ def create_app(config: ServerConfig | None = None) -> Flask:
 
 
 def _create_standalone() -> Flask:
-    in_flask_command = click.get_current_context(silent=True) is not None
+    context = click.get_current_context(silent=True)
+    in_flask_command = context is not None and context.find_object(ScriptInfo) is not None
     try:
         config, key = ServerConfig.load().with_some_key()
         configure_logs(config)

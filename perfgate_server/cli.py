@@ -19,6 +19,7 @@ from perfgate_server.config import (
     ConfigError,
     ServerConfig,
     end,
+    misspelt,
     option_of,
     say,
 )
@@ -129,6 +130,8 @@ def _storage_config(context: click.Context, options: dict[str, str | None]) -> S
     # Keys are the server's: whoever backs up need not be able to read their file.
     environ = {name: text for name, text in os.environ.items() if "API_KEYS" not in name}
     config = ServerConfig.load(given, environ=environ, storage_type="sqlite")
+    for sentence in misspelt(os.environ):
+        say(sentence)
     if config.storage_type == "memory":
         raise ConfigError("storage type memory lives in the server's process; name another")
     return config
@@ -152,12 +155,12 @@ def exit_on_signals() -> None:
 
 
 @contextlib.contextmanager
-def _progress(label: str, length: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal, and nothing in a pipe."""
+def _progress(label: str, length: Callable[[], int]) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal, and nothing in a pipe, for which `length` is not asked."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return
-    with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
+    with click.progressbar(length=length(), label=label, file=sys.stderr) as bar:
         yield bar.update
 
 
@@ -188,9 +191,7 @@ def export_command(context: click.Context, /, file: str | None, **options: str |
                 out = stack.enter_context(stack.enter_context(whole(target)).open("wb"))
             except OSError as error:
                 raise ConfigError(f"cannot write {target}: {error.strerror}") from None
-        counts = storage.counts(deadline=_deadline())
-        total = counts.baselines + counts.verdicts
-        progress = stack.enter_context(_progress("exporting", total))
+        progress = stack.enter_context(_progress("exporting", lambda: _number(storage)))
         try:
             baselines, verdicts = transfer.export(storage, out, progress)
         except BrokenPipeError:
@@ -198,6 +199,11 @@ def export_command(context: click.Context, /, file: str | None, **options: str |
         except OSError as error:
             end(f"cannot write {target or 'standard output'}: {error.strerror}", 1)
     say(f"{baselines} baselines and {verdicts} verdicts exported")
+
+
+def _number(storage: Storage) -> int:
+    counts = storage.counts(deadline=_deadline())
+    return counts.baselines + counts.verdicts
 
 
 @command.command("import")
@@ -216,7 +222,8 @@ def import_command(
     """Read the baselines and verdicts in FILE, which `export` wrote (- is standard input).
 
     What is there already stays as it is, so an import that was interrupted can be run again. The
-    exit status is 0 if all of FILE is there at the end, else 1.
+    exit status is 0 if all of FILE is there at the end, 1 if not, and 2 if FILE or the database
+    cannot be opened.
     """
     from perfgate_server import transfer
 
@@ -235,7 +242,7 @@ def import_command(
             raise ConfigError("--merge reads FILE twice: it cannot be a pipe")
         storage = stack.enter_context(_opened(config, create=True))
         size = 0 if file == "-" else Path(file).stat().st_size
-        progress = stack.enter_context(_progress("importing", size))
+        progress = stack.enter_context(_progress("importing", lambda: size))
         report = transfer.restore(
             storage,
             source,

@@ -23,7 +23,7 @@ _CODES = {
     400: "VALIDATION_ERROR",
     409: "ALREADY_EXISTS",
     413: "PAYLOAD_TOO_LARGE",
-    # RFC 9110 gave these two new phrases.
+    # werkzeug has the phrases that these had before.
     414: "URI_TOO_LONG",
     422: "UNPROCESSABLE_CONTENT",
     500: "INTERNAL_ERROR",
@@ -107,10 +107,7 @@ def _answer(error: ApiError) -> Response:
 
 def _conflict(error: storage.Conflict) -> ApiError:
     stored, sent = error.stored, error.sent
-    different = stored.differences(sent)
-    names = ["receipt" if name == "content_hash" else name for name in different]
-    if not names:
-        names = ["promoted_from"]
+    names = ["receipt" if name == "content_hash" else name for name in error.differs]
     return ApiError(
         409,
         f"Version {stored.version!r} of benchmark {stored.benchmark!r} exists, and what was sent"

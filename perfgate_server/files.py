@@ -21,8 +21,7 @@ def whole(name: str) -> Iterator[Path]:
     if not target.name or name.endswith(os.sep):
         raise IsADirectoryError(errno.EISDIR, "that is no name for a file")
     partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}.partial")
-    if os.path.lexists(target):
-        raise FileExistsError(errno.EEXIST, "that exists already; choose another name")
+    _check_free(target)
     try:
         partial.touch(0o600, exist_ok=False)
         yield partial
@@ -31,12 +30,18 @@ def whole(name: str) -> Iterator[Path]:
             os.link(partial, target)  # unlike a rename, never in the place of another file
         except FileExistsError:
             raise
-        except OSError:  # a file system without links
+        except OSError:  # a file system without links: one that comes at this moment is lost
+            _check_free(target)
             os.rename(partial, target)
         with suppress(PermissionError):  # of a folder that may be written to, and not read
             _flush(target.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _check_free(target: Path) -> None:
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, "that exists already; choose another name")
 
 
 def _flush(path: Path) -> None:

@@ -62,11 +62,8 @@ def loads(body: bytes, *, max_depth: int = MAX_DEPTH, max_containers: int = MAX_
     `max_containers` arrays and objects, NaN or Infinity, a number that overflows a
     double, a lone surrogate, or U+0000.
     """
+    text = _decoded(body).removeprefix("\ufeff")
     body = body.removeprefix(b"\xef\xbb\xbf")
-    try:
-        text = body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise MalformedJSON(f"The body is not UTF-8 (byte {error.start}).") from None
     if not text.strip():
         raise MalformedJSON("The body is empty.")
     _check_text(body, max_depth, max_containers)
@@ -87,6 +84,13 @@ def loads(body: bytes, *, max_depth: int = MAX_DEPTH, max_containers: int = MAX_
         raise _refusal(str(error), body, _is_no_number) from None
     except ValueError:  # int() refuses to convert over 4,300 digits
         raise _refusal(_TOO_LARGE, body, _is_too_large) from None
+
+
+def _decoded(body: bytes) -> str:
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MalformedJSON(f"The body is not UTF-8: byte {error.start + 1}.") from None
 
 
 #: Text of which it is not worth the time to count brackets: there will be many.

@@ -134,7 +134,7 @@ def make(key: str, role: Role, project: str | None = None, benchmarks: str | Non
         raise ValueError(f"the key must be {KEY_RULE}")
     if project and not names.PROJECT.match(project):
         raise ValueError(f"invalid project name: {names.PROJECT_RULE}")
-    return ApiKey(role, digest(key), project or None, _compile(benchmarks))
+    return ApiKey(Role(role), digest(key), project or None, _compile(benchmarks))
 
 
 def _compile(pattern: str | None) -> re.Pattern[str] | None:

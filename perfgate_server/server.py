@@ -209,19 +209,26 @@ def _started(config: ServerConfig, url: str) -> str:
     return f"listening on {url}, storing in {where}, keys: {granted}"
 
 
+#: The signals that `_before_fork` has blocked in this process.
+_blocked: set[signal.Signals] = set()
+
+
 def _before_fork(arbiter: Any, worker: Worker) -> None:
     _assign(arbiter, worker)
     # Until a worker has its own handlers it would run the main process's, which swallow the
-    # signal. `Worker.init_signals` lets it through there, and the next statement here.
+    # signal. `Worker.init_signals` lets it through there, and `_after_fork` here.
     if isinstance(worker, Worker):  # any other would never hear it
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        _blocked.update(STOPPING - signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING))
 
 
-# gunicorn has no hook for after the fork in the main process. The other processes that import
-# this module have nothing blocked.
-os.register_at_fork(
-    after_in_parent=functools.partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, STOPPING)
-)
+def _after_fork() -> None:
+    if _blocked:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _blocked)
+        _blocked.clear()
+
+
+# gunicorn has no hook for after the fork in the main process.
+os.register_at_fork(after_in_parent=_after_fork)
 
 
 def _assign(arbiter: Any, worker: Worker) -> None:

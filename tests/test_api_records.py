@@ -584,6 +584,9 @@ def test_an_equal_record_promoted_to_the_same_version_differs_in_where_it_is_fro
     api.promote("v1", "prod")
     error = fails(api.promote("v2", "prod"), 409)
     assert error["details"]["differs"] == ["promoted_from"]
+    # And all else in which it differs is said with it.
+    error = fails(api.promote("v2", "prod", git_ref="main"), 409)
+    assert error["details"]["differs"] == ["git_ref", "promoted_from"]
 
 
 def test_health_is_asked_anew_each_time(api: Api) -> None:

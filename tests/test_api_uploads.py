@@ -17,6 +17,8 @@ from flask import g
 from support import KEYS, receipt
 from test_api import BODIES, TIME, VERSION, fails
 
+from perfgate_server import jsonio
+from perfgate_server.blueprints import baselines
 from perfgate_server.columns import Rows
 from perfgate_server.records import normalized
 from perfgate_server.storage.sql import SqlStorage
@@ -469,6 +471,22 @@ def test_another_upload_of_a_version_is_409_and_tells_both_hashes(api: Api) -> N
     assert error["details"]["differs"] == ["receipt"]
     assert "tags" in fails(api.upload(tags=["x"]), 409)["message"]
     assert api.get(VERSION).json["receipt"] == receipt()
+
+
+def test_a_receipt_that_no_database_can_keep_is_413(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it would be stored, which may be four times what was sent: 1e15 is written in full. A 503
+    would let the client try again, for ever."""
+    sent = receipt(extra=[1e15] * 100)
+    body = json.dumps(sent).replace("1000000000000000.0", "1e15").encode()
+    stored = len(jsonio.canonical(sent))
+    monkeypatch.setattr(baselines, "MAX_RECEIPT", stored - 1)
+    assert stored > len(body)
+    assert fails(api("PUT", VERSION, data=body), 413)["details"] == {"limit": stored - 1}
+    fails(api.get(VERSION), 404)
+    monkeypatch.setattr(baselines, "MAX_RECEIPT", stored)
+    assert api("PUT", VERSION, data=body).status_code == 201
 
 
 def test_without_a_version_each_upload_makes_its_own(api: Api) -> None:

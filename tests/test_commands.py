@@ -22,9 +22,10 @@ from support import KEYS, PATIENCE, environment, program, receipt, soon, sqlite_
 from test_storage import keep, promotion
 from test_transfer import exported, fill
 
-from perfgate_server import transfer
+from perfgate_server import cli, transfer
 from perfgate_server.files import whole
 from perfgate_server.storage import Storage, open_storage
+from perfgate_server.storage.sql import SqlStorage
 
 
 def run(*arguments: Any, folder: Path, text: bytes | None = None, **variables: str) -> Any:
@@ -199,13 +200,15 @@ def test_a_folder_that_may_not_be_read_may_be_written_to(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def refuse(*_: Any) -> None:
+    """Do as `link` of a file system without links."""
+    raise PermissionError(1, "Operation not permitted")
+
+
 @pytest.mark.parametrize("links", [True, False])
 def test_a_file_gets_its_name_once_it_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
 ) -> None:
-    def refuse(*_: Any) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
     if not links:
         monkeypatch.setattr(os, "link", refuse)
     target = tmp_path / "file"
@@ -220,7 +223,12 @@ def test_a_file_gets_its_name_once_it_is_whole(
             pytest.fail("it has no name")
 
 
-def test_a_file_that_took_the_name_meanwhile_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_took_the_name_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
     target = tmp_path / "file"
     with pytest.raises(FileExistsError), whole(str(target)) as partial:
         partial.write_text("ours")
@@ -340,6 +348,32 @@ def test_a_pipe_is_told_the_outcome_and_shown_no_bar(tmp_path: Path) -> None:
     result = run("import", "all.ndjson", folder=tmp_path)
     assert (result.returncode, result.stderr.count(b"\n")) == (0, 1)
     assert result.stderr.startswith(b"0 kept, 1 present, ")
+
+
+def test_a_misspelt_variable_is_told_by_every_command(tmp_path: Path) -> None:
+    """Without a word `import` made another database than the one that was meant."""
+    (tmp_path / "none.ndjson").touch()
+    for command in (["import", "none.ndjson"], ["export"], ["backup", "copy.db"], ["check"]):
+        result = run(*command, folder=tmp_path, PERFGATE_DATABASE="other.db")
+        first = result.stderr.splitlines()[0]
+        assert result.returncode == 0, command
+        assert first == (
+            b"PERFGATE_DATABASE is not a perfgate-server variable: did you mean"
+            b" PERFGATE_DATABASE_URL?"
+        )
+
+
+def test_what_is_counted_for_a_bar_alone_is_not_counted_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To count takes long where there is much, and may fail."""
+    source = sqlite_file(tmp_path)
+    keep(source, "b", "v1")
+    source.close()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(SqlStorage, "counts", lambda *_, **__: pytest.fail("it is counted"))
+    cli.command.main(["export", "all.ndjson"], standalone_mode=False)
+    assert (tmp_path / "all.ndjson").read_bytes().count(b"\n") == 1
 
 
 def test_a_terminal_is_shown_a_bar_and_standard_output_is_not(tmp_path: Path) -> None:

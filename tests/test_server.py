@@ -234,6 +234,37 @@ def test_a_server_that_cannot_start_leaves_its_port_to_the_program() -> None:
     assert result.stdout == "bound\n", result.stderr
 
 
+def test_a_program_that_embeds_it_keeps_its_signals() -> None:
+    """What it has blocked is blocked after a fork too."""
+    result = run_code(
+        "import os, signal\n"
+        "from perfgate_server import run_server\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})\n"
+        "if not os.fork():\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+        "print(signal.pthread_sigmask(signal.SIG_BLOCK, ()) == {signal.SIGTERM})"
+    )
+    assert result.stdout == "True\n", result.stderr
+
+
+def test_a_command_of_another_program_is_told_what_is_wrong_by_an_exception() -> None:
+    """And is not ended, as flask is, which would show a traceback."""
+    result = run_code(
+        "import click, os\n"
+        "from perfgate_server import create_app\n"
+        "os.environ['PERFGATE_PORT'] = 'x'\n"
+        "@click.command()\n"
+        "def other():\n"
+        "    try:\n"
+        "        create_app()\n"
+        "    except Exception as error:\n"
+        "        print(type(error).__name__)\n"
+        "other([], standalone_mode=False)"
+    )
+    assert result.stdout == "ConfigError\n", result.stderr
+
+
 def test_the_module_runs_too(tmp_path: Path) -> None:
     result = subprocess.run(
         [program("python"), "-m", "perfgate_server", "--version"],

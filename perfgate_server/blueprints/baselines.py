@@ -13,10 +13,11 @@ from werkzeug.urls import iri_to_uri
 from perfgate_server import jsonio, queries, records, schemas
 from perfgate_server.auth import enforce, requires
 from perfgate_server.blueprints import requests, responses
-from perfgate_server.errors import bad_request
+from perfgate_server.errors import ApiError, bad_request
 from perfgate_server.keys import Permission
 from perfgate_server.lean import Answer
 from perfgate_server.storage.base import (
+    MAX_RECEIPT,
     Baseline,
     Filters,
     PreconditionFailed,
@@ -294,7 +295,12 @@ def _taken_from(envelope: dict[str, Any]) -> Receipt:
     who wait for the storage, or for the disk, would keep the others out of the cache.
     """
     value = envelope.pop("receipt")
-    return records.receipt_of(records.normalized(value) if envelope.get("normalize") else value)
+    receipt = records.receipt_of(records.normalized(value) if envelope.get("normalize") else value)
+    if len(receipt.body) > MAX_RECEIPT:
+        # Its canonical text may be several times as long: 1e15 is written in full.
+        message = f"The receipt is over {MAX_RECEIPT} bytes as it would be stored."
+        raise ApiError(413, message, {"limit": MAX_RECEIPT})
+    return receipt
 
 
 def _stored(

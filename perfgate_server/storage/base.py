@@ -232,6 +232,10 @@ Clock = Callable[[], str]
 #: The most records, counted back from a baseline's run, that are looked at for its past.
 MAX_SCANNED = 500
 
+#: The most bytes that a receipt may have. SQLite keeps at most 1,000,000,000 in a row, PostgreSQL 1
+#: GiB.
+MAX_RECEIPT = 900_000_000
+
 #: The most receipt bytes that one page holds, if it holds more than one receipt.
 MAX_PAGE_BYTES = 64 * 2**20
 
@@ -254,12 +258,13 @@ class NotFound(StorageError):
 
 
 class Conflict(StorageError):
-    """The version exists and is not what was sent."""
+    """The version exists and is not what was sent; `differs` says in what, by Baseline's fields."""
 
-    def __init__(self, stored: Baseline, sent: Baseline) -> None:
+    def __init__(self, stored: Baseline, sent: Baseline, differs: list[str]) -> None:
         super().__init__(f"version {stored.version!r} exists")
         self.stored = stored
         self.sent = sent
+        self.differs = differs
 
 
 class PreconditionFailed(StorageError):

@@ -87,9 +87,10 @@ class SqlStorage:
             if precondition is not None:
                 precondition(stored)
             if stored is not None:
-                if not stored.differences(new):
-                    return stored, False
-                raise Conflict(stored, new)
+                differs = stored.differences(new)
+                if differs:
+                    raise Conflict(stored, new, differs)
+                return stored, False
             receipt_id = insert_receipt(db, new.project, receipt)
             return insert(db, _dated(new, now), receipt_id), True
 
@@ -126,9 +127,12 @@ class SqlStorage:
                 normal = promotion.normalized(whole)
             new = promotion.result(source, normal.content_hash if normal else source.content_hash)
             if target is not None:
-                if target.promoted_from == new.promoted_from and not target.differences(new):
-                    return target, False
-                raise Conflict(target, new)
+                differs = target.differences(new)
+                if target.promoted_from != new.promoted_from:
+                    differs.append("promoted_from")
+                if differs:
+                    raise Conflict(target, new, differs)
+                return target, False
             if normal is not None:
                 receipt_id = insert_receipt(db, project, normal)
             else:
