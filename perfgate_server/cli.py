@@ -278,6 +278,8 @@ def backup_command(context: click.Context, /, file: str, **options: str | None) 
     config = _storage_config(context, options)
     if config.storage_type != "sqlite":
         raise ConfigError("backup is for sqlite; for postgres use pg_dump, or export")
+    if file == "-":
+        raise ConfigError("backup writes a file; for standard output use export")
     sqlite_file.backup(Path(config.location or ""), file)
     say(f"backed up to {file}")
 

@@ -61,10 +61,14 @@ class SelectorsParameter(Parameter):
                     " separated by commas; V, T, S and R must not be empty."
                 )
             # Refused here: "no baseline" is a skip, which looks like a pass.
-            # No version, tag, sha or ref that is stored has more characters.
-            is_possible = len(value) <= MAX_GIT and _POSSIBLE[kind].fullmatch(value)
-            is_a_slip = value != value.strip() or _holds_misspelt(value)
-            if not is_possible or is_a_slip:
+            # No version, tag, sha or ref that is stored has more characters, and to look at all of
+            # a longer one could take minutes.
+            if (
+                len(value) > MAX_GIT
+                or not _POSSIBLE[kind].fullmatch(value)
+                or value != value.strip()
+                or _holds_misspelt(value)
+            ):
                 raise ValidationError(
                     f"{value[:300]!r} cannot be a {kind}; behind a comma there must be another"
                     " selector, no space."

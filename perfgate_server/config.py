@@ -38,11 +38,17 @@ def end(reason: object, status: int = 2) -> NoReturn:
     sys.exit(status)
 
 
+#: Where a password stands in a database URL or in libpq's other form, also of one that is none.
+_PASSWORD = re.compile(r"(/[^/:@\s]*:)[^@\s]+(?=@)|(password=)[^&\s]+")
+
+
 def say(sentence: str) -> None:
-    """Print one line on standard error: what does not belong there, as keys and the codes that
-    steer a terminal, does not come through. What was done is done if it cannot be printed."""
+    """Print one line on standard error: what does not belong there, as keys, passwords and the
+    codes that steer a terminal, does not come through. What was done is done if it cannot be
+    printed."""
+    shown = _PASSWORD.sub(r"\1\2…", keys.redact(keys.printable(sentence)))
     with contextlib.suppress(OSError):
-        print(keys.redact(keys.printable(sentence)), file=sys.stderr)
+        print(shown, file=sys.stderr)
 
 
 def address(host: str, port: object) -> str:
@@ -138,9 +144,11 @@ class ServerConfig:
         if not self.bind:
             raise ConfigError("the address to bind is empty; 0.0.0.0 is every IPv4 address")
         _check_storage(self.storage_type, self.database_url, self.workers)
-        digests = [key.digest for key in self.api_keys]
-        if len(set(digests)) < len(digests):
-            raise ConfigError("the same API key is given twice; each key has one role")
+        digests = set()
+        for key in self.api_keys:
+            if key.digest in digests:
+                raise ConfigError(f"the API key {key.id} is given twice; each key has one role")
+            digests.add(key.digest)
 
     def api_key(
         self, key: str, role: Role, project: str | None = None, benchmarks: str | None = None
@@ -315,7 +323,8 @@ def _read_keys(source: str, path: str) -> list[ApiKey]:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"{source}: cannot read {path!r}: {reason}") from None
     found = []
-    for number, line in enumerate(text.splitlines(), 1):
+    # At line feeds alone: what else splitlines takes for an end may stand unseen in a comment.
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip() and not line.lstrip().startswith("#"):
             found.append(_parse_key(f"{source}: {path}: line {number}", line))
     if not found:

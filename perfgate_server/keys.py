@@ -51,9 +51,11 @@ ENTRY_RULE = (
 )
 
 _KEY = re.compile(r"pg_(?:live|test)_[A-Za-z0-9]{32,}\Z")
-# Matches also a key cut in half, and two keys run together; but no name, such as
-# pg_test_connection_pool.
-_KEY_WITHIN = re.compile(r"(pg_(?:live|test)_)[A-Za-z0-9]{16,}(?:_(?:live|test)_[A-Za-z0-9]*)*")
+# Matches also a key cut in half, two keys run together, and one whose underscores are still
+# percent-encoded; but no name, such as pg_test_connection_pool.
+_KEY_WITHIN = re.compile(
+    r"(pg(?:_|%5[Ff])(?:live|test)(?:_|%5[Ff]))[A-Za-z0-9]{16,}(?:_(?:live|test)_[A-Za-z0-9]*)*"
+)
 _ROLES = {role.value: role for role in Role}
 # A benchmark pattern may hold commas, so only a comma before `role:` ends an entry.
 _ENTRY_END = re.compile(rf"\s*,\s*(?=(?:{'|'.join(_ROLES)}):)")
@@ -115,7 +117,7 @@ def printable(text: str) -> str:
 
 def redact(text: str) -> str:
     """Return `text` without the keys in it: one in a path or an option is somebody's mistake."""
-    return _KEY_WITHIN.sub(r"\1…", text) if "pg_" in text else text
+    return _KEY_WITHIN.sub(r"\1…", text) if "pg" in text else text
 
 
 def generate() -> str:
@@ -147,6 +149,8 @@ def _compile(pattern: str | None) -> re.Pattern[str] | None:
         raise ValueError(
             "the benchmark pattern holds another key; is the role after a comma right?"
         )
+    if pattern.endswith(","):
+        raise ValueError("the benchmark pattern ends with a comma; write [,] if one is meant")
     if any(map(str.isspace, pattern)):
         raise ValueError(
             "the benchmark pattern holds white space, which no benchmark does; in a file of keys a"

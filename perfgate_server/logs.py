@@ -31,7 +31,10 @@ _NAMES = {level: name for name, level in _LEVELS.items()} | {logging.CRITICAL: "
 _COLORS = {"trace": "2", "debug": "2", "info": "32", "warn": "33", "error": "31"}
 
 #: Headers whose values are somebody's secret.
-_SECRET = re.compile("auth|cookie|key|token|secret|password", re.IGNORECASE)
+_SECRET = re.compile(
+    "auth|cookie|key|token|secret|password|credential|session|jwt|assertion|oidc|csrf|cert",
+    re.IGNORECASE,
+)
 
 #: Characters of an error's message in a line: it may quote what was sent.
 _LONGEST_ERROR = 300

@@ -143,14 +143,21 @@ def test_the_switches_of_an_import_do_what_they_say(tmp_path: Path) -> None:
             b"pg_dump",
         ),
         (["nonsense"], b"nonsense"),
+        (["backup", "-"], b"standard output"),
+        (["check", "--database-url", "."], b"it is a directory"),
+        (["import", "f", "postgresql://u:hunter2@h/d"], b"postgresql://u:\xe2\x80\xa6@h/d"),
+        (["export", "--storage-type", "postgres://u:hunter2@h/d"], b"u:\xe2\x80\xa6@h"),
+        (["check", "--database-url", "postgres:/u:hunter2@h"], b":\xe2\x80\xa6@h"),
+        (["check", "--database-url", "user=u password=hunter2 host=h"], b"\xe2\x80\xa6 host=h"),
     ],
-    ids=range(9),
+    ids=range(15),
 )
 def test_what_is_wrong_is_one_line(tmp_path: Path, arguments: list[str], said: bytes) -> None:
     result = run(*arguments, folder=tmp_path, text=b"")
     assert result.returncode == 2
     assert result.stderr.startswith(b"Error: ") and result.stderr.count(b"\n") == 1
     assert said in result.stderr and result.stdout == b""
+    assert b"hunter2" not in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 

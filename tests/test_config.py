@@ -11,6 +11,7 @@ import pytest
 
 from perfgate_server import Role, ServerConfig
 from perfgate_server.config import ConfigError, misspelt, without_password
+from perfgate_server.keys import digest, id_of
 
 KEY = "pg_live_" + "a1B2" * 8
 OTHER = "pg_test_" + "c3D4" * 8
@@ -286,11 +287,20 @@ def test_keys_from_all_places_add_up(tmp_path: Path) -> None:
     assert roles[4:] == [Role.CONTRIBUTOR, Role.VIEWER]
 
 
+@pytest.mark.parametrize("end", ["\u2028", "\x85", "\x0c", "\x1c"])
+def test_only_a_line_feed_ends_a_comment_in_a_key_file(tmp_path: Path, end: str) -> None:
+    """What nobody sees in an editor does not bring a key back that was commented out."""
+    path = tmp_path / "keys"
+    path.write_text(f"# was:{end}admin:{OTHER}\r\nviewer:{KEY}\r\n")
+    (key,) = ServerConfig.load(api_keys_files=[str(path)], environ={}).api_keys
+    assert key.role is Role.VIEWER
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         (f"viewer:{KEY}\nadmin:short\n", "line 2"),
-        (f"viewer:{KEY}\nadmin:{KEY}\n", "twice"),
+        (f"viewer:{KEY}\nadmin:{KEY}\n", f"the API key {id_of(digest(KEY))} is given twice"),
         ("# nothing\n", "no key"),
         ("", "no key"),
         (None, "No such file"),

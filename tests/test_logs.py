@@ -90,6 +90,8 @@ ATTACKS = [
     b"GET /health HTTP/1.1\r\nHost: x\r\nCookie: session=aHVudGVyMg\r\n\r\n",
     b"GET /health HTTP/1.1\r\nHost: x\r\nX-Api-Key: aHVudGVyMg\r\nX-Token: aHVudGVyMg\r\n\r\n",
     b"GET /health HTTP/1.1\r\nHost: x\r\nX-Client-Secret: aHVudGVyMg\r\nPassword: hunter2\r\n\r\n",
+    b"GET /health HTTP/1.1\r\nHost: x\r\nX-Jwt-Assertion: aHVudGVyMg\r\nX-Csrf: hunter2\r\n\r\n",
+    b"GET /pg%255Ftest%255F" + b"A" * 32 + b"/x HTTP/1.1\r\nHost: x\r\n\r\n",
     b"GET /health HTTP/1.1\r\nAuthorization %s\r\n\r\n",
     b"GET /health HTTP/1.1\r\nX: y\r\n %s\r\n\r\n",
     b"GET /health HTTP/1.1\r\nHost: x\r\nAuthorization : %s\r\n\r\n",
@@ -116,7 +118,7 @@ def test_no_secret_and_nothing_raw_stands_in_the_log(
         server.stop()
         log = server.log
     encoded = "".join(f"%{ord(c):02X}" for c in "A" * 32)
-    for secret in (KEYS["admin"], KEYS["viewer"], "aHVudGVyMg", "hunter2", encoded):
+    for secret in (KEYS["admin"], KEYS["viewer"], "aHVudGVyMg", "hunter2", encoded, "A" * 32):
         assert secret not in log
     for line in log.split("\n"):
         assert line.isprintable(), line

@@ -121,6 +121,18 @@ def test_places_are_reserved_behind_all_records_where_the_sequence_is_not(
     assert storage.create(*stored("b", "v4"), deadline=soon())[0].sequence == 6
 
 
+def test_nothing_of_what_is_deleted_stays_in_the_file(storage: SqlStorage, path: Path) -> None:
+    """Nor goes into a backup. Whether SQLite sees to it by itself depends on who built it."""
+    with storage._engine.single(soon()) as db, storage._engine.writing("p", "b", soon()) as writer:
+        for session in (db, writer):
+            assert session.execute("PRAGMA secure_delete").fetchone() == (1,)
+    storage.create(*stored("b", "v1", metadata={"a": "SECRET" * 50}), deadline=soon())
+    storage.create(*stored("b", "v2"), deadline=soon())
+    storage.delete("p", "b", "v1", deadline=soon())
+    storage.close()
+    assert b"SECRET" not in path.read_bytes()
+
+
 def test_close_closes_every_connection(storage: SqlStorage) -> None:
     with storage._engine.single(soon()) as one, storage._engine.single(soon()) as other:
         pass
@@ -271,9 +283,11 @@ def test_what_is_left_of_a_database_is_told_and_not_built_upon(path: Path, left:
         assert not path.exists()
 
 
-@pytest.mark.parametrize("odd", [".", os.devnull])
-def test_who_only_looks_takes_what_is_no_file_for_none(tmp_path: Path, odd: str) -> None:
-    with pytest.raises(CannotOpen, match="there is no such file"):
+@pytest.mark.parametrize(
+    ("odd", "said"), [(".", "it is a directory"), (os.devnull, "there is no such file")]
+)
+def test_who_only_looks_takes_what_is_no_file_for_none(tmp_path: Path, odd: str, said: str) -> None:
+    with pytest.raises(CannotOpen, match=said):
         sqlite_file.check(tmp_path / odd)
 
 
@@ -307,6 +321,41 @@ def test_a_current_file_that_may_only_be_read_is_refused() -> None:
         database.chmod(0o444)
         with not_root(), pytest.raises(CannotOpen, match="readonly .*; this user must"):
             opened(database)
+
+
+def test_who_may_only_read_leaves_nothing_that_keeps_the_owner_out() -> None:
+    """SQLite would make a log of the reader's own, to which the owner may not write."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        path = Path(folder, "perfgate.db")
+        opened(path)
+        path.chmod(0o444)
+        with not_root():
+            for look in (sqlite_file.check, lambda path: sqlite_file.backup(path, f"{folder}/b")):
+                with pytest.raises(CannotOpen, match="may only read it, .* open a copy"):
+                    look(path)
+        assert os.listdir(folder) == ["perfgate.db"]
+        # What has no log, as a backup, needs none to be read, and beside a log none is made.
+        sqlite_file.backup(path, f"{folder}/copy")
+        Path(folder, "copy").chmod(0o444)
+        with closing(open_storage("sqlite", str(path), pool_size=1)) as storage:
+            storage.create(*stored(), deadline=soon())
+            for log in sqlite_file.log_paths(path):
+                Path(log).chmod(0o644)
+            with not_root():
+                assert sqlite_file.check(path) is sqlite_file.check(Path(folder, "copy")) is None
+
+
+def test_a_log_to_which_the_user_may_not_write_is_named() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        path = Path(folder, "perfgate.db")
+        opened(path)
+        path.chmod(0o666)
+        for log in sqlite_file.log_paths(path):
+            Path(log).touch(0o444)
+        with not_root(), pytest.raises(CannotOpen, match="write to .*db-wal and .*db-shm too"):
+            opened(path)
 
 
 @pytest.mark.parametrize("look", [opened, sqlite_file.check])

@@ -177,6 +177,8 @@ class SqliteEngine:
         connection = sqlite_file.connect(self._path, "rw", left)
         try:
             connection.execute("PRAGMA foreign_keys = ON")
+            # As some builds have it by themselves: nothing of what is deleted stays in the file.
+            connection.execute("PRAGMA secure_delete = ON")
             if self._path is None:
                 sqlite_file.apply_migrations(connection)
             else:

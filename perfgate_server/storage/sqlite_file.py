@@ -189,7 +189,7 @@ def prepare(path: Path, create: bool = True) -> None:
             with _existing(path) as (_, version):
                 migrate.missing("sqlite", version, upgrade=False)
     except (StorageError, sqlite3.Error, OSError) as error:
-        raise CannotOpen(f"cannot open the database {path}: {_why(error)}") from error
+        raise CannotOpen(f"cannot open the database {path}: {_why(error, path)}") from error
 
 
 def primary_code(error: Exception) -> int:
@@ -197,11 +197,18 @@ def primary_code(error: Exception) -> int:
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
-def _why(error: Exception) -> str:
+def _why(error: Exception, path: Path) -> str:
     """Return what is said of a database that cannot be opened."""
     if primary_code(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+        log = [file for file in log_paths(path) if os.path.exists(file)]
+        if locked := [file for file in log if not _may_write(file)]:
+            return f"{error}; this user must be able to write to {' and '.join(locked)} too"
         return f"{error}; this user must be able to write to it and to its folder, or open a copy"
     return str(getattr(error, "strerror", None) or error)
+
+
+def _may_write(path: str | Path) -> bool:
+    return os.access(path, os.W_OK, effective_ids=True)
 
 
 def _mode(path: Path) -> int:
@@ -218,13 +225,27 @@ def _mode(path: Path) -> int:
 def _existing(path: Path) -> Iterator[tuple[Connection, int]]:
     """Open a database of ours that must be there; yield it, and the version of its schema."""
     _check_log(path)
+    if stat.S_ISDIR(_mode(path)):
+        raise CannotOpen("it is a directory")
     if not stat.S_ISREG(_mode(path)):
         raise CannotOpen("there is no such file")
+    _check_rights(path)
     with closing(connect(path, "rw", OPEN_TIMEOUT)) as db:
         version = _check_origin(db)
         if version == 0:
             raise CannotOpen("it is empty")
         yield db, version
+
+
+def _check_rights(path: Path) -> None:
+    """Refuse a database that this user may only read, unless it has its log: SQLite would make one
+    of this user's, to which its owner, and so the server, could not write."""
+    has_log = all(map(os.path.exists, log_paths(path)))
+    if not has_log and not _may_write(path) and _is_in_wal_mode(_kept_open(path)):
+        raise CannotOpen(
+            "this user may only read it, and would leave a log beside it to which its owner could"
+            " not write; be one who may write to it, or open a copy"
+        )
 
 
 def _check_log(path: Path) -> None:
@@ -362,7 +383,7 @@ def backup(path: Path, target: str) -> None:
             if problem:
                 raise CannotOpen(f"the copy is not intact: {problem}")
     except (StorageError, sqlite3.Error, OSError) as error:
-        raise CannotOpen(f"cannot back up {path} to {target}: {_why(error)}") from error
+        raise CannotOpen(f"cannot back up {path} to {target}: {_why(error, path)}") from error
 
 
 def check_integrity(db: sqlite3.Connection) -> str | None:
@@ -385,4 +406,4 @@ def check(path: Path) -> str | None:
     except (StorageError, sqlite3.Error, OSError) as error:
         if primary_code(error) == sqlite3.SQLITE_CORRUPT:
             return str(error)
-        raise CannotOpen(f"cannot open the database {path}: {_why(error)}") from error
+        raise CannotOpen(f"cannot open the database {path}: {_why(error, path)}") from error
