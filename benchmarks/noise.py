@@ -22,7 +22,14 @@ from pathlib import Path
 
 from perfgate_server.gate.document import document
 from perfgate_server.gate.noise import COVERAGE, LEAST, interval
-from perfgate_server.gate.rule import HIGHER_IS_BETTER, Candidate, Judgement, Options, judge
+from perfgate_server.gate.rule import (
+    HIGHER_IS_BETTER,
+    Candidate,
+    Judgement,
+    Options,
+    is_comparable,
+    judge,
+)
 from perfgate_server.names import METRICS
 from perfgate_server.summaries import MetricStats, Summary, summary_of
 
@@ -30,8 +37,13 @@ NOISE, PLAIN = Options(), Options(noise=False)
 
 
 def compare(nights: Sequence[Summary], current: Summary, options: Options) -> Judgement:
-    """Judge a night by the one before it; all before it are its history."""
-    return judge(current, Candidate(nights[-1], "", "latest", 0.0), lambda: nights, options)
+    """Judge a night by the one before it; the last that are comparable are its history."""
+
+    def history() -> list[Summary]:
+        fit = [night for night in nights if is_comparable(current, night, options)]
+        return fit[-options.history :]
+
+    return judge(current, Candidate(nights[-1], "", "latest", 0.0), history, options)
 
 
 def slower(night: Summary) -> Summary:

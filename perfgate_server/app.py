@@ -19,11 +19,12 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from perfgate_server import errors, logs
 from perfgate_server.blueprints import baselines, compare, health, verdicts
-from perfgate_server.config import ConfigError, ServerConfig, address, end, misspelt
+from perfgate_server.config import ConfigError, ServerConfig, address, misspelt
 from perfgate_server.keys import ApiKey, redact
 from perfgate_server.lean import App
 from perfgate_server.storage import Storage, open_storage
 from perfgate_server.storage.base import CannotOpen
+from perfgate_server.terminal import end
 
 logger = logging.getLogger(__name__)
 

@@ -18,13 +18,12 @@ from perfgate_server.config import (
     DEFAULT_SQLITE_PATH,
     ConfigError,
     ServerConfig,
-    end,
     misspelt,
     option_of,
-    say,
 )
 from perfgate_server.files import whole
 from perfgate_server.storage.base import CannotOpen, StorageError
+from perfgate_server.terminal import end, say
 from perfgate_server.version import VERSION
 
 if TYPE_CHECKING:

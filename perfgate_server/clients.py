@@ -85,14 +85,18 @@ def is_unwanted(req: Any, sock: Any) -> bool:
     return missing > 0 and not sock.holds(missing)
 
 
-def most_clients(settings: Any) -> int:
-    """Take all the descriptors that are allowed; return how many clients there may be then, up to
-    what gunicorn's settings say. gunicorn's worker dies of a client without a descriptor."""
-    wanted = int(settings.worker_connections)
+def take_descriptors() -> int:
+    """Let this process have all the descriptors that it is allowed; return how many that are."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # a sandbox may forbid it
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def most_clients(settings: Any, files: int) -> int:
+    """Return how many clients a worker with that many descriptors may have, up to what gunicorn's
+    settings say. gunicorn's worker dies of a client without a descriptor."""
+    wanted = int(settings.worker_connections)
     if files == resource.RLIM_INFINITY:
         return wanted
     return max(1, min(wanted, files - _OWN_FILES - 4 * int(settings.threads)))

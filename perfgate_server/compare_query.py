@@ -13,6 +13,7 @@ from typing import Any
 from marshmallow import ValidationError
 
 from perfgate_server.fields import GitName
+from perfgate_server.gate.rule import Options
 from perfgate_server.names import MAX_GIT, MAX_TAG, METRICS, VERSION
 from perfgate_server.queries import (
     MAX_PARAMETERS,
@@ -120,20 +121,24 @@ class MetricsParameter(Parameter):
         return metrics
 
 
+#: The defaults of what the rule is told.
+_RULE = Options()
+
+
 class CompareQuery(Query):
     """The options; ``threshold.METRIC`` and ``floor.METRIC`` are added below."""
 
     against = SelectorsParameter(load_default=[("latest", "")])
-    threshold = NumberParameter(1e6, _PERCENT, load_default=0.20)
-    warn_factor = NumberParameter(1, load_default=0.90)
+    threshold = NumberParameter(1e6, _PERCENT, load_default=_RULE.threshold)
+    warn_factor = NumberParameter(1, load_default=_RULE.warn_factor)
     metrics = MetricsParameter()
-    history = IntegerParameter(MAX_HISTORY, load_default=20)
+    history = IntegerParameter(MAX_HISTORY, load_default=_RULE.history)
     noise = ChoiceParameter("on", "off", load_default="on")
-    host_mismatch = ChoiceParameter("warn", "fail", "ignore", load_default="warn")
-    allow_failed = BooleanParameter(load_default=False)
-    on_missing = ChoiceParameter("skip", "fail", load_default="skip")
+    host_mismatch = ChoiceParameter("warn", "fail", "ignore", load_default=_RULE.host_mismatch)
+    allow_failed = BooleanParameter(load_default=_RULE.allow_failed)
+    on_missing = ChoiceParameter("skip", "fail", load_default=_RULE.on_missing)
     max_age = DurationParameter()
-    min_samples = IntegerParameter(10**6, load_default=1)
+    min_samples = IntegerParameter(10**6, load_default=_RULE.min_samples)
     format = ChoiceParameter("json", "markdown", "text")
     gate = BooleanParameter(load_default=False)
     fail_on = ChoiceParameter("fail", "warn", load_default="fail")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from perfgate_server import keys
@@ -30,25 +28,6 @@ _ASTRAY = re.compile(r"[\x00-\x1f\x7f]|\A\s|\s\Z|\A(['\"]).*\1\Z")
 
 class ConfigError(Exception):
     """A setting that cannot be used. Its text never holds a key."""
-
-
-def end(reason: object, status: int = 2) -> NoReturn:
-    """End the process with one line on standard error that says why."""
-    say(f"Error: {reason}")
-    sys.exit(status)
-
-
-#: Where a password stands in a database URL or in libpq's other form, also of one that is none.
-_PASSWORD = re.compile(r"(/[^/:@\s]*:)[^@\s]+(?=@)|(password=)[^&\s]+")
-
-
-def say(sentence: str) -> None:
-    """Print one line on standard error: what does not belong there, as keys, passwords and the
-    codes that steer a terminal, does not come through. What was done is done if it cannot be
-    printed."""
-    shown = _PASSWORD.sub(r"\1\2…", keys.redact(keys.printable(sentence)))
-    with contextlib.suppress(OSError):
-        print(shown, file=sys.stderr)
 
 
 def address(host: str, port: object) -> str:
@@ -105,7 +84,8 @@ class ServerConfig:
         ``postgresql://`` URL; none for memory.
     api_keys: the keys to accept, best added with `api_key`.
     no_cors: whether cross-origin requests are left to the browser's same-origin rule.
-    timeout: seconds to receive a request, and to answer 503 if the storage is busy.
+    timeout: seconds to receive a request, or 256 KiB of it; a request that waits for the storage
+        for nine tenths of them is answered 503.
     log_level, log_format: as LOG_LEVELS and LOG_FORMATS.
     workers, threads: processes (None: one a core, at most 8), threads in each (None: 4).
     max_body_size: bytes a request body may have.

@@ -211,7 +211,7 @@ def _route(rule: str) -> str:
 
 
 def start(environ: dict[str, Any]) -> None:
-    """Take the time at which the current request began."""
+    """Note when the current request began; at level trace, log its headers, without secrets."""
     g.started = time.perf_counter()
     if trace_logger.isEnabledFor(TRACE):
         headers = [

@@ -186,6 +186,9 @@ class NoQuery(Query):
     """A route that takes no parameters."""
 
 
+NO_QUERY = NoQuery()
+
+
 class PageQuery(Query):
     limit = IntegerParameter(MAX_LIMIT, load_default=50)
     offset = IntegerParameter(MAX_OFFSET)

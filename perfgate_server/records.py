@@ -33,7 +33,7 @@ def version_of(moment: str) -> str:
 def receipt_of(value: Any) -> Receipt:
     """Return a parsed receipt as it is stored."""
     body = jsonio.canonical(value)
-    return Receipt(body, _sha256(body), summaries.summarize(value))
+    return Receipt(body, _sha256(body), summaries.body_of(value))
 
 
 def content_hashes(value: Any) -> list[str]:

@@ -20,8 +20,9 @@ from gunicorn.errors import HaltServer
 
 from perfgate_server import logs
 from perfgate_server.app import announce_key, configure_logs, create_app, make_state
-from perfgate_server.config import ConfigError, ServerConfig, address, end
+from perfgate_server.config import ConfigError, ServerConfig, address
 from perfgate_server.storage.base import CannotOpen
+from perfgate_server.terminal import end
 from perfgate_server.worker import NOBODY, STOPPING, Worker, load_of
 
 logger = logging.getLogger(__name__)
@@ -173,10 +174,10 @@ def _bind(host: str, port: int) -> socket.socket:
     listener = None
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        family, kind, protocol, _, address = found[0]
+        family, kind, protocol, _, endpoint = found[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        listener.bind(endpoint)
     except (OSError, UnicodeError) as error:
         if listener is not None:
             listener.close()

@@ -45,8 +45,8 @@ class Summary:
     stats: dict[str, MetricStats]
 
 
-def summarize(receipt: dict[str, Any]) -> bytes:
-    """Return the summary of a checked receipt as it is stored."""
+def body_of(receipt: dict[str, Any]) -> bytes:
+    """Return the summary of a checked receipt as it is stored, for `parse`."""
     return jsonio.canonical(_members(receipt))
 
 

@@ -17,7 +17,14 @@ from typing import Any
 from gunicorn.workers.gthread import ThreadWorker
 
 from perfgate_server import refusals
-from perfgate_server.clients import QUOTA, Client, is_unread, is_unwanted, most_clients
+from perfgate_server.clients import (
+    QUOTA,
+    Client,
+    is_unread,
+    is_unwanted,
+    most_clients,
+    take_descriptors,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +213,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         if self.core is not None:
             with contextlib.suppress(OSError):  # a sandbox may forbid it; it is only for speed
                 os.sched_setaffinity(0, {self.core})
-        self.worker_connections = most_clients(self.cfg)
+        self.worker_connections = most_clients(self.cfg, take_descriptors())
         if self.worker_connections <= self.cfg.threads:
             logger.warning(
                 "the limit of open files (ulimit -n) leaves room for %d clients at once",

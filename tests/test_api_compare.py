@@ -834,11 +834,10 @@ def test_a_change_below_its_floor_is_none(api: Api, sent: str) -> None:
 
 
 def test_the_defaults_are_the_rules_own(api: Api) -> None:
-    """They stand where the rule is, and where it is asked."""
     loaded, rule = COMPARE_QUERY.load({}), Options()
-    for name in Options.__slots__:
-        if name in loaded:
-            assert loaded[name] == getattr(rule, name) or (name, loaded[name]) == ("noise", "on")
+    assert (loaded.pop("noise") == "on") is rule.noise
+    for name in {*Options.__slots__} & {*loaded}:
+        assert loaded[name] == getattr(rule, name)
     api.put(json=run(100, "before"))
     budget = judged(api)["budgets"]["wall_ms"]
     assert (budget["threshold"], budget["warn_threshold"]) == (0.2, 0.2 * 0.9)

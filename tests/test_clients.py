@@ -161,4 +161,6 @@ def test_a_worker_keeps_descriptors_for_itself(
 
     monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
     monkeypatch.setattr(resource, "setrlimit", setrlimit)
-    assert clients.most_clients(SimpleNamespace(worker_connections=1000, threads=4)) == most
+    assert clients.take_descriptors() == files
+    settings = SimpleNamespace(worker_connections=1000, threads=4)
+    assert clients.most_clients(settings, files) == most

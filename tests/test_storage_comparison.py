@@ -272,7 +272,7 @@ def test_a_promotion_is_no_run_by_what_took_the_place_of_its_source(storage: Sto
 
 def test_a_past_holds_what_is_made_of_summaries(shelf: Storage) -> None:
     """None is not wanted, and makes room for what is older."""
-    odd = {summaries.summarize(receipt(wall_ms=number)): number for number in (1, 3)}
+    odd = {summaries.body_of(receipt(wall_ms=number)): number for number in (1, 3)}
     assert past(shelf, "v4", read=odd.get) == [3, 1]
     assert past(shelf, "v4", 1, read=odd.get) == [3]
     assert past(shelf, "v4", read=lambda _: 0) == [0] * 4
@@ -281,7 +281,7 @@ def test_a_past_holds_what_is_made_of_summaries(shelf: Storage) -> None:
 def test_a_baseline_carries_its_summary_and_no_receipt(shelf: Storage) -> None:
     record = compare(shelf, Selector("version", "v3")).baseline
     assert record and (record.version, record.receipt) == ("v3", None)
-    assert record.summary == summaries.summarize(receipt(wall_ms=3))
+    assert record.summary == summaries.body_of(receipt(wall_ms=3))
 
 
 def test_a_benchmark_without_records_has_nothing_to_compare_with(storage: Storage) -> None:
@@ -340,18 +340,18 @@ def test_a_summary_lives_as_long_as_its_receipt(storage: Storage) -> None:
     storage.promote(promotion(), deadline=soon())
     delete(storage)
     found = compare(storage, Selector("latest")).baseline
-    assert found and found.summary == summaries.summarize(receipt())
+    assert found and found.summary == summaries.body_of(receipt())
     delete(storage, "v2")
     assert compare(storage, Selector("latest")).baseline is None
     keep(storage)
     found = compare(storage, Selector("latest")).baseline
-    assert found and found.summary == summaries.summarize(receipt())
+    assert found and found.summary == summaries.body_of(receipt())
 
 
 def test_recent_records_come_newest_first_with_their_summaries(shelf: Storage) -> None:
     found = shelf.recent("p", "b", 3, git_ref=None, deadline=soon())
     assert versions(found) == ["v4", "prod-2", "prod-1"]
-    assert found[0].summary == summaries.summarize(receipt(wall_ms=4))
+    assert found[0].summary == summaries.body_of(receipt(wall_ms=4))
     assert found[0].receipt is None
     assert len(shelf.recent("p", "b", 99, git_ref=None, deadline=soon())) == 6
     with pytest.raises(NotFound):

@@ -38,7 +38,7 @@ def test_a_summary_holds_what_comparisons_read_and_nothing_else() -> None:
         ],
         stats={"wall_ms": stats(1, 2, 3, mean=2.0), "cpu_ms": None, "own": stats(1, 2, 3)},
     )
-    body = summaries.summarize(value)
+    body = summaries.body_of(value)
     assert body == (
         b'{"failed":2,"host":{"arch":"x86_64","cpu_count":8,"os":"linux"},"run_id":"r",'
         b'"samples":3,"stats":{"wall_ms":{"max":3,"median":2,"min":1}}}'
@@ -173,7 +173,7 @@ def check(storage: Storage) -> None:
         selectors = [Selector("version", f"v{number}")]
         found = storage.comparison("p", "b", selectors, excluding=[], deadline=soon()).baseline
         assert found and found.summary
-        assert summaries.parse(found.summary) == summaries.parse(summaries.summarize(value))
+        assert summaries.parse(found.summary) == summaries.parse(summaries.body_of(value))
         assert jsonio.canonical(jsonio.loads(found.summary)) == receipt_of(value).summary
 
 

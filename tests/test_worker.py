@@ -244,7 +244,7 @@ def test_a_worker_starts_also_where_little_is_allowed(
         raise PermissionError
 
     monkeypatch.setattr(module.os, "sched_setaffinity", sched_setaffinity, raising=False)
-    monkeypatch.setattr(module, "most_clients", lambda cfg: most)
+    monkeypatch.setattr(module, "most_clients", lambda *_: most)
     monkeypatch.setattr(ThreadWorker, "init_process", lambda self: None)
     worker.core = 0
     worker.init_process()

@@ -67,7 +67,6 @@ _read_query = queries.ReadQuery()
 _list_query = queries.ListQuery()
 _page_query = queries.PageQuery()
 _trend_query = queries.TrendQuery()
-_no_query = queries.NoQuery()
 
 _CACHE_CONTROL = "private, no-cache"
 
@@ -93,7 +92,7 @@ def upload_file(project: str, benchmark: str, version: str) -> Response:
 @requires(Permission.PROMOTE)
 def promote(project: str, benchmark: str) -> Response:
     sent = requests.json_body()
-    requests.query(_no_query)
+    requests.query(queries.NO_QUERY)
     envelope = _promotion_schema.load(sent)
     promotion = Promotion(
         project=project,
@@ -122,7 +121,7 @@ def promote(project: str, benchmark: str) -> Response:
 @blueprint.delete(VERSION)
 @requires(Permission.DELETE)
 def delete(project: str, benchmark: str, version: str) -> Response:
-    requests.query(_no_query)
+    requests.query(queries.NO_QUERY)
     baseline = requests.storage().delete(
         project, benchmark, version, deadline=g.deadline, precondition=requests.check_preconditions
     )
@@ -212,17 +211,17 @@ def get_trend(project: str, benchmark: str) -> Response:
 # -- helpers
 
 
-def _ignored(sent: dict[str, Any], schema: Any = _upload_schema) -> list[str]:
+def _ignored(sent: dict[str, Any], schema: Any) -> list[str]:
     return [name for name in sent if name not in schema.fields]
 
 
 def _posted() -> tuple[dict[str, Any], list[str]]:
     """Return the envelope of an upload by POST, and which members of it nobody knows."""
     sent = requests.benchmark_body()
-    requests.query(_no_query)
+    requests.query(queries.NO_QUERY)
     if isinstance(sent, dict) and "schema" in sent and "receipt" not in sent:
         raise bad_request({"receipt": "Must be given; a receipt by itself is for PUT."})
-    return _upload_schema.load(sent), _ignored(sent)
+    return _upload_schema.load(sent), _ignored(sent, _upload_schema)
 
 
 def _put() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a request brings: its body, its query string, its deadline, its preconditions."""
+"""What a request brings: its body, its query string, its preconditions."""
 
 from __future__ import annotations
 

@@ -17,14 +17,13 @@ VERDICTS = "/projects/<segment:project>/verdicts"
 
 _verdict_schema = record_schemas.VerdictSchema()
 _verdicts_query = queries.VerdictsQuery()
-_no_query = queries.NoQuery()
 
 
 @blueprint.post(VERDICTS)
 @requires(Permission.WRITE)
 def submit(project: str) -> Response:
     sent = requests.benchmark_body()
-    requests.query(_no_query)
+    requests.query(queries.NO_QUERY)
     # Unlike an upload's, unknown members are not named: clients send more from release to release.
     new = VerdictRecord(
         **_verdict_schema.load(sent),

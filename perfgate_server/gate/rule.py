@@ -32,7 +32,7 @@ class Options:
     """How to judge. Thresholds are fractions (0.2 is 20 %), floors have their metric's unit.
 
     `metrics` are the metrics that count; None means those that both receipts have. `history` is
-    how many past records tell the noise; `max_age` is in seconds.
+    how many past records tell the noise at most; `max_age` is in seconds.
     """
 
     threshold: float = 0.20
@@ -100,8 +100,8 @@ class Metrics:
 
     `skipped` says of a metric without a delta why it has none. `counts` and `reasons` are of the
     judged metrics; one that is only reported has a delta with the status skip. `records` is how
-    many records of the history are comparable, None if no metric is beyond its threshold and so
-    none was asked for; `noise` is what they say of those metrics.
+    many records the history has, None if it was not asked for; `noise` is what they say of the
+    metrics that are beyond their thresholds.
     """
 
     deltas: dict[str, Delta] = field(default_factory=dict)
@@ -132,9 +132,9 @@ def judge(
 ) -> Judgement:
     """Return the verdict on a run; there is one in every case.
 
-    `history` returns past runs of the benchmark, oldest first; it is called once if a metric is
-    beyond its threshold, else never. What is not comparable is left out here, so it may return
-    more than `options.history` runs.
+    `history` returns the past runs of the benchmark that are comparable (see `is_comparable`),
+    oldest first. It is called once if a judged metric is beyond its threshold and the noise counts,
+    else never.
     """
     metrics, missing = Metrics(), "no_baseline"
     differing: tuple[str, ...] = ()
@@ -179,7 +179,7 @@ def _doubts(current: Summary, baseline: Candidate, differing: bool, options: Opt
 
 def _compare(current: Summary, baseline: Summary, history: History, options: Options) -> Metrics:
     """Judge each metric by itself."""
-    records: list[Summary] = []
+    records: Sequence[Summary] = []
     metrics, named = Metrics(), options.named
     for name in METRICS:
         before, now = baseline.stats.get(name), current.stats.get(name)
@@ -201,7 +201,7 @@ def _compare(current: Summary, baseline: Summary, history: History, options: Opt
             delta = measure(name, before["median"], now["median"], options)
             if judged and delta.status == "fail" and options.noise:
                 if metrics.records is None:
-                    records = _comparable(current, history(), options)
+                    records = history()
                     metrics.records = len(records)
                 metrics.noise[name] = _noise(name, delta.current, records)
                 if metrics.noise[name].decided == "within_noise":
@@ -253,16 +253,11 @@ def _finite(value: float) -> float:
 
 
 def is_comparable(current: Summary, past: Summary, options: Options) -> bool:
-    """Tell whether a past run says what this one, on this machine, would give again."""
+    """Tell whether a past run tells of this one's noise: it is of such a machine, and none of its
+    samples failed, unless that is allowed."""
     if past.failed and not options.allow_failed:
         return False
     return not hosts.differences(current.host, past.host)
-
-
-def _comparable(current: Summary, history: Sequence[Summary], options: Options) -> list[Summary]:
-    """Return the last comparable records, at most as many as are asked for."""
-    found = [past for past in history if is_comparable(current, past, options)]
-    return found[max(0, len(found) - options.history) :]
 
 
 def _noise(name: str, current: float, records: Sequence[Summary]) -> Noise:

@@ -163,7 +163,8 @@ def _version(db: psycopg.Connection[Any]) -> int:
 
 
 def _apply_migrations(db: psycopg.Connection[Any]) -> tuple[int, list[migrate.Migration]]:
-    """Apply what is missing, and record it, under a lock; return to which version, and what."""
+    """Apply what is missing, and record it, under a lock. Return the version that the schema had,
+    and what was applied."""
     db.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
     db.execute(
         """CREATE TABLE IF NOT EXISTS perfgate_migrations (

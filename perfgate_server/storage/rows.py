@@ -79,8 +79,8 @@ def make_room(
 def _move(
     db: Session, engine: Engine, kind: Kind, project: str, benchmark: str, after: int
 ) -> None:
-    """Move a benchmark's records after a place behind all there are, in their order: all by the
-    same step."""
+    """Move those of a benchmark that stand behind `after` to the end of the order of all, each by
+    the same step."""
     those = "project = ? AND benchmark = ? AND seq > ?"
     values = project, benchmark, after
     first, last = db.execute(

@@ -63,8 +63,9 @@ class Selection:
         return f"SELECT {columns} FROM {self.table} WHERE {' AND '.join(self.conditions)}"
 
 
-#: Returns the rows that are looked for, found in some index; with True all that the index finds.
-Way = Callable[[bool], Selection]
+#: Finds rows in some index. With ``alone=True`` all that the index finds by the filters that it
+#: answers, else those of them that fit the others too.
+Way = Callable[..., Selection]
 
 
 def select(db: Session, engine: Engine, project: str, filters: Filters) -> Selection | None:
@@ -91,7 +92,7 @@ def select(db: Session, engine: Engine, project: str, filters: Filters) -> Selec
 def _conditions(filters: Filters, names: Sequence[tuple[str, Any]]) -> dict[str, Condition]:
     """Return what the filters leave, of ``baselines b``; `names` are the conditions on those of
     benchmarks."""
-    found = given("b", filters, names)
+    found = shared_conditions("b", filters, names)
     if filters.tags:
         found["tags"] = _tagged("b", filters.tags)
     if filters.source is not None:
@@ -101,7 +102,7 @@ def _conditions(filters: Filters, names: Sequence[tuple[str, Any]]) -> dict[str,
     return found
 
 
-def given(
+def shared_conditions(
     alias: str, filters: Filters | VerdictFilters, names: Sequence[tuple[str, Any]]
 ) -> dict[str, Condition]:
     """Return what those filters leave that baselines and verdicts share, by their names, of the
@@ -152,9 +153,10 @@ def by_index(
     project: str,
     index: Index,
     conditions: Mapping[str, Condition],
-    alone: bool,
+    *,
+    alone: bool = False,
 ) -> Selection:
-    """Find rows of `table`, which has its alias (``baselines b``), in an index."""
+    """Find rows of `table`, which has its alias (``baselines b``), in an index: see `Way`."""
     whole, alias = table.split()
     texts, values = _together(conditions[name] for name in (index[1] if alone else conditions))
     return Selection(
@@ -171,10 +173,11 @@ def _by_tag(
     tag: str,
     tags: Sequence[str],
     conditions: Mapping[str, Condition],
-    alone: bool,
+    *,
+    alone: bool = False,
 ) -> Selection:
-    """Find records by a tag, whose rows stand in the list's order. The records themselves are
-    looked at only if there is more to know of them."""
+    """Find records by a tag, whose rows stand in the list's order: see `Way`. The records
+    themselves are looked at only if there is more to know of them."""
     table, found = "baseline_tags t", list[Condition]()
     if not alone:
         found = [conditions[name] for name in conditions if name != "tags"]
@@ -194,11 +197,11 @@ def narrowest(db: Session, engine: Engine, ways: Sequence[Way]) -> Selection:
     if len(ways) > 1 and not engine.knows_sizes:
         for most in _STEPS:
             for way in ways:
-                alone = way(True)
-                sql = f"SELECT count(*) FROM ({alone.sql('1')} LIMIT {most})"
-                if db.execute(sql, alone.values).fetchone()[0] < most:
-                    return way(False)
-    return ways[0](False)
+                probe = way(alone=True)
+                sql = f"SELECT count(*) FROM ({probe.sql('1')} LIMIT {most})"
+                if db.execute(sql, probe.values).fetchone()[0] < most:
+                    return way()
+    return ways[0]()
 
 
 def only_visible(
@@ -255,7 +258,8 @@ def page_rows(
 ) -> Any:
     """Return the rows of a page of a selection, newest first, and one more if there are more.
 
-    The places are found in an index alone; whole rows are read, by `join`, for those on the page.
+    The places are found in an index alone; whole rows are read for those on the page, by `join`, in
+    which one ``?`` is the project.
     """
     place, values = selection.place, list(selection.values)
     places = selection.sql(f"{place} AS seq")

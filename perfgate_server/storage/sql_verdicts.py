@@ -16,11 +16,11 @@ from perfgate_server.storage.selection import (
     by_index,
     count,
     fitting,
-    given,
     indexes,
     narrowest,
     only_visible,
     page_rows,
+    shared_conditions,
 )
 from perfgate_server.storage.verdicts import (
     FLAKINESS_WINDOW,
@@ -131,7 +131,7 @@ def _select(db: Session, engine: Engine, project: str, filters: VerdictFilters) 
     visible = only_visible(db, engine, project, "verdicts", filters)
     if visible is None:
         return None
-    conditions = given("v", filters, visible)
+    conditions = shared_conditions("v", filters, visible)
     if filters.status is not None:
         conditions["status"] = ["v.status = ?"], [filters.status]
     fit = fitting(_INDEXES, frozenset(conditions))
