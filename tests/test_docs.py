@@ -298,11 +298,14 @@ def test_the_workflow_lets_a_new_benchmark_through_and_says_so(tmp_path: Path) -
         assert (tmp_path / "summary").read_text().endswith("verdict\n")
 
 
-def test_the_deletion_of_old_uploads_tells_by_its_exit_status(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", [1000, 2])
+def test_the_deletion_of_old_uploads_tells_by_its_exit_status(tmp_path: Path, page: int) -> None:
     if shutil.which("jq") is None:
         not_installed("jq")
-    [script] = [block for block in blocks("sh") if "-X DELETE" in block]
-    script = script.replace("2026-01-01", "2126-01-01").replace("/demo/", "/p/")
+    text = (ROOT / "examples" / "retention.sh").read_text()
+    assert text.count("limit=1000") == 1
+    script = tmp_path / "retention.sh"
+    script.write_text(text.replace("limit=1000", f"limit={page}"))
     with serving(perfgate_server(), tmp_path) as server:
         for benchmark, version in (("io[gzip]", "v1"), ("other", "v1"), ("io[gzip]", "v2")):
             assert server.put(benchmark, version, receipt()) == 201
@@ -314,8 +317,11 @@ def test_the_deletion_of_old_uploads_tells_by_its_exit_status(tmp_path: Path) ->
             assert uploaded[0] == 201
 
         def delete(key: str, url: str = server.url) -> tuple[int, str]:
-            head = f'as() {{ echo "Authorization: Bearer {key}"; }}; URL={url}\n'
-            result = subprocess.run(["sh"], input=head + script, capture_output=True, text=True)
+            command = ["sh", script, "2126-01-01T00:00:00Z"]
+            variables = environment(PERFGATE_URL=url, PERFGATE_KEY=key, PROJECT="p")
+            result = subprocess.run(
+                command, cwd=tmp_path, capture_output=True, text=True, env=variables
+            )
             return result.returncode, result.stdout + result.stderr
 
         for key, said in ((KEYS["viewer"], "FORBIDDEN"), ("wrong", "UNAUTHORIZED")):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -26,6 +27,8 @@ from support import (
     stored,
     wait_for,
 )
+from test_storage import promotion
+from test_storage_verdicts import verdict
 
 from perfgate_server.storage import migrate, open_storage
 from perfgate_server.storage.base import CannotOpen, Kind, Unavailable
@@ -153,11 +156,14 @@ def test_a_role_that_may_make_no_tables_can_serve_what_is_made(own: OwnPostgres)
                 opened(lesser)
             opened(url).close()
             own.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO lesser", name)
-            with pytest.raises(CannotOpen, match="its role may not write to the tables"):
+            with pytest.raises(CannotOpen, match="lacks rights: INSERT on baselines, DELETE on"):
+                opened(lesser)
+            # As on the tables that an upgrade by another role made.
+            own.execute("GRANT INSERT, DELETE ON ALL TABLES IN SCHEMA public TO lesser", name)
+            with pytest.raises(CannotOpen, match="its role lacks rights: UPDATE on totals$"):
                 opened(lesser)
             open_storage("postgres", lesser, pool_size=1, create=False).close()
-            writing = "GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO lesser"
-            own.execute(writing, name)
+            own.execute("GRANT UPDATE ON ALL TABLES IN SCHEMA public TO lesser", name)
             with contextlib.closing(opened(lesser)) as storage:
                 storage.create(*stored(tags=["a"]), deadline=soon())
                 assert storage.latest("p", "b", receipt=True, deadline=soon()).tags == ["a"]
@@ -256,6 +262,92 @@ def test_a_start_does_not_wait_for_a_standby(own: OwnPostgres) -> None:
     """It could wait for ever, without a word."""
     with own.database() as url, ThreadPoolExecutor(1) as pool, standby_away(own):
         pool.submit(opened, url).result(PATIENCE).close()
+
+
+@pytest.mark.parametrize("ending", ["pg_cancel_backend", "pg_terminate_backend"])
+def test_what_is_acknowledged_is_on_the_standby(own: OwnPostgres, ending: str) -> None:
+    """Also where the wait for it was broken off, after which the record is there for all to read:
+    neither is the upload acknowledged then, nor another one that finds it there."""
+    waits = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    with (
+        own.database() as url,
+        contextlib.closing(opened(url)) as storage,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        promotion_ = promotion("v0", "prod")
+        storage.create(*stored("b", "v0"), deadline=soon())
+        storage.promote(promotion_, deadline=soon())
+        record, text = stored("b", "v1")
+        judged = storage.add_verdict(verdict(), deadline=soon())
+        with standby_away(own):
+            upload = pool.submit(storage.create, record, text, deadline=soon())
+            wait_for(lambda: own.execute(waits), "the wait for the standby")
+            own.execute(f"SELECT {ending}(pid) FROM ({waits}) AS waiting")
+            with pytest.raises(Unavailable, match="synchronous replication|terminat|closed"):
+                upload.result(PATIENCE)
+            assert storage.get("p", "b", "v1", receipt=False, deadline=soon()).id == record.id
+            for again in (
+                partial(storage.create, record, text),
+                partial(storage.promote, promotion_),
+                partial(storage.restore, record, text, after=None, place=None),
+                partial(storage.restore_verdict, judged, after=None, place=None),
+            ):
+                with pytest.raises(Unavailable, match="does not answer"):
+                    again(deadline=soon(0.5))
+                # It waits for the standby still, with its lock on the benchmark.
+                own.execute(f"SELECT pg_terminate_backend(pid) FROM ({waits}) AS waiting")
+                wait_for(lambda: not own.execute(waits), "its end")
+        assert storage.create(record, text, deadline=soon())[1] is False
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_the_totals_are_found_whatever_the_search_path(own: OwnPostgres, renamed: bool) -> None:
+    """By default it begins with a schema of the role's name: the tables may lie there, and serve
+    another role; or in a schema that has another name by then."""
+    with own.database() as url:
+        name = database_of(url)
+        own.execute("CREATE SCHEMA perfgate", name)
+        opened(url).close()
+        schema = "perfgate"
+        if renamed:
+            own.execute("ALTER SCHEMA perfgate RENAME TO moved", name)
+            schema = "moved"
+        for sql in (
+            "CREATE ROLE lesser LOGIN PASSWORD 'hunter2'",
+            f"GRANT USAGE ON SCHEMA {schema} TO lesser",
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO lesser",
+            f"ALTER ROLE lesser IN DATABASE {name} SET search_path = {schema}",
+        ):
+            own.execute(sql, name)
+        try:
+            with contextlib.closing(opened(url.replace("perfgate:", "lesser:"))) as storage:
+                storage.create(*stored(), deadline=soon())
+                storage.add_verdict(verdict(), deadline=soon())
+                storage.delete("p", "b", "v1", deadline=soon())
+                assert storage.counts(deadline=soon()).wrong_totals == []
+            own.execute(f"TRUNCATE {schema}.verdicts", name)
+            assert own.execute(f"SELECT sum(number) FROM {schema}.totals", name) == [(0,)]
+        finally:
+            own.execute("DROP OWNED BY lesser; DROP ROLE lesser", name)
+
+
+def test_a_start_that_meets_a_deadlock_tries_again(
+    postgres: Postgres, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a server of an earlier version that writes meanwhile."""
+    from perfgate_server.storage import postgres_opening
+
+    upgrade, errors = postgres_opening._upgrade, [psycopg.errors.DeadlockDetected()]
+
+    def meet(*arguments: Any) -> str:
+        if errors:
+            raise errors.pop()
+        return upgrade(*arguments)
+
+    monkeypatch.setattr(postgres_opening, "_upgrade", meet)
+    monkeypatch.setattr(postgres_opening, "_LOCK_PAUSE", 0)
+    opened(url).close()
+    assert errors == []
 
 
 def test_what_cannot_be_opened_is_one_line_without_the_password(own: OwnPostgres) -> None:

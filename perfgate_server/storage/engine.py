@@ -24,6 +24,10 @@ class Session(Protocol):
     def stream(self, sql: str) -> Iterator[Any]:
         """Yield the rows of a query without holding them all."""
 
+    def settle(self) -> None:
+        """Let the end of this transaction promise of what it has read what it does of what it has
+        written: that it is on the disk, and wherever else the database is told to keep it."""
+
     def reserve(self, kind: Kind, count: int) -> int:
         """See `Storage.reserve`."""
 

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 #: The newest migration of each dialect that this program knows. An installation may hold more: pip
 #: builds in a folder of the clone, where what a newer version left stays.
-NEWEST = {"sqlite": 6, "postgres": 7}
+NEWEST = {"sqlite": 6, "postgres": 8}
 
 
 @dataclass(frozen=True, slots=True)

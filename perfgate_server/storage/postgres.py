@@ -49,6 +49,8 @@ class _Connection(psycopg.Connection[tuple[Any, ...]]):
     """
 
     deadline = float("inf")
+    #: What the server has warned of last.
+    warning: str | None = None
     #: The table that it is known to have led to, in a database that is whole.
     known: int | None = None
 
@@ -86,11 +88,22 @@ class _Session:
             # In binary: as text, a double has no more digits than extra_float_digits lets it.
             yield from cursor.execute(_placeholders(sql), binary=True)
 
+    def settle(self) -> None:
+        # A commit waits for the standbys only if something was written, and what can be read may
+        # have been committed by one whose wait was broken off.
+        self.execute("SELECT pg_logical_emit_message(true, 'perfgate', '')")
+
     def reserve(self, kind: Kind, count: int) -> int:
         self._lock_order(kind)
+        # The largest of each project, as the index has it: to read all takes long, and uploads
+        # wait.
         row = self.execute(
-            f"""SELECT nextval(pg_get_serial_sequence('{kind}', 'seq')),
-                    (SELECT coalesce(max(seq), 0) FROM {kind})"""
+            f"""WITH RECURSIVE projects (name) AS (
+                    SELECT min(project) FROM {kind}
+                    UNION ALL SELECT (SELECT min(project) FROM {kind} WHERE project > name)
+                    FROM projects WHERE name IS NOT NULL)
+                SELECT nextval(pg_get_serial_sequence('{kind}', 'seq')), coalesce(
+                    max((SELECT max(seq) FROM {kind} WHERE project = name)), 0) FROM projects"""
         ).fetchone()
         first = max(row) + 1 if row else 1
         self.execute(f"SELECT setval(pg_get_serial_sequence('{kind}', 'seq'), ?)", (first + count,))
@@ -192,7 +205,11 @@ class PostgresEngine:
         connection = self._begin(pool, begin, deadline)
         try:
             yield _Session(connection)
+            connection.warning = None
             connection.execute("COMMIT")
+            if connection.warning is not None:
+                # Its wait for the standbys was cancelled: they may lack what is committed here.
+                raise Unavailable(f"PostgreSQL: {connection.warning}")
         except psycopg.Error as error:
             if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
                 # A new one may find another server, or this one as it is by then.
@@ -272,10 +289,19 @@ class PostgresEngine:
                     kwargs=options_of(self._url),
                     min_size=1,
                     max_size=self._pool_size,
+                    configure=_listen_to_warnings,
                     reconnect_timeout=RECONNECT_TIMEOUT,
                     open=True,
                 )
             return self._pool
+
+
+def _listen_to_warnings(connection: _Connection) -> None:
+    def note(said: psycopg.errors.Diagnostic) -> None:
+        if said.severity_nonlocalized == "WARNING":
+            connection.warning = said.message_primary
+
+    connection.add_notice_handler(note)
 
 
 def _give_back(pool: ConnectionPool[_Connection], connection: _Connection) -> None:

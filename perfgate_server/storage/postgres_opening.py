@@ -61,6 +61,9 @@ def options_of(url: str) -> dict[str, Any]:
     return tcp | given | _OPTIONS
 
 
+#: What is tried again. Servers of an earlier version write meanwhile, and a migration that takes
+#: one lock after the other may meet one that has them in another order.
+_PASSING = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
 _HINTS: dict[type, str] = {
     psycopg.errors.InsufficientPrivilege: "; let the role own the database and its tables",
     psycopg.errors.InvalidSchemaName: "; the role's search_path names no schema that is there",
@@ -81,8 +84,7 @@ def prepare(url: str, create: bool) -> str:
         try:
             return _upgrade(options, create, seconds)
         except (psycopg.Error, StorageError) as error:
-            locked = isinstance(error, psycopg.errors.LockNotAvailable)
-            if not locked or seconds == _LOCK_TIMEOUTS[-1]:
+            if not isinstance(error, _PASSING) or seconds == _LOCK_TIMEOUTS[-1]:
                 hint = _HINTS.get(type(error), "")
                 raise CannotOpen(f"cannot open the database: {reason(error)}{hint}") from error
         time.sleep(_LOCK_PAUSE)
@@ -138,10 +140,27 @@ def _check_fitness(db: psycopg.Connection[Any], *, to_write: bool) -> None:
         raise CannotOpen("it is read-only, as a standby is")
 
 
+#: What a role needs to serve: the rights, by table.
+_RIGHTS = {
+    "baselines": ("SELECT", "INSERT", "DELETE"),
+    "baseline_tags": ("SELECT", "INSERT", "DELETE"),
+    "receipts": ("SELECT", "INSERT", "DELETE"),
+    "receipt_summaries": ("SELECT", "INSERT"),
+    "verdicts": ("SELECT", "INSERT"),
+    "totals": ("SELECT", "INSERT", "UPDATE"),
+}
+
+
 def _check_role(db: psycopg.Connection[Any]) -> None:
-    """Raise CannotOpen for a role that may only read: nothing would show it before an upload."""
-    if not value_of(db, "SELECT has_table_privilege('baselines', 'INSERT')"):
-        raise CannotOpen("its role may not write to the tables")
+    """Raise CannotOpen for a role that lacks rights: nothing would show it before an upload."""
+    wanted = [(table, right) for table, rights in _RIGHTS.items() for right in rights]
+    missing = [
+        f"{right} on {table}"
+        for table, right in wanted
+        if db.execute("SELECT has_table_privilege(%s, %s)", (table, right)).fetchone() != (True,)
+    ]
+    if missing:
+        raise CannotOpen(f"its role lacks rights: {', '.join(missing)}")
 
 
 def value_of(db: psycopg.Connection[Any], query: LiteralString) -> Any:

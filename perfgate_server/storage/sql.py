@@ -90,6 +90,7 @@ class SqlStorage:
                 differs = stored.differences(new)
                 if differs:
                     raise Conflict(stored, new, differs)
+                db.settle()
                 return stored, False
             receipt_id = insert_receipt(db, new.project, receipt)
             return insert(db, _dated(new, now), receipt_id), True
@@ -119,6 +120,7 @@ class SqlStorage:
                 precondition(target)
             if source is None:
                 if target is not None and promotion.may_have_made(target):
+                    db.settle()
                     return target, False
                 raise self._missing(db, project, benchmark, promotion.from_version)
             if promotion.normalize is not None and source.content_hash != normalized_of:
@@ -132,6 +134,7 @@ class SqlStorage:
                     differs.append("promoted_from")
                 if differs:
                     raise Conflict(target, new, differs)
+                db.settle()
                 return target, False
             if normal is not None:
                 receipt_id = insert_receipt(db, project, normal)
@@ -288,6 +291,7 @@ class SqlStorage:
             stored = self._find(db, project, benchmark, record.version)
             if stored is not None:
                 if stored.is_copy_of(record):
+                    db.settle()
                     return Restored(Outcome.PRESENT, stored.sequence)
                 return Restored(Outcome.DIFFERS, stored.sequence)
             if not make_room(db, self._engine, "baselines", project, benchmark, after, place):

@@ -40,6 +40,9 @@ class Connection(sqlite3.Connection):
     def stream(self, sql: str) -> Iterator[Any]:
         return iter(self.execute(sql))
 
+    def settle(self) -> None:
+        """What can be read is on the disk, or comes there with this transaction."""
+
     def reserve(self, kind: Kind, count: int) -> int:
         # Where AUTOINCREMENT keeps the largest number that it gave.
         row = self.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (kind,)).fetchone()
