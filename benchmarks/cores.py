@@ -1,5 +1,6 @@
-"""What it is worth that each worker keeps to one core: the same server, with its workers held to
-a core each and let go in turn.
+"""What it is worth that each worker keeps to one core.
+
+The same server, with its workers held to a core each and let go in turn.
 
     python benchmarks/cores.py [--pairs 5] [--seconds 2] [--workers 1]
 

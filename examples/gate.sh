@@ -26,7 +26,7 @@ code=$(printf 'Authorization: Bearer %s\n' "$PERFGATE_KEY" |
     -D "$headers" -o "$answer" -w '%{http_code}' \
     "${PERFGATE_URL%/}/projects/$PROJECT/baselines/$BENCHMARK/compare?$query") || exit 2
 read -r verdict < "$answer" || verdict=
-# For want of what nothing was compared: benchmark, selector or metric.
+# What was missing, if nothing could be compared: benchmark, selector or metric.
 missing=$(tr -d '\r\t ' < "$headers" | tr A-Z a-z | sed -n 's/^perfgate-missing://p')
 case "$code ${missing:-nothing} $verdict" in
 "200 nothing **pass**"* | "200 nothing **warn**"*) status=0 ;;

@@ -9,7 +9,7 @@ trap 'rm -f "$answer"' EXIT
 trap 'exit 2' INT TERM
 # A branch may be called c++ or fix#12, and a version 1.0+b5.
 encoded() { printf %s "$1" | od -An -v -tx1 | tr -d ' \n' | sed 's/../%&/g'; }
-# By way of standard input the key is in no process list.
+# On standard input the key stays out of the process list.
 code=$(printf 'Authorization: Bearer %s\n' "$PERFGATE_KEY" |
     curl -gsS --path-as-is --retry 5 --retry-connrefused --retry-max-time 60 --max-time 60 -H @- -T run.json -o "$answer" -w '%{http_code}' \
     "${PERFGATE_URL%/}/projects/$PROJECT/baselines/$BENCHMARK/versions/$GIT_SHA?git_sha=$(encoded "$GIT_SHA")&git_ref=$(encoded "$GIT_REF")")

@@ -328,7 +328,9 @@ def _check_storage(storage_type: str, database_url: str | None, workers: int | N
     is_of_postgres = (database_url or "").startswith(("postgresql://", "postgres://"))
     if storage_type == "postgres":
         if not is_of_postgres:
-            raise ConfigError("for postgres the database URL must begin with postgresql://")
+            raise ConfigError(
+                "for postgres a database URL is needed that begins with postgresql://"
+            )
         if _ASTRAY.search(database_url or ""):
             raise ConfigError(
                 "the database URL has a control character in it, or white space at its end"

@@ -21,6 +21,7 @@ from perfgate_server.fields import (
     Metadata,
     Object,
     Tags,
+    collected,
     integer_rule,
 )
 from perfgate_server.names import METRICS, STATUSES
@@ -173,10 +174,13 @@ class Query(Object):
     def load(self, data: Any) -> dict[str, Any]:  # type: ignore[override]  # as in Object
         """Return the parameters; raises marshmallow's ValidationError, also for unknown ones."""
         unknown = [name for name in data if name not in self.parameters]
-        if unknown:
-            # Each has the same long sentence: there may be many, and an answer is kept in memory.
-            raise ValidationError(dict.fromkeys(unknown[:MAX_ERRORS], self.unknown_rule()))
-        return super().load(data)
+        if not unknown:
+            return super().load(data)
+        # Each has the same long sentence: there may be many, and an answer is kept in memory.
+        wrong: dict[str, Any] = dict.fromkeys(unknown[:MAX_ERRORS], self.unknown_rule())
+        with collected(wrong):
+            super().load(data)
+        raise ValidationError(wrong)
 
     def unknown_rule(self) -> str:
         return f"Unknown parameter; this route takes {', '.join(self.parameters) or 'none'}."

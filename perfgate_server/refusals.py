@@ -39,7 +39,7 @@ _REFUSALS: dict[type[Exception], tuple[int, str]] = {
     http.ObsoleteFolding: (400, "A header is folded over two lines, which is obsolete in HTTP."),
     http.InvalidHTTPVersion: (400, f"The HTTP version is not supported. {_ENCODE}"),
     # The path does not begin with what SCRIPT_NAME, in gunicorn's environment, says.
-    http.ConfigurationProblem: (404, "There is no such route."),
+    http.ConfigurationProblem: (404, "There is no such route: none is outside of SCRIPT_NAME."),
     http.ParseException: (400, f"The request is not well-formed HTTP. {_ENCODE}"),
     ssl.SSLError: (400, "The connection is no TLS that the server takes."),
 }

@@ -24,6 +24,8 @@ from perfgate_server.storage.verdicts import VerdictRecord
 _EXPORT_TIMEOUT = 86_400.0
 _RECORD_TIMEOUT = 60.0
 _MAX_LINE = 2**30
+#: So many lines that are not valid are named: of a file that is another, each would be.
+_MOST_INVALID = 20
 #: A record holds a receipt, which may be as deep and as full as a body, its tags and metadata.
 _MAX_DEPTH, _MAX_CONTAINERS = jsonio.MAX_DEPTH + 1, jsonio.MAX_CONTAINERS + 3
 
@@ -92,7 +94,8 @@ def restore(
 
     `merge` puts records and verdicts before newer ones of their benchmark that the file does not
     have, and needs a `source` that can be read twice. `strict` stops at the first line that is not
-    valid. `complain` is given a sentence for each line that was not kept. Raises Unavailable.
+    valid. `complain` is given a sentence for each line that was not kept (of those that are not
+    valid, for the first). Raises Unavailable.
     """
     report = Report()
     lines = None
@@ -110,7 +113,8 @@ def restore(
                 parsed = _parse(line)
             except InvalidLine as error:
                 report.invalid += 1
-                complain(f"line {number}: {error}")
+                if report.invalid <= _MOST_INVALID:
+                    complain(f"line {number}: {error}")
                 if strict:
                     break
                 continue
@@ -126,6 +130,8 @@ def restore(
             report.outcomes[outcome] += 1
             if outcome in _COMPLAINTS:
                 complain(f"line {number}: {name}: {_COMPLAINTS[outcome]}")
+    if report.invalid > _MOST_INVALID:
+        complain(f"and {report.invalid - _MOST_INVALID} more lines that are not valid")
     return report
 
 
@@ -223,7 +229,7 @@ def _parse(line: bytes) -> tuple[Baseline, Receipt] | VerdictRecord:
         is_verdict = isinstance(value, dict) and value.get("schema") == schemas.VERDICT_SCHEMA
         loaded = (_verdict_schema if is_verdict else _record_schema).load(value)
     except jsonio.MalformedJSON as error:
-        raise InvalidLine(str(error)) from None
+        raise InvalidLine(str(error).replace("The body", "It", 1)) from None
     except ValidationError as error:
         path, sentence = next(iter(flatten(error.messages).items()))
         raise InvalidLine(f"{path}: {sentence}") from None

@@ -336,7 +336,7 @@ def test_the_metrics_that_are_named_count_and_no_others(api: Api) -> None:
         ({"metrics": ["wall_ms", 1]}, ["options.metrics"]),
         ({"metrics": []}, ["options.metrics"]),
         ({"threshold": True}, ["options.threshold"]),
-        ({"threshold": -1, "speed": 1}, ["options.speed"]),
+        ({"threshold": -1, "speed": 1}, ["options.speed", "options.threshold"]),
         ({"threshold": -1, "gate": [1]}, ["options.threshold", "options.gate"]),
         ({"threshold.wall_ms": "a", "threshold.cpu_ms": 1}, ["options.threshold.wall_ms"]),
         ({"gate": 2}, ["options.gate"]),

@@ -226,6 +226,8 @@ def test_unknown_members_are_ignored_and_named(api: Api) -> None:
     again = api.upload(note="x", schema="x")
     assert (again.status_code, again.json["ignored"]) == (200, ["note", "schema"])
     assert api.promote("v1", "v2", x=1).json["ignored"] == ["x"]
+    # A key in the wrong place is not told to everybody.
+    assert api.promote("v1", "v2", **{KEYS["admin"]: 1}).json["ignored"] == ["pg_test_…"]
     assert "ignored" not in api.upload(version="v3").json
 
 

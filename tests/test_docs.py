@@ -207,11 +207,29 @@ def test_the_gate_script_tells_each_outcome_by_its_exit_status(tmp_path: Path) -
 
         for wall_ms, options, status, word, row in (
             (100, [], 0, "pass", "| `wall_ms` | 100 ms | 101 ms | +1.0 % | pass |"),
-            (118, [], 0, "warn", "| `wall_ms` | 100 ms | 119 ms | +19.0 % | warn, limit 20 % |"),
-            (118, ["fail_on=warn"], 1, "warn", "warn, limit 20 % |"),
-            (149, [], 1, "fail", "| `wall_ms` | 100 ms | 150 ms | +50.0 % | fail, limit 20 % |"),
+            (
+                118,
+                [],
+                0,
+                "warn",
+                "| `wall_ms` | 100 ms | 119 ms | +19.0 % | warn, threshold 20 % |",
+            ),
+            (118, ["fail_on=warn"], 1, "warn", "warn, threshold 20 % |"),
+            (
+                149,
+                [],
+                1,
+                "fail",
+                "| `wall_ms` | 100 ms | 150 ms | +50.0 % | fail, threshold 20 % |",
+            ),
             (149, ["threshold=0.6", "noise=off"], 0, "pass", "| +50.0 % | pass |"),
-            (149, ["against=git_ref:c++#1&é,latest"], 1, "fail", "| +50.0 % | fail, limit 20 % |"),
+            (
+                149,
+                ["against=git_ref:c++#1&é,latest"],
+                1,
+                "fail",
+                "| +50.0 % | fail, threshold 20 % |",
+            ),
         ):
             code, output, errors = gate(wall_ms, *options)
             assert (code, errors) == (status, "")

@@ -59,9 +59,9 @@ def test_markdown_is_a_line_of_summary_and_a_table() -> None:
         "\n"
         "| metric | baseline | current | change | verdict |\n"
         "|---|---:|---:|---:|---|\n"
-        "| `max_rss_kb` | 9.426 MiB | 18.85 MiB | +100.0 % | fail, limit 20 % |\n"
-        "| `wall_ms` | 1,000 ms | 1,500 ms | +50.0 % | fail, limit 20 % |\n"
-        "| `cpu_ms` | 80 ms | 96 ms | +20.0 % | warn, limit 20 % |\n"
+        "| `max_rss_kb` | 9.426 MiB | 18.85 MiB | +100.0 % | fail, threshold 20 % |\n"
+        "| `wall_ms` | 1,000 ms | 1,500 ms | +50.0 % | fail, threshold 20 % |\n"
+        "| `cpu_ms` | 80 ms | 96 ms | +20.0 % | warn, threshold 20 % |\n"
         "| `page_faults` | - | - | - | skip, the baseline is not above 0 |\n"
         "| `ctx_switches` | 7 | 7 | 0.0 % | pass |\n"
         "| `throughput_per_s` | 12.5 /s | 15 /s | +20.0 % | pass |\n"
@@ -74,9 +74,9 @@ def test_text_is_aligned_and_begins_with_the_verdict() -> None:
         "FAIL: io[gzip] of demo against v12 (git_ref:refs/heads/main, 3 d old):"
         " wall_ms +50.0 %; cpu_ms +20.0 %; page_faults could not be judged; max_rss_kb +100.0 %\n"
         "metric             baseline    current    change  verdict\n"
-        "max_rss_kb        9.426 MiB  18.85 MiB  +100.0 %  fail, limit 20 %\n"
-        "wall_ms            1,000 ms   1,500 ms   +50.0 %  fail, limit 20 %\n"
-        "cpu_ms                80 ms      96 ms   +20.0 %  warn, limit 20 %\n"
+        "max_rss_kb        9.426 MiB  18.85 MiB  +100.0 %  fail, threshold 20 %\n"
+        "wall_ms            1,000 ms   1,500 ms   +50.0 %  fail, threshold 20 %\n"
+        "cpu_ms                80 ms      96 ms   +20.0 %  warn, threshold 20 %\n"
         "page_faults               -          -         -  skip, the baseline is not above 0\n"
         "ctx_switches              7          7     0.0 %  pass\n"
         "throughput_per_s    12.5 /s      15 /s   +20.0 %  pass\n"
@@ -97,19 +97,22 @@ def test_a_change_that_does_not_count_is_not_shown_as_one_that_does() -> None:
     slower = run(wall_ms=1500, throughput_per_s=5.0)
     for threshold, word in ((0.2, "pass"), (3, "pass"), (0, "warn")):
         rows = render.rows(answer(BASELINE, slower, floors=floors, threshold=threshold))
-        why = "below its floor" if word == "pass" else "limit 0 %"
+        why = "below its floor" if word == "pass" else "threshold 0 %"
         for name in floors:
             assert f"{word}, {why}" in [row.verdict for row in rows if row.metric == name]
     rows = render.rows(answer(BASELINE, run(wall_ms=900, throughput_per_s=13.0), floors=floors))
     assert {row.verdict for row in rows if row.metric in floors} == {"pass"}
     elsewhere = run(wall_ms=1500, host={"os": "macos"})
-    for host_mismatch, said in (("warn", "fail, limit 20 %, but on another host"), ("fail", None)):
+    for host_mismatch, said in (
+        ("warn", "fail, threshold 20 %, but on another host"),
+        ("fail", None),
+    ):
         [row] = [
             row
             for row in render.rows(answer(BASELINE, elsewhere, host_mismatch=host_mismatch))
             if row.metric == "wall_ms"
         ]
-        assert row.verdict == (said or "fail, limit 20 %")
+        assert row.verdict == (said or "fail, threshold 20 %")
 
 
 def test_without_a_baseline_there_is_no_table() -> None:
@@ -140,7 +143,7 @@ def test_without_a_baseline_there_is_no_table() -> None:
         (answer(BASELINE, run(wall_ms=1, host={"os": "macos"})), "the hosts differ in os"),
         (
             answer(run(wall_ms=9), run(wall_ms=18)),
-            "too few past runs to tell the noise (0 of 5), so the limit decided",
+            "too few past runs to tell the noise (0 of 5), so the threshold decided",
         ),
         (
             answer(
@@ -148,7 +151,7 @@ def test_without_a_baseline_there_is_no_table() -> None:
                 run(wall_ms=18, cpu_ms=18),
                 [run(wall_ms=9), run(wall_ms=9, cpu_ms=9)],
             ),
-            "too few past runs to tell the noise (1 of 5), so the limit decided",
+            "too few past runs to tell the noise (1 of 5), so the threshold decided",
         ),
         (
             answer(run(wall_ms=9), run(wall_ms=18), [run(wall_ms=v) for v in (9, 20, 3, 15, 6)]),
@@ -167,9 +170,9 @@ def test_a_history_that_is_long_enough_is_not_called_too_short() -> None:
     assert "too few" not in render.text(slow, "p", "b")
 
 
-def test_a_limit_that_is_hardly_one_is_shown_of_what_passes_too() -> None:
+def test_a_threshold_that_is_hardly_one_is_shown_of_what_passes_too() -> None:
     """Who writes 20 and means 20 % has a gate that never closes."""
-    for threshold, shown in ((1.0, "pass"), (20.0, "pass, limit 2000 %")):
+    for threshold, shown in ((1.0, "pass"), (20.0, "pass, threshold 2000 %")):
         passed = answer(run(wall_ms=10), run(wall_ms=11), thresholds={"wall_ms": threshold})
         assert render.text(passed, "p", "b").rstrip().endswith(f"  {shown}")
 
@@ -233,7 +236,7 @@ def test_changes_are_signed(pct: float, shown: str) -> None:
         (10**15, 12 * 10**14 + 1, 0.2, "+20.000000 %"),  # a limit to this too
     ],
 )
-def test_a_change_beyond_its_limit_looks_like_it(
+def test_a_change_beyond_its_threshold_looks_like_it(
     before: int, now: int, threshold: float, shown: str
 ) -> None:
     slow = answer(run(wall_ms=before), run(wall_ms=now), threshold=threshold, noise=False)

@@ -40,6 +40,7 @@ ALLOWED = {
         "auth",
         "blueprints",
         "errors",
+        "fields",
         "jsonio",
         "keys",
         "lean",

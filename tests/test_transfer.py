@@ -463,6 +463,13 @@ def test_a_line_that_is_no_record_is_named_and_the_rest_goes_on(
     assert listed(storage) == ["v2", "v1"]
 
 
+def test_of_another_file_not_each_line_is_named(storage: Storage) -> None:
+    report, sentences = restored(storage, b"x\n" * 100)
+    assert report.invalid == 100
+    assert sentences[0] == "line 1: It is not JSON: Expecting value: line 1 column 1."
+    assert sentences[20:] == ["and 80 more lines that are not valid"]
+
+
 @pytest.mark.parametrize(
     ("member", "value"),
     [

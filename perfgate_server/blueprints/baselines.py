@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from flask import Blueprint, Response, g, request, url_for
+from marshmallow import ValidationError
 from werkzeug.routing import BaseConverter
 from werkzeug.urls import iri_to_uri
 
@@ -14,6 +15,7 @@ from perfgate_server import jsonio, queries, records, schemas
 from perfgate_server.auth import enforce, requires
 from perfgate_server.blueprints import requests, responses
 from perfgate_server.errors import ApiError, bad_request
+from perfgate_server.fields import collected
 from perfgate_server.keys import Permission
 from perfgate_server.lean import Answer
 from perfgate_server.storage.base import (
@@ -227,10 +229,17 @@ def _posted() -> tuple[dict[str, Any], list[str]]:
 def _put() -> dict[str, Any]:
     """Return what came by PUT as an envelope."""
     sent = jsonio.loads(requests.body())
-    envelope = _put_envelope()
     if isinstance(sent, dict) and "receipt" in sent and "schema" not in sent:
         raise bad_request({"receipt": "Must be the receipt itself; an envelope is for POST."})
-    return envelope | {"receipt": requests.receipt(sent)}
+    envelope: dict[str, Any] = {}
+    wrong: dict[str, Any] = {}
+    with collected(wrong):
+        envelope |= _put_envelope()
+    with collected(wrong):
+        envelope["receipt"] = requests.receipt(sent)
+    if wrong:
+        raise ValidationError(wrong)
+    return envelope
 
 
 def _put_envelope() -> dict[str, Any]:

@@ -249,7 +249,7 @@ def _answer(
 
 
 def _missing(answer: dict[str, Any]) -> str | None:
-    """Return for want of what nothing was compared: the ``benchmark`` has no records, or no
+    """Return what was missing if nothing could be compared: the ``benchmark`` has no records, no
     ``selector`` fits those that it has, or no ``metric`` could be judged. None if one was."""
     reasons = answer["verdict"]["reasons"]
     if "no_baseline" in reasons:

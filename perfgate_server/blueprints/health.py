@@ -7,30 +7,35 @@ import time
 
 from flask import Blueprint, Response, current_app, g
 
+from perfgate_server.auth import FOR_STORAGE
 from perfgate_server.blueprints import responses
+from perfgate_server.errors import RETRY_AFTER
 from perfgate_server.storage.base import Unavailable
 from perfgate_server.version import VERSION
 
 blueprint = Blueprint("health", __name__)
 logger = logging.getLogger(__name__)
 
-#: The longest that a health check waits for the storage, in seconds: probes are impatient.
-_PATIENCE = 5.0
+#: The longest that a health check waits for the storage, in seconds: probes are impatient, and give
+#: up after 5 s mostly.
+_PATIENCE = 4.5
 
 
 @blueprint.get("/health")
 def get_health() -> Response:
     state = current_app.extensions["perfgate"]
-    status = "healthy"
+    status, headers = "healthy", {"Cache-Control": "no-store"}
+    patience = FOR_STORAGE * state.config.timeout
     try:
-        state.storage.ping(deadline=time.monotonic() + min(_PATIENCE, state.config.timeout))
+        state.storage.ping(deadline=time.monotonic() + min(_PATIENCE, patience))
     except Unavailable as error:
         logger.error("storage unavailable: %s", error, extra={"request_id": g.request_id})
         status = "unhealthy"
+        headers["Retry-After"] = str(RETRY_AFTER)
     body = {
         "status": status,
         "version": VERSION,
         "storage": {"backend": state.storage.backend, "status": status},
     }
     code = 200 if status == "healthy" else 503
-    return responses.json(body, code, {"Cache-Control": "no-store"})
+    return responses.json(body, code, headers)

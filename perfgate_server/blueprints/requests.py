@@ -122,17 +122,27 @@ def pairs() -> list[tuple[str, str]]:
         found = parse_qsl(
             request.query_string.decode("ascii"),
             keep_blank_values=True,
-            errors="strict",
+            errors="surrogateescape",
             max_num_fields=MAX_PARAMETERS,
         )
     except UnicodeDecodeError:
-        raise bad_request({"query": "Must be percent-encoded UTF-8."}) from None
+        raise bad_request({"query": _NO_UTF8}) from None
     except ValueError:
         raise bad_request({"query": f"Must be at most {MAX_PARAMETERS} parameters."}) from None
     for name, value in found:
+        if not _is_utf8(name + value):
+            raise bad_request({name if _is_utf8(name) else "query": _NO_UTF8})
         if "\0" in name + value:
             raise bad_request({name: "Must not hold U+0000."})
     return found
+
+
+_NO_UTF8 = "Must be percent-encoded UTF-8."
+
+
+def _is_utf8(text: str) -> bool:
+    """Tell whether nothing of what was decoded had to be escaped."""
+    return text.isascii() or not any("\udc80" <= character <= "\udcff" for character in text)
 
 
 def query(schema: Query, parameters: list[tuple[str, str]] | None = None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from flask import Response
 
 from perfgate_server import jsonio, queries
+from perfgate_server.keys import redact
 from perfgate_server.lean import Answer
 from perfgate_server.storage.base import Listing, Page
 from perfgate_server.storage.verdicts import VerdictListing
@@ -27,7 +28,7 @@ def json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -
 def name_ignored(answer: dict[str, Any], ignored: list[str]) -> None:
     """Add to an answer which members of the body nobody knows, if there are any."""
     if ignored:
-        answer["ignored"] = [name[:_LONGEST_NAME] for name in ignored[:_MOST_NAMES]]
+        answer["ignored"] = [redact(name)[:_LONGEST_NAME] for name in ignored[:_MOST_NAMES]]
 
 
 def entries(members: Iterable[dict[str, Any]]) -> list[bytes]:

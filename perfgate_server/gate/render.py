@@ -132,11 +132,11 @@ def change(delta: Mapping[str, Any], budget: Mapping[str, Any]) -> str:
     """Return a change in percent, or as a factor where that would be long."""
     if abs(delta["pct"]) >= 100:
         return f"{delta['ratio']:.3g}x"
-    percent, limit = delta["pct"] * 100, budget["threshold"] * 100
-    # What is beyond its limit must not look as if it were not.
+    percent, threshold = delta["pct"] * 100, budget["threshold"] * 100
+    # What is beyond its threshold must not look as if it were not.
     is_beyond = delta["regression"] > budget["threshold"]
     places = 1
-    while is_beyond and places < _MOST_PLACES and abs(round(percent, places)) <= limit:
+    while is_beyond and places < _MOST_PLACES and abs(round(percent, places)) <= threshold:
         places += 1
     return f"{percent:+,.{places}f} %" if round(percent, places) else "0.0 %"
 
@@ -189,8 +189,8 @@ def _delta_verdict(answer: Mapping[str, Any], name: str) -> str:
         return f"{status}, within noise ({'down' if higher else 'up'} to {value(name, noise[end])})"
     # Nothing else keeps a metric that fails from failing the verdict.
     is_elsewhere = status == "fail" and answer["verdict"]["status"] != "fail"
-    limit = f"{status}, limit {budget['threshold'] * 100:g} %"
-    return f"{limit}, but on another host" if is_elsewhere else limit
+    shown = f"{status}, threshold {budget['threshold'] * 100:g} %"
+    return f"{shown}, but on another host" if is_elsewhere else shown
 
 
 def _is_forgiven(delta: Mapping[str, Any], higher: bool) -> bool:
@@ -231,4 +231,5 @@ def _reasons(answer: Mapping[str, Any], quote: Quote) -> Iterator[str]:
     short = [s for s in noise.get("metrics", {}).values() if s["decided"] == "too_little_history"]
     if short:
         fewest, needed = min(said["n"] for said in short), noise["history"]["needed"]
-        yield f"too few past runs to tell the noise ({fewest} of {needed}), so the limit decided"
+        few = f"too few past runs to tell the noise ({fewest} of {needed})"
+        yield f"{few}, so the threshold decided"

@@ -260,7 +260,7 @@ def _check_log(path: Path) -> None:
     if leftovers and identity(path) is None:
         raise CannotOpen(
             f"it is gone or empty, but {' and '.join(leftovers)} of it is there; put that very"
-            " database back, or remove that too, as before a backup is put there"
+            " database back, or remove what is left, and with it all that only stands there"
         )
     if leftovers and not _is_in_wal_mode(_kept_open(path)):
         raise CannotOpen(
