@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 import re
 import secrets
@@ -91,9 +92,31 @@ class ApiKey:
         return bool(names.BENCHMARK.match(benchmark) and self.benchmarks.fullmatch(benchmark))
 
     @property
+    def within(self) -> str:
+        """With what the names of all benchmarks begin that the key sees."""
+        return "" if self.benchmarks is None else _beginning(self.benchmarks.pattern)[0]
+
+    @property
     def visible(self) -> Callable[[str], bool] | None:
-        """What tells which benchmarks the key's lists hold: `sees`, or None if they hold all."""
-        return None if self.benchmarks is None else self.sees
+        """What tells of those which of them the key sees: `sees`, or None if it is all."""
+        if self.benchmarks is None or _beginning(self.benchmarks.pattern)[1] == ".*":
+            return None
+        return self.sees
+
+
+#: What stands for itself at the beginning of a pattern.
+_LITERAL = re.compile(r"(?:[A-Za-z0-9_/:@=,<>-]|\\[.+()\[\]])*")
+
+
+@functools.cache
+def _beginning(pattern: str) -> tuple[str, str]:
+    """Return the text with which all begins that a pattern matches, and the rest of the pattern."""
+    match = _LITERAL.match(pattern)
+    if match is None or "|" in pattern:
+        return "", pattern
+    text, rest = match[0].replace("\\", ""), pattern[match.end() :]
+    # What may be repeated, or be left out, is no part of the text.
+    return (text[:-1] if rest.startswith(("*", "?", "{")) else text), rest
 
 
 def digest(key: str) -> str:

@@ -36,19 +36,21 @@ def seen(*names: str) -> Choice:
     return names.__contains__, lambda record: record.benchmark in names
 
 
+BEGINNINGS: list[Choice] = [
+    (prefix, lambda record, prefix=prefix: record.benchmark.startswith(prefix))
+    for prefix in ("io", "io/", "c", "zz")
+]
 BOTH: dict[str, list[Choice]] = {
     "benchmark": same("benchmark", "io/read", "iot", "none"),
     "git_ref": same("git_ref", "dev", "main", "none"),
     "git_sha": same("git_sha", "aa", "bb", "none"),
     "since": [(day, lambda record, day=day: record.created_at >= day) for day in DAYS[::5]],
     "until": [(day, lambda record, day=day: record.created_at <= day) for day in DAYS[::5]],
+    "within": BEGINNINGS,
     "visible": [seen("cpu", "io/read"), seen("iot"), seen(*BENCHMARKS), seen()],
 }
 CHOICES: dict[str, list[Choice]] = BOTH | {
-    "benchmark_prefix": [
-        (prefix, lambda record, prefix=prefix: record.benchmark.startswith(prefix))
-        for prefix in ("io", "io/", "c", "zz")
-    ],
+    "benchmark_prefix": BEGINNINGS,
     "tags": [
         (tags, lambda record, tags=tags: {*tags} <= {*record.tags})
         for tags in (["x"], ["y", "x"], ["z", "x", "y"], ["none"])
@@ -188,6 +190,17 @@ def test_the_names_that_a_key_may_see_are_sought_one_by_one(divided: SqlStorage)
     assert found
     names = "b.benchmark IN (SELECT value FROM json_each(?))"
     assert (found.conditions, found.values) == (["b.project = ?", names], ["p", '["team/rare"]'])
+
+
+def test_of_a_key_that_sees_all_with_a_prefix_no_names_are_read(
+    divided: SqlStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be very many, and each list of the key would take as long as they do."""
+    monkeypatch.setattr(selection, "_benchmarks", lambda *_: pytest.fail("they are read"))
+    with divided._engine.reading(soon()) as db:
+        found = selection.select(db, divided._engine, "p", Filters(within="team/"))
+    assert found
+    assert found.values == ["p", "team/", "team/\x7f"]
 
 
 def test_of_several_tags_the_rarest_leads(divided: SqlStorage) -> None:

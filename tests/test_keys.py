@@ -6,8 +6,10 @@ import hashlib
 import warnings
 
 import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 
-from perfgate_server import keys
+from perfgate_server import keys, names
 from perfgate_server.keys import Permission, Role
 
 KEY = "pg_live_" + "a1B2" * 8
@@ -69,6 +71,50 @@ def test_a_pattern_must_match_the_whole_benchmark(pattern: str, seen: str, unsee
     key = keys.parse(f"viewer:{KEY}:web:{pattern}")
     assert key.sees(seen)
     assert not key.sees(unseen)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "within", "is_all"),
+    [
+        ("*", "", True),
+        (".*", "", True),
+        ("api/.*", "api/", True),
+        (r"api/v1\.2/.*", "api/v1.2/", True),
+        ("api/.+", "api/", False),
+        ("api/list", "api/list", False),
+        ("apis?/.*", "api", False),
+        (r"a\.*", "a", False),
+        ("ab{0}c", "a", False),
+        ("ab+c", "ab", False),
+        ("team.*/bench.*", "team", False),
+        ("io/(?:read|write)", "", False),
+        ("(?i)io/.*", "", False),
+        ("[ab]c", "", False),
+        (r"\w+", "", False),
+    ],
+)
+def test_a_key_sees_nothing_that_does_not_begin_as_its_pattern(
+    pattern: str, within: str, is_all: bool
+) -> None:
+    key = keys.parse(f"viewer:{KEY}:web:{pattern}")
+    assert (key.within, key.visible is None) == (within, is_all)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["a", "b", "/", ".", r"\.", "*", "+", "?", "|", "(", ")", "{2}", "[ab]"])
+    ),
+    st.text("ab/.", max_size=6),
+)
+@example(["a", "/", ".", "*"], "a/b")
+def test_what_a_key_sees_is_what_its_pattern_matches(pattern: list[str], name: str) -> None:
+    try:
+        key = keys.parse(f"viewer:{KEY}:web:{''.join(pattern)}")
+    except ValueError:
+        return
+    assume(names.BENCHMARK.match(name))
+    is_within = name.startswith(key.within)
+    assert key.sees(name) == (is_within and (key.visible is None or key.visible(name)))
 
 
 @pytest.mark.parametrize("name", ["", "..", "a//b", "io/read\n", "io/" + "x" * 300, "io/versions"])

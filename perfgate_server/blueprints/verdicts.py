@@ -42,7 +42,7 @@ def list_verdicts(project: str) -> Response:
     parameters = requests.pairs()
     query = requests.query(_verdicts_query, parameters)
     page = requests.page(query)
-    filters = VerdictFilters(**query, visible=g.key.visible)
+    filters = VerdictFilters(**query, within=g.key.within, visible=g.key.visible)
     listing = requests.storage().list_verdicts(project, filters, page, deadline=g.deadline)
     entries = responses.entries(map(records.verdict, listing.verdicts))
     return responses.listed("verdicts", entries, listing, page, parameters)

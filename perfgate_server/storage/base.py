@@ -123,8 +123,8 @@ class Promotion:
 class Filters:
     """Which records of a project a list holds: all that are not None apply.
 
-    `since` and `until` are inclusive and compare as text with `Baseline.created_at`. `visible`
-    tells which benchmarks may be seen.
+    `since` and `until` are inclusive and compare as text with `Baseline.created_at`. Benchmarks may
+    be seen if their names begin with `within`, and `visible` says so, if there is one.
     """
 
     benchmark: str | None = None
@@ -135,6 +135,7 @@ class Filters:
     source: str | None = None
     since: str | None = None
     until: str | None = None
+    within: str = ""
     visible: Callable[[str], bool] | None = None
 
 

@@ -73,12 +73,10 @@ def select(db: Session, engine: Engine, project: str, filters: Filters) -> Selec
     tags = filters.tags or ()
     if len(tags) > MAX_TAGS:
         return None
-    prefix = filters.benchmark_prefix
-    visible = only_visible(db, engine, project, "baselines", filters, prefix or "")
+    prefix = filters.benchmark_prefix or ""
+    visible = only_visible(db, engine, project, "baselines", filters, prefix)
     if visible is None:
         return None
-    if prefix is not None and not visible:
-        visible = [("benchmark >= ?", prefix), ("benchmark < ?", prefix + _LAST)]
     conditions = _conditions(filters, visible)
     ways: list[Way] = []
     for index in fitting(_INDEXES, frozenset(conditions)):
@@ -213,18 +211,23 @@ def only_visible(
     prefix: str = "",
 ) -> list[tuple[str, Any]] | None:
     """Return the conditions, each with its value, that leave of a table's benchmarks with that
-    prefix those that may be seen: none if that is all of them. Return None if there is nothing to
-    see."""
-    visible = filters.visible
+    prefix those that may be seen: none if that is all there are. Return None if there is nothing
+    to see."""
+    within, visible, name = filters.within, filters.visible, filters.benchmark
+    if name is not None:  # which leaves no other
+        is_seen = name.startswith(prefix) and name.startswith(within)
+        return [] if is_seen and (visible is None or visible(name)) else None
+    shorter, prefix = sorted((prefix, within), key=len)
+    if not prefix.startswith(shorter):
+        return None
+    those = [("benchmark >= ?", prefix), ("benchmark < ?", prefix + _LAST)] if prefix else []
     if visible is None:
-        return []
-    if filters.benchmark is not None:  # which leaves no other
-        return [] if visible(filters.benchmark) else None
+        return those
     names = _benchmarks(db, project, table, prefix)
     seen = [name for name in names if visible(name)]
     if not seen:
         return None
-    return [engine.among("benchmark", seen)] if len(seen) < len(names) else []
+    return [engine.among("benchmark", seen)] if len(seen) < len(names) else those
 
 
 def _benchmarks(db: Session, project: str, table: str, prefix: str) -> list[str]:

@@ -63,6 +63,7 @@ class VerdictFilters:
     git_sha: str | None = None
     since: str | None = None
     until: str | None = None
+    within: str = ""
     visible: Callable[[str], bool] | None = None
 
 
