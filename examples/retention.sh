@@ -1,14 +1,15 @@
 #!/bin/sh
 # Delete the uploads of a project up to a time: retention.sh 2026-01-01T00:00:00Z. It needs jq, and the
-# key of an admin. Of each benchmark the newest stays, and the newest of the main branch, without which
-# a gate had nothing to compare with. Prints what it deletes. Exit status 1: not all could be deleted.
+# key of an admin. Of each benchmark the newest stays, and the newest with the git_ref refs/heads/main,
+# so that a gate has something to compare with. A baseline that a gate names by its version or a tag
+# may go. Prints what it deletes. Exit status: 0 if all is deleted.
 set -euf # no name of a benchmark, as io[gzip], is a pattern
 : "${PERFGATE_URL:?}" "${PERFGATE_KEY:?}" "${PROJECT:?}" "${1:?the time, as 2026-01-01T00:00:00Z}"
 baselines=${PERFGATE_URL%/}/projects/$PROJECT/baselines
 
 ask() {
     printf 'Authorization: Bearer %s\n' "$PERFGATE_KEY" |
-        curl --fail-with-body -gsS --path-as-is --max-time 60 -H @- "$@"
+        curl --fail-with-body -L --max-redirs 0 -gsS --path-as-is --max-time 60 -H @- "$@"
 }
 
 list() { # the names of records: benchmark/versions/version

@@ -55,7 +55,8 @@ _KEY = re.compile(r"pg_(?:live|test)_[A-Za-z0-9]{32,}\Z")
 # Matches also a key cut in half, two keys run together, and one whose underscores are still
 # percent-encoded; but no name, such as pg_test_connection_pool.
 _KEY_WITHIN = re.compile(
-    r"(pg(?:_|%5[Ff])(?:live|test)(?:_|%5[Ff]))[A-Za-z0-9]{16,}(?:_(?:live|test)_[A-Za-z0-9]*)*"
+    r"(pg(?:_|%5[Ff])(?:live|test)(?:_|%5[Ff]))[A-Za-z0-9]{16,}"
+    r"(?:(?:_|%5[Ff])(?:live|test)(?:_|%5[Ff])[A-Za-z0-9]*)*"
 )
 _ROLES = {role.value: role for role in Role}
 # A benchmark pattern may hold commas, so only a comma before `role:` ends an entry.

@@ -287,11 +287,11 @@ def test_keys_from_all_places_add_up(tmp_path: Path) -> None:
     assert roles[4:] == [Role.CONTRIBUTOR, Role.VIEWER]
 
 
-@pytest.mark.parametrize("end", ["\u2028", "\x85", "\x0c", "\x1c"])
+@pytest.mark.parametrize("end", ["\u2028", "\x85", "\x0c", "\x1c", "\r"])
 def test_only_a_line_feed_ends_a_comment_in_a_key_file(tmp_path: Path, end: str) -> None:
     """What nobody sees in an editor does not bring a key back that was commented out."""
     path = tmp_path / "keys"
-    path.write_text(f"# was:{end}admin:{OTHER}\r\nviewer:{KEY}\r\n")
+    path.write_bytes(f"# was:{end}admin:{OTHER}\r\nviewer:{KEY}\r\n".encode())
     (key,) = ServerConfig.load(api_keys_files=[str(path)], environ={}).api_keys
     assert key.role is Role.VIEWER
 

@@ -346,6 +346,8 @@ def test_the_deletion_of_old_uploads_tells_by_its_exit_status(tmp_path: Path, pa
             status, output = delete(key)
             assert status == 1 and said in output
         assert delete(KEYS["admin"], f"http://127.0.0.1:{free_port()}")[0] == 1
+        with redirecting(server.url) as url:  # which has no body, and so no records
+            assert delete(KEYS["admin"], url)[0] == 1
         for count in (4, 0):
             status, output = delete(KEYS["admin"])
             assert (status, output.count('"deleted":true')) == (0, count)

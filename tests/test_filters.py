@@ -192,15 +192,36 @@ def test_the_names_that_a_key_may_see_are_sought_one_by_one(divided: SqlStorage)
     assert (found.conditions, found.values) == (["b.project = ?", names], ["p", '["team/rare"]'])
 
 
-def test_of_a_key_that_sees_all_with_a_prefix_no_names_are_read(
+def test_a_key_that_sees_all_of_a_project_is_as_quick_as_one_without_a_limit(
     divided: SqlStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There may be very many, and each list of the key would take as long as they do."""
+    """No names are read, and its total is there."""
     monkeypatch.setattr(selection, "_benchmarks", lambda *_: pytest.fail("they are read"))
     with divided._engine.reading(soon()) as db:
         found = selection.select(db, divided._engine, "p", Filters(within="team/"))
-    assert found
-    assert found.values == ["p", "team/", "team/\x7f"]
+        assert found == selection.select(db, divided._engine, "p", Filters())
+
+
+def test_of_names_with_a_beginning_sqlite_is_given_each(divided: SqlStorage) -> None:
+    """Of a range it would read all rows, and sort them, for each page."""
+    for filters in (
+        Filters(within="team/r"),
+        Filters(within="team/r", visible="team/rare".__eq__),
+        Filters(within="team/r", benchmark_prefix="tea"),
+    ):
+        with divided._engine.reading(soon()) as db:
+            found = selection.select(db, divided._engine, "p", filters)
+        assert found and found.values == ["p", '["team/rare"]']
+
+
+def test_postgres_is_given_the_range_and_reads_no_names(
+    divided: SqlStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(divided._engine, "knows_sizes", True)
+    monkeypatch.setattr(selection, "_benchmarks", lambda *_: pytest.fail("they are read"))
+    with divided._engine.reading(soon()) as db:
+        found = selection.select(db, divided._engine, "p", Filters(within="team/r"))
+    assert found and found.values == ["p", "team/r", "team/r\x7f"]
 
 
 def test_of_several_tags_the_rarest_leads(divided: SqlStorage) -> None:

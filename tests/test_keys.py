@@ -191,7 +191,14 @@ def test_generated_keys_are_well_formed_and_differ() -> None:
 def test_nothing_is_left_of_two_keys_without_a_space_between_them() -> None:
     key = "pg_live_" + "K" * 32
     encoded = key.replace("_", "%5F")
-    more = (encoded, encoded.replace("F", "f", 1), f"{key}_{key}", f"{key}pg_live_", f"x{key}")
+    more = (
+        encoded,
+        encoded * 2,
+        encoded.replace("F", "f", 1),
+        f"{key}_{key}",
+        f"{key}pg_live_",
+        f"x{key}",
+    )
     for text in (key, key + key, key * 3, key[:24], *more):
         assert "K" not in keys.redact(f"/{text}/")
 

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
+from urllib.parse import urlsplit
 
 import pytest
 from postgres_server import OwnPostgres, Postgres, database_of, opened, server_on
@@ -264,14 +265,23 @@ def test_a_start_does_not_wait_for_a_standby(own: OwnPostgres) -> None:
         pool.submit(opened, url).result(PATIENCE).close()
 
 
-@pytest.mark.parametrize("ending", ["pg_cancel_backend", "pg_terminate_backend"])
-def test_what_is_acknowledged_is_on_the_standby(own: OwnPostgres, ending: str) -> None:
+@pytest.mark.parametrize(
+    ("ending", "options"),
+    [
+        ("pg_cancel_backend", ""),
+        ("pg_cancel_backend", "?options=-c%20client_min_messages%3Derror"),
+        ("pg_terminate_backend", ""),
+    ],
+)
+def test_what_is_acknowledged_is_on_the_standby(
+    own: OwnPostgres, ending: str, options: str
+) -> None:
     """Also where the wait for it was broken off, after which the record is there for all to read:
     neither is the upload acknowledged then, nor another one that finds it there."""
     waits = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
     with (
         own.database() as url,
-        contextlib.closing(opened(url)) as storage,
+        contextlib.closing(opened(url + options)) as storage,
         ThreadPoolExecutor(1) as pool,
     ):
         promotion_ = promotion("v0", "prod")
@@ -295,6 +305,7 @@ def test_what_is_acknowledged_is_on_the_standby(own: OwnPostgres, ending: str) -
                 with pytest.raises(Unavailable, match="does not answer"):
                     again(deadline=soon(0.5))
                 # It waits for the standby still, with its lock on the benchmark.
+                wait_for(lambda: own.execute(waits), "the wait for the standby")
                 own.execute(f"SELECT pg_terminate_backend(pid) FROM ({waits}) AS waiting")
                 wait_for(lambda: not own.execute(waits), "its end")
         assert storage.create(record, text, deadline=soon())[1] is False
@@ -329,6 +340,26 @@ def test_the_totals_are_found_whatever_the_search_path(own: OwnPostgres, renamed
             assert own.execute(f"SELECT sum(number) FROM {schema}.totals", name) == [(0,)]
         finally:
             own.execute("DROP OWNED BY lesser; DROP ROLE lesser", name)
+
+
+def test_an_upgrade_is_made_where_the_tables_are(
+    postgres: Postgres, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not in a schema of the role's name that came since, and is the first of the search_path:
+    the database would seem to be empty."""
+    monkeypatch.setitem(migrate.NEWEST, "postgres", 7)
+    with contextlib.closing(opened(url)) as storage:
+        storage.create(*stored(), deadline=soon())
+    name = database_of(url)
+    role = str(urlsplit(url).username)
+    postgres.execute(f"CREATE SCHEMA {role}", name)
+    monkeypatch.undo()
+    with contextlib.closing(opened(url)) as storage:
+        storage.create(*stored("b", "v2"), deadline=soon())
+        assert storage.counts(deadline=soon()).baselines == 2
+        assert storage.counts(deadline=soon()).schema_version == migrate.NEWEST["postgres"]
+    tables = f"SELECT count(*) FROM pg_class WHERE relnamespace = '{role}'::regnamespace"
+    assert postgres.execute(tables, name) == [(0,)]
 
 
 def test_a_start_that_meets_a_deadlock_tries_again(

@@ -332,7 +332,7 @@ def test_who_may_only_read_leaves_nothing_that_keeps_the_owner_out() -> None:
         path.chmod(0o444)
         with not_root():
             for look in (sqlite_file.check, lambda path: sqlite_file.backup(path, f"{folder}/b")):
-                with pytest.raises(CannotOpen, match="may only read it, .* open a copy"):
+                with pytest.raises(CannotOpen, match="may only be read here, .* open a copy"):
                     look(path)
         assert os.listdir(folder) == ["perfgate.db"]
         # What has no log, as a backup, needs none to be read, and beside a log none is made.

@@ -259,7 +259,7 @@ def _missing(answer: dict[str, Any]) -> str | None:
 
 def _accepted() -> str:
     """Return the format that the Accept header likes best; JSON if it likes none, or is long:
-    werkzeug takes a time for it that grows with the square of its white space."""
+    werkzeug's time grows with the square of the white space in it."""
     if not 0 < len(request.environ.get("HTTP_ACCEPT", "")) <= _LONGEST_ACCEPT:
         return "json"
     return _ACCEPTED[request.accept_mimetypes.best_match(_ACCEPTED, responses.JSON)]

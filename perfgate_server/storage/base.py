@@ -209,7 +209,7 @@ class Outcome(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class Restored:
     outcome: Outcome
-    #: Its sequence, of a version that differs that of the stored one; None if there is none.
+    #: Its sequence; of a version that differs, that of the stored one; None if there is none.
     sequence: int | None = None
 
 

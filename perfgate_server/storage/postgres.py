@@ -132,10 +132,11 @@ class _Session:
 
 # Whatever the defaults: READ COMMITTED, for two may change a total at once (no serialization
 # failures); synchronous_commit on, for a 201 means "on disk". remote_apply, which promises more,
-# stays.
+# stays. That a commit did not wait is a warning.
 _BEGIN_WRITING = """BEGIN ISOLATION LEVEL READ COMMITTED;
     SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit')
-        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)"""
+        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true);
+    SET LOCAL client_min_messages = warning"""
 
 
 @functools.lru_cache(maxsize=256)

@@ -185,6 +185,14 @@ def _apply_migrations(db: psycopg.Connection[Any]) -> tuple[int, list[migrate.Mi
     """Apply what is missing, and record it, under a lock. Return the version that the schema had,
     and what was applied."""
     db.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
+    # What is made goes where the tables are. They are found in any schema of the search_path, but
+    # made in its first, which may have come later: then there would be two of each.
+    db.execute(
+        """SELECT set_config('search_path',
+                quote_ident(nspname) || ', ' || current_setting('search_path'), true)
+            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.oid = to_regclass('perfgate_migrations')"""
+    )
     db.execute(
         """CREATE TABLE IF NOT EXISTS perfgate_migrations (
             version integer PRIMARY KEY, name text NOT NULL, applied_at text NOT NULL)"""

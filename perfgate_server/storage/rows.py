@@ -58,9 +58,9 @@ def make_room(
     after: int | None,
     place: int | None,
 ) -> bool:
-    """Make a place the next of a benchmark's after `after` (None: the first of all): what lies
-    between them is moved, with all that follows it, behind all there are. Return whether the place
-    can be taken then; None can if nothing follows."""
+    """Free `place` as the next of a benchmark after `after` (None: as its first): what lies between
+    the two is moved, with all that follows, behind all there are. Return False only where something
+    follows and no place is given."""
     last = after or 0
     newer = db.execute(
         f"""SELECT seq FROM {kind} WHERE project = ? AND benchmark = ? AND seq > ?

@@ -217,17 +217,38 @@ def only_visible(
     if name is not None:  # which leaves no other
         is_seen = name.startswith(prefix) and name.startswith(within)
         return [] if is_seen and (visible is None or visible(name)) else None
-    shorter, prefix = sorted((prefix, within), key=len)
-    if not prefix.startswith(shorter):
+    if visible is None and prefix.startswith(within):
+        return _beginning_with(prefix)
+    if not within.startswith(prefix) and not prefix.startswith(within):
         return None
-    those = [("benchmark >= ?", prefix), ("benchmark < ?", prefix + _LAST)] if prefix else []
-    if visible is None:
-        return those
-    names = _benchmarks(db, project, table, prefix)
-    seen = [name for name in names if visible(name)]
+    first, last = _ends(db, project, table, prefix)
+    all_within = first.startswith(within) and last.startswith(within)
+    if visible is None and (all_within or engine.knows_sizes):
+        return _beginning_with(prefix if all_within else within)
+    # SQLite would read all rows of a range. Of names it reads a page's of each, the newest first.
+    names = _benchmarks(db, project, table, max(prefix, within, key=len))
+    seen = [*filter(visible, names)]
     if not seen:
         return None
-    return [engine.among("benchmark", seen)] if len(seen) < len(names) else those
+    if all_within and len(seen) == len(names):
+        return _beginning_with(prefix)
+    return [engine.among("benchmark", seen)]
+
+
+def _beginning_with(prefix: str) -> list[tuple[str, Any]]:
+    """Return the conditions that leave the benchmarks with that prefix."""
+    return [("benchmark >= ?", prefix), ("benchmark < ?", prefix + _LAST)] if prefix else []
+
+
+def _ends(db: Session, project: str, table: str, prefix: str) -> tuple[str, str]:
+    """Return the first and the last of a project's benchmarks with that prefix; "" if there is
+    none."""
+    those = f"FROM {table} WHERE project = ? AND benchmark >= ? AND benchmark < ?"
+    values = project, prefix, prefix + _LAST
+    row = db.execute(
+        f"SELECT (SELECT min(benchmark) {those}), (SELECT max(benchmark) {those})", values * 2
+    ).fetchone()
+    return row[0] or "", row[1] or ""
 
 
 def _benchmarks(db: Session, project: str, table: str, prefix: str) -> list[str]:

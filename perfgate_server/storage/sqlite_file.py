@@ -246,8 +246,8 @@ def _check_rights(path: Path) -> None:
     has_log = all(map(os.path.exists, log_paths(path)))
     if not has_log and not _may_write(path) and _is_in_wal_mode(_kept_open(path)):
         raise CannotOpen(
-            "this user may only read it, and would leave a log beside it to which its owner could"
-            " not write; be one who may write to it, or open a copy"
+            "it may only be read here, and SQLite would leave a log beside it to which its owner"
+            " could not write; be a user who may write to it, or open a copy"
         )
 
 
