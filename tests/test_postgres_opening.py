@@ -288,7 +288,6 @@ def test_what_is_acknowledged_is_on_the_standby(
         storage.create(*stored("b", "v0"), deadline=soon())
         storage.promote(promotion_, deadline=soon())
         record, text = stored("b", "v1")
-        judged = storage.add_verdict(verdict(), deadline=soon())
         with standby_away(own):
             upload = pool.submit(storage.create, record, text, deadline=soon())
             wait_for(lambda: own.execute(waits), "the wait for the standby")
@@ -299,8 +298,7 @@ def test_what_is_acknowledged_is_on_the_standby(
             for again in (
                 partial(storage.create, record, text),
                 partial(storage.promote, promotion_),
-                partial(storage.restore, record, text, after=None, place=None),
-                partial(storage.restore_verdict, judged, after=None, place=None),
+                storage.settle,  # at the end of an import
             ):
                 with pytest.raises(Unavailable, match="does not answer"):
                     again(deadline=soon(0.5))

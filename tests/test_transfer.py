@@ -131,6 +131,17 @@ def test_an_export_is_the_state_of_one_moment(storage: Storage) -> None:
     assert out.getvalue() == before != exported(storage)
 
 
+def test_an_import_ends_once_what_was_there_is_as_safe_as_what_it_kept(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on the standbys of a database, for which another may have given up waiting."""
+    fill(storage)
+    text, settled = exported(storage), list[float]()
+    monkeypatch.setattr(storage, "settle", lambda *, deadline: settled.append(deadline))
+    restored(storage, text)
+    assert len(settled) == 1
+
+
 def test_an_import_can_be_run_again(storage: Storage) -> None:
     """After an interruption in the middle, and after the end."""
     fill(storage)

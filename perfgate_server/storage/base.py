@@ -430,6 +430,10 @@ class Storage(Protocol):
         """Keep a verdict as it was exported, as `restore` does, but without a `place` behind all
         there are. One of that id may be there already: PRESENT if it is the same, else DIFFERS."""
 
+    def settle(self, *, deadline: float) -> None:
+        """Return once all that was found PRESENT is kept as safely as what was KEPT. Whoever wrote
+        it may wait for a standby still, or have given up."""
+
     def reserve(self, kind: Kind, count: int, *, deadline: float) -> int:
         """Reserve `count` sequences after all that are in use; return the first."""
 

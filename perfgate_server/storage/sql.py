@@ -291,7 +291,6 @@ class SqlStorage:
             stored = self._find(db, project, benchmark, record.version)
             if stored is not None:
                 if stored.is_copy_of(record):
-                    db.settle()
                     return Restored(Outcome.PRESENT, stored.sequence)
                 return Restored(Outcome.DIFFERS, stored.sequence)
             if not make_room(db, self._engine, "baselines", project, benchmark, after, place):
@@ -313,6 +312,10 @@ class SqlStorage:
         if source is None or source.content_hash != record.content_hash:
             return None
         return receipt_id_of(db, source)
+
+    def settle(self, *, deadline: float) -> None:
+        with self._engine.writing("", "", deadline) as db:
+            db.settle()
 
     def reserve(self, kind: Kind, count: int, *, deadline: float) -> int:
         with self._engine.writing("", "", deadline) as db:

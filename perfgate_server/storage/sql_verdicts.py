@@ -95,7 +95,6 @@ def restore(
     if row is not None:
         stored = verdict_of(row)
         if stored.is_copy_of(verdict):
-            db.settle()
             return Restored(Outcome.PRESENT, stored.sequence)
         return Restored(Outcome.DIFFERS)  # it may be of another benchmark
     make_room(db, engine, "verdicts", project, benchmark, after, place)
