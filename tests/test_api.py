@@ -344,8 +344,9 @@ def test_every_route_under_projects_asks_for_a_permission(
         f"Bearer {KEYS['admin'].upper()}",
         f"Bearer {KEYS['admin']},Bearer {KEYS['admin']}",
         f"Bearer\t{KEYS['admin']}",
+        f"Bearer \t{KEYS['admin']}",
     ],
-    ids=range(13),
+    ids=range(14),
 )
 def test_without_a_known_key_everything_is_401(api: Api, header: str | None) -> None:
     headers = {} if header is None else {"Authorization": header}

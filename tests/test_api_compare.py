@@ -356,6 +356,7 @@ def test_a_bad_option_of_an_envelope_is_named(quick: Api, options: Any, fields: 
 def test_an_option_is_given_once(quick: Api) -> None:
     fails(envelope(quick, {"threshold": 0.1}, "?threshold=0.1"), 400, "threshold")
     assert envelope(quick, {"threshold": None}, "?threshold=0.1").status_code == 200
+    assert compare(quick, "?threshold=1e-100").status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support import PATIENCE, ROOT, at_once, environment, program, running, soon, stored
+from support import (
+    PATIENCE,
+    ROOT,
+    at_once,
+    environment,
+    not_installed,
+    program,
+    running,
+    soon,
+    stored,
+)
 
 from perfgate_server.records import trend_point
 from perfgate_server.storage import (
@@ -336,17 +346,21 @@ def test_who_may_only_read_leaves_nothing_that_keeps_the_owner_out() -> None:
                     look(path)
         assert os.listdir(folder) == ["perfgate.db"]
         # What has no log, as a backup, needs none to be read, and beside a log none is made.
+        path.chmod(0o644)
         sqlite_file.backup(path, f"{folder}/copy")
         Path(folder, "copy").chmod(0o444)
         with closing(open_storage("sqlite", str(path), pool_size=1)) as storage:
             storage.create(*stored(), deadline=soon())
             for log in sqlite_file.log_paths(path):
                 Path(log).chmod(0o644)
+            path.chmod(0o444)
             with not_root():
                 assert sqlite_file.check(path) is sqlite_file.check(Path(folder, "copy")) is None
 
 
 def test_a_log_to_which_the_user_may_not_write_is_named() -> None:
+    if os.geteuid() != 0:  # SQLite lets the owner write to it
+        not_installed("another user")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o777)
         path = Path(folder, "perfgate.db")
