@@ -16,7 +16,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 #: The part of --timeout in which the storage must have done its work. With the rest the answer
 #: reaches a client that waits for as long as --timeout, as the perfgate client does by default.
-FOR_STORAGE = 0.9
+_FOR_STORAGE = 0.9
 
 
 def requires(permission: Permission) -> Callable[[View], View]:
@@ -54,7 +54,7 @@ def enforce() -> None:
 
 def start_clock() -> None:
     """Give the request its deadline, or a new one: when most of --timeout has passed from now."""
-    g.deadline = time.monotonic() + FOR_STORAGE * current_app.extensions["perfgate"].config.timeout
+    g.deadline = time.monotonic() + _FOR_STORAGE * current_app.extensions["perfgate"].config.timeout
 
 
 def check_permission(permission: Permission) -> None:

@@ -120,13 +120,13 @@ def restore(
                 continue
             if isinstance(parsed, VerdictRecord):
                 name = f"{parsed.project}: {parsed.benchmark} verdict {parsed.id}"
-                restore = partial(storage.restore_verdict, parsed)
-                outcome = orders["verdicts"].restore(restore, parsed, number)
+                keep = partial(storage.restore_verdict, parsed)
+                outcome = orders["verdicts"].restore(keep, parsed, number)
             else:
                 record, receipt = parsed
                 name = f"{record.project}: {record.benchmark} {record.version}"
-                restore = partial(storage.restore, record, receipt)
-                outcome = orders["baselines"].restore(restore, record, number)
+                keep = partial(storage.restore, record, receipt)
+                outcome = orders["baselines"].restore(keep, record, number)
             report.outcomes[outcome] += 1
             if outcome in _COMPLAINTS:
                 complain(f"line {number}: {name}: {_COMPLAINTS[outcome]}")
@@ -158,12 +158,13 @@ class _Order:
         self._offset: int | None = None
 
     def restore(
-        self, restore: Callable[..., Restored], record: Baseline | VerdictRecord, number: int
+        self, keep: Callable[..., Restored], record: Baseline | VerdictRecord, number: int
     ) -> Outcome:
-        """Restore the record of that line behind the last one of its benchmark in the file."""
+        """Restore the record of that line, by `keep`, behind the last one of its benchmark in the
+        file."""
         benchmark = self._kind, record.project, record.benchmark
         last = self._places.last(benchmark)
-        restored = restore(after=last, place=self._place(number, last), deadline=_deadline())
+        restored = keep(after=last, place=self._place(number, last), deadline=_deadline())
         # Without `merge` nothing goes before a record that is another than the file's.
         is_ours = self._lines is not None or restored.outcome is not Outcome.DIFFERS
         if restored.sequence is not None and is_ours:

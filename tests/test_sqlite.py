@@ -307,6 +307,14 @@ def test_an_empty_file_is_a_fresh_database(path: Path) -> None:
     assert query(path, "SELECT count(*) FROM baselines") == [(0,)]
 
 
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder that everybody may enter and write to; pytest's own are for one user."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
 @contextmanager
 def not_root() -> Iterator[None]:
     """Be somebody else, as root may do anything. The program itself may lie where only root may
@@ -322,54 +330,48 @@ def not_root() -> Iterator[None]:
             os.seteuid(user)
 
 
-def test_a_current_file_that_may_only_be_read_is_refused() -> None:
+def test_a_current_file_that_may_only_be_read_is_refused(shared: Path) -> None:
     """SQLite opens it without a word; every upload would fail later."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o777)
-        database = Path(folder, "perfgate.db")
+    database = shared / "perfgate.db"
+    opened(database)
+    database.chmod(0o444)
+    with not_root(), pytest.raises(CannotOpen, match="readonly .*; this user must"):
         opened(database)
-        database.chmod(0o444)
-        with not_root(), pytest.raises(CannotOpen, match="readonly .*; this user must"):
-            opened(database)
 
 
-def test_who_may_only_read_leaves_nothing_that_keeps_the_owner_out() -> None:
+def test_who_may_only_read_leaves_nothing_that_keeps_the_owner_out(shared: Path) -> None:
     """SQLite would make a log of the reader's own, to which the owner may not write."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o777)
-        path = Path(folder, "perfgate.db")
-        opened(path)
+    path = shared / "perfgate.db"
+    opened(path)
+    path.chmod(0o444)
+    with not_root():
+        for look in (sqlite_file.check, lambda path: sqlite_file.backup(path, f"{shared}/b")):
+            with pytest.raises(CannotOpen, match="may only be read here, .* open a copy"):
+                look(path)
+    assert os.listdir(shared) == ["perfgate.db"]
+    # What has no log, as a backup, needs none to be read, and beside a log none is made.
+    path.chmod(0o644)
+    sqlite_file.backup(path, f"{shared}/copy")
+    (shared / "copy").chmod(0o444)
+    with closing(open_storage("sqlite", str(path), pool_size=1)) as storage:
+        storage.create(*stored(), deadline=soon())
+        for log in sqlite_file.log_paths(path):
+            Path(log).chmod(0o644)
         path.chmod(0o444)
         with not_root():
-            for look in (sqlite_file.check, lambda path: sqlite_file.backup(path, f"{folder}/b")):
-                with pytest.raises(CannotOpen, match="may only be read here, .* open a copy"):
-                    look(path)
-        assert os.listdir(folder) == ["perfgate.db"]
-        # What has no log, as a backup, needs none to be read, and beside a log none is made.
-        path.chmod(0o644)
-        sqlite_file.backup(path, f"{folder}/copy")
-        Path(folder, "copy").chmod(0o444)
-        with closing(open_storage("sqlite", str(path), pool_size=1)) as storage:
-            storage.create(*stored(), deadline=soon())
-            for log in sqlite_file.log_paths(path):
-                Path(log).chmod(0o644)
-            path.chmod(0o444)
-            with not_root():
-                assert sqlite_file.check(path) is sqlite_file.check(Path(folder, "copy")) is None
+            assert sqlite_file.check(path) is sqlite_file.check(shared / "copy") is None
 
 
-def test_a_log_to_which_the_user_may_not_write_is_named() -> None:
+def test_a_log_to_which_the_user_may_not_write_is_named(shared: Path) -> None:
     if os.geteuid() != 0:  # SQLite lets the owner write to it
         not_installed("another user")
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o777)
-        path = Path(folder, "perfgate.db")
+    path = shared / "perfgate.db"
+    opened(path)
+    path.chmod(0o666)
+    for log in sqlite_file.log_paths(path):
+        Path(log).touch(0o444)
+    with not_root(), pytest.raises(CannotOpen, match="write to .*db-wal and .*db-shm too"):
         opened(path)
-        path.chmod(0o666)
-        for log in sqlite_file.log_paths(path):
-            Path(log).touch(0o444)
-        with not_root(), pytest.raises(CannotOpen, match="write to .*db-wal and .*db-shm too"):
-            opened(path)
 
 
 @pytest.mark.parametrize("look", [opened, sqlite_file.check])
@@ -693,28 +695,26 @@ def test_a_full_disk_is_unavailable_and_nothing_is_half_written(
     assert query(path, "PRAGMA integrity_check") == [("ok",)]
 
 
-def test_a_folder_in_which_no_file_may_be_made_is_told() -> None:
+def test_a_folder_in_which_no_file_may_be_made_is_told(shared: Path) -> None:
     """As a volume that is mounted as root's."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o555)
-        with not_root(), pytest.raises(CannotOpen, match="unable to open .*; this user must be"):
-            opened(Path(folder, "perfgate.db"))
+    shared.chmod(0o555)
+    with not_root(), pytest.raises(CannotOpen, match="unable to open .*; this user must be"):
+        opened(shared / "perfgate.db")
 
 
-def test_a_read_only_file_is_refused_at_start() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "perfgate.db")
-        opened(path)
-        path.chmod(0o444)
-        Path(folder).chmod(0o555)
-        try:
-            with (
-                not_root(),
-                pytest.raises(CannotOpen, match="(readonly|unable to open) .*; this user must"),
-            ):
-                opened(path)
-        finally:
-            Path(folder).chmod(0o755)
+def test_a_read_only_file_is_refused_at_start(shared: Path) -> None:
+    path = shared / "perfgate.db"
+    opened(path)
+    path.chmod(0o444)
+    shared.chmod(0o555)
+    try:
+        with (
+            not_root(),
+            pytest.raises(CannotOpen, match="(readonly|unable to open) .*; this user must"),
+        ):
+            opened(path)
+    finally:
+        shared.chmod(0o755)
 
 
 # -- queries that stay quick

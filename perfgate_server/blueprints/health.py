@@ -7,7 +7,7 @@ import time
 
 from flask import Blueprint, Response, current_app, g
 
-from perfgate_server.auth import FOR_STORAGE
+from perfgate_server.auth import start_clock
 from perfgate_server.blueprints import responses
 from perfgate_server.errors import RETRY_AFTER
 from perfgate_server.storage.base import Unavailable
@@ -25,9 +25,9 @@ _PATIENCE = 4.5
 def get_health() -> Response:
     state = current_app.extensions["perfgate"]
     status, headers = "healthy", {"Cache-Control": "no-store"}
-    patience = FOR_STORAGE * state.config.timeout
+    start_clock()
     try:
-        state.storage.ping(deadline=time.monotonic() + min(_PATIENCE, patience))
+        state.storage.ping(deadline=min(g.deadline, time.monotonic() + _PATIENCE))
     except Unavailable as error:
         logger.error("storage unavailable: %s", error, extra={"request_id": g.request_id})
         status = "unhealthy"

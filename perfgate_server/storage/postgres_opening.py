@@ -154,13 +154,13 @@ _RIGHTS = {
 def _check_role(db: psycopg.Connection[Any]) -> None:
     """Raise CannotOpen for a role that lacks rights: nothing would show it before an upload."""
     wanted = [(table, right) for table, rights in _RIGHTS.items() for right in rights]
-    missing = [
-        f"{right} on {table}"
-        for table, right in wanted
-        if db.execute("SELECT has_table_privilege(%s, %s)", (table, right)).fetchone() != (True,)
-    ]
+    missing = db.execute(
+        """SELECT "right" || ' on ' || "table" FROM unnest(%s::text[], %s::text[])
+            AS wanted ("table", "right") WHERE NOT has_table_privilege("table", "right")""",
+        [[*column] for column in zip(*wanted, strict=True)],
+    ).fetchall()
     if missing:
-        raise CannotOpen(f"its role lacks rights: {', '.join(missing)}")
+        raise CannotOpen(f"its role lacks rights: {', '.join(row[0] for row in missing)}")
 
 
 def value_of(db: psycopg.Connection[Any], query: LiteralString) -> Any:

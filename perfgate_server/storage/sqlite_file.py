@@ -177,8 +177,7 @@ def prepare(path: Path, create: bool = True) -> None:
     """Create the file if it is not there, and bring it to this program's schema; without `create`
     change nothing, and raise CannotOpen unless it is there and has it."""
     try:
-        if stat.S_ISDIR(_mode(path)):
-            raise CannotOpen("it is a directory")
+        _refuse_directory(path)
         if not stat.S_ISDIR(_mode(path.parent)):
             raise CannotOpen(f"{path.parent} is no directory")
         if create:
@@ -224,12 +223,16 @@ def _mode(path: Path) -> int:
         return 0
 
 
+def _refuse_directory(path: Path) -> None:
+    if stat.S_ISDIR(_mode(path)):
+        raise CannotOpen("it is a directory")
+
+
 @contextmanager
 def _existing(path: Path) -> Iterator[tuple[Connection, int]]:
     """Open a database of ours that must be there; yield it, and the version of its schema."""
     _check_log(path)
-    if stat.S_ISDIR(_mode(path)):
-        raise CannotOpen("it is a directory")
+    _refuse_directory(path)
     if not stat.S_ISREG(_mode(path)):
         raise CannotOpen("there is no such file")
     _check_rights(path)
