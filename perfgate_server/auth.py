@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 from flask import Request, current_app, g, request
+from marshmallow import ValidationError
 
 from perfgate_server import keys, names
-from perfgate_server.errors import ApiError, bad_request
+from perfgate_server.errors import ApiError
 from perfgate_server.keys import ApiKey, Permission
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -102,4 +103,4 @@ def _check_names(path: Mapping[str, Any]) -> None:
         if not names.RULES[kind][0].match(name)
     }
     if wrong:
-        raise bad_request(wrong)
+        raise ValidationError(wrong)

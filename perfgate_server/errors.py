@@ -77,7 +77,7 @@ def envelope(status: int, message: str, details: dict[str, Any], request_id: str
     return keys.redact(jsonio.dumps({"error": error})) + "\n"
 
 
-def bad_request(details: dict[str, str]) -> ApiError:
+def _bad_request(details: dict[str, str]) -> ApiError:
     """Return the 400 for fields that are not valid: dotted path -> one sentence."""
     path, sentence = next(iter(details.items()))
     more = f" ({len(details) - 1} more in details)" if len(details) > 1 else ""
@@ -87,8 +87,10 @@ def bad_request(details: dict[str, str]) -> ApiError:
 def init_app(app: Flask) -> None:
     """Make every error of `app` an envelope."""
     app.register_error_handler(ApiError, _answer)
-    app.register_error_handler(MalformedJSON, lambda e: _answer(bad_request({"body": str(e)})))
-    app.register_error_handler(ValidationError, lambda e: _answer(bad_request(flatten(e.messages))))
+    app.register_error_handler(MalformedJSON, lambda e: _answer(_bad_request({"body": str(e)})))
+    app.register_error_handler(
+        ValidationError, lambda e: _answer(_bad_request(flatten(e.messages)))
+    )
     app.register_error_handler(
         storage.NotFound, lambda e: _answer(ApiError(404, str(e), {"missing": e.missing}))
     )

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import base64
 import datetime
-import functools
 import re
+from functools import cached_property, partial
 from typing import Any
 
 from marshmallow import ValidationError
@@ -21,7 +21,7 @@ from perfgate_server.fields import (
     Metadata,
     Object,
     Tags,
-    collected,
+    all_valid,
     integer_rule,
 )
 from perfgate_server.names import METRICS, STATUSES
@@ -166,21 +166,22 @@ def decode_cursor(text: str) -> int:
 class Query(Object):
     """Parameters; `unknown_rule` is the sentence about any other."""
 
-    @functools.cached_property
+    @cached_property
     def parameters(self) -> list[str]:
         """The names of the parameters, as a query string has them."""
         return [field.data_key or name for name, field in self.fields.items()]
 
     def load(self, data: Any) -> dict[str, Any]:  # type: ignore[override]  # as in Object
         """Return the parameters; raises marshmallow's ValidationError, also for unknown ones."""
+        loaded: dict[str, Any]
+        _, loaded = all_valid(partial(self._check_known, data), partial(super().load, data))
+        return loaded
+
+    def _check_known(self, data: dict[str, Any]) -> None:
         unknown = [name for name in data if name not in self.parameters]
-        if not unknown:
-            return super().load(data)
-        # Each has the same long sentence: there may be many, and an answer is kept in memory.
-        wrong: dict[str, Any] = dict.fromkeys(unknown[:MAX_ERRORS], self.unknown_rule())
-        with collected(wrong):
-            super().load(data)
-        raise ValidationError(wrong)
+        if unknown:
+            # Each has the same long sentence: there may be many, and an answer is kept in memory.
+            raise ValidationError(dict.fromkeys(unknown[:MAX_ERRORS], self.unknown_rule()))
 
     def unknown_rule(self) -> str:
         return f"Unknown parameter; this route takes {', '.join(self.parameters) or 'none'}."

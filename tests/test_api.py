@@ -508,11 +508,37 @@ def test_a_query_that_is_not_utf_8_is_refused(api: Api, query: str, name: str, s
 
 def test_routes_without_parameters_say_so(api: Api) -> None:
     api.upload()
-    fails(api("POST", "/projects/p/baselines?tag=x", json={}), 400, "tag")
+    told = fails(api("POST", "/projects/p/baselines?tag=x", json=[]), 400, "body", "tag")
+    assert told["message"].startswith("tag: Unknown parameter;")
     fails(api.get(VERSION + "?x=1"), 400, "x")
     told = fails(api("DELETE", VERSION + "?force=1"), 400, "force")["details"]["force"]
     assert told == "Unknown parameter; this route takes none."
     fails(api.get("/projects/p/baselines/b/versions?benchmark=b"), 400, "benchmark")
+
+
+@pytest.mark.parametrize(
+    ("call", "wrong"),
+    [
+        ("GET baselines?limit=1&limit=x&total=x&foo=1&since=now", "limit total foo since"),
+        ("PUT V?git_sha=a&git_sha=b&meta.x=1&meta.x=2&normalize=x", "git_sha meta.x normalize R"),
+        ("PUT V?git_ref=%FF", "git_ref R"),
+        ("PUT V?meta=1", "meta R"),
+        ("PUT V?receipt=1", "receipt R"),
+        ("POST baselines?x=1&x=2", "x benchmark receipt"),
+        ("POST baselines/b/promote?x=1", "x from_version to_version"),
+        ("POST baselines/b/compare?gate=1&gate=1&foo=1", "gate foo R"),
+        ("POST verdicts?git_ref=%FF", "git_ref benchmark run_id status counts reasons"),
+    ],
+)
+def test_a_refusal_names_all_that_is_wrong(api: Api, call: str, wrong: str) -> None:
+    """Or a script is mended, and run, once for each."""
+    method, path = call.replace("V?", "baselines/b/versions/v?").split(" ")
+    answer = api(method, f"/projects/p/{path}", json=None if method == "GET" else {})
+    assert answer.status_code == 400, answer.text
+    details = answer.json["error"]["details"]
+    receipts = {name for name in details if name.startswith("receipt.")}
+    assert {*details} - receipts == {*wrong.split(" ")} - {"R"}
+    assert len(receipts) == (6 if "R" in wrong else 0)
 
 
 def test_an_unknown_parameter_is_told_the_known_ones(api: Api) -> None:

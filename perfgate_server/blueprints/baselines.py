@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, g, request, url_for
@@ -14,8 +15,8 @@ from werkzeug.urls import iri_to_uri
 from perfgate_server import jsonio, queries, records, schemas
 from perfgate_server.auth import enforce, requires
 from perfgate_server.blueprints import requests, responses
-from perfgate_server.errors import ApiError, bad_request
-from perfgate_server.fields import collected
+from perfgate_server.errors import ApiError
+from perfgate_server.fields import all_valid
 from perfgate_server.keys import Permission
 from perfgate_server.lean import Answer
 from perfgate_server.storage.base import (
@@ -94,8 +95,7 @@ def upload_file(project: str, benchmark: str, version: str) -> Response:
 @requires(Permission.PROMOTE)
 def promote(project: str, benchmark: str) -> Response:
     sent = requests.json_body()
-    requests.query(queries.NO_QUERY)
-    envelope = _promotion_schema.load(sent)
+    envelope = requests.without_query(_promotion_schema, sent)
     promotion = Promotion(
         project=project,
         benchmark=benchmark,
@@ -220,47 +220,39 @@ def _ignored(sent: dict[str, Any], schema: Any) -> list[str]:
 def _posted() -> tuple[dict[str, Any], list[str]]:
     """Return the envelope of an upload by POST, and which members of it nobody knows."""
     sent = requests.benchmark_body()
-    requests.query(queries.NO_QUERY)
     if isinstance(sent, dict) and "schema" in sent and "receipt" not in sent:
-        raise bad_request({"receipt": "Must be given; a receipt by itself is for PUT."})
-    return _upload_schema.load(sent), _ignored(sent, _upload_schema)
+        raise ValidationError({"receipt": "Must be given; a receipt by itself is for PUT."})
+    return requests.without_query(_upload_schema, sent), _ignored(sent, _upload_schema)
 
 
 def _put() -> dict[str, Any]:
     """Return what came by PUT as an envelope."""
     sent = jsonio.loads(requests.body())
     if isinstance(sent, dict) and "receipt" in sent and "schema" not in sent:
-        raise bad_request({"receipt": "Must be the receipt itself; an envelope is for POST."})
-    envelope: dict[str, Any] = {}
-    wrong: dict[str, Any] = {}
-    with collected(wrong):
-        envelope |= _put_envelope()
-    with collected(wrong):
-        envelope["receipt"] = requests.receipt(sent)
-    if wrong:
-        raise ValidationError(wrong)
-    return envelope
+        raise ValidationError({"receipt": "Must be the receipt itself; an envelope is for POST."})
+    envelope, receipt = all_valid(_put_envelope, partial(requests.receipt, sent))
+    return {**envelope, "receipt": receipt}
 
 
 def _put_envelope() -> dict[str, Any]:
     """Return what the query string of an upload by PUT says about the receipt."""
+    parameters = requests.pairs()
     gathered: dict[str, Any] = {}
-    tags: list[str] = []
-    metadata: dict[str, str] = {}
-    for name, value in requests.pairs():
+    for name, value in parameters:
         if name == "tag":
-            tags.append(value)
+            gathered.setdefault("tag", []).append(value)
         elif name == "meta":
-            raise bad_request({name: _put_query.unknown_rule()})
+            raise ValidationError({name: _put_query.unknown_rule()})
         elif name.startswith("meta."):
-            requests.add_once(metadata, name.removeprefix("meta."), value, shown=name)
+            gathered.setdefault("meta", {})[name.removeprefix("meta.")] = value
         else:
-            requests.add_once(gathered, name, value)
-    if tags:
-        gathered["tag"] = tags
-    if metadata:
-        gathered["meta"] = metadata
-    return _put_query.load(gathered)
+            gathered[name] = value
+    loaded: dict[str, Any]
+    _, loaded = all_valid(
+        partial(requests.check_repeated, parameters, besides="tag"),
+        partial(_put_query.load, gathered),
+    )
+    return loaded
 
 
 def _create(

@@ -9,13 +9,14 @@ import math
 from typing import Any
 
 from flask import Blueprint, Response, g, request
+from marshmallow import ValidationError
 
 from perfgate_server import jsonio, record_schemas, records, summaries
 from perfgate_server.auth import check_permission, enforce, requires
 from perfgate_server.blueprints import requests, responses
 from perfgate_server.blueprints.baselines import BENCHMARK
 from perfgate_server.compare_query import COMPARE_QUERY, pairs_of, per_metric
-from perfgate_server.errors import bad_request
+from perfgate_server.fields import all_valid
 from perfgate_server.gate import render
 from perfgate_server.gate.document import document
 from perfgate_server.gate.rule import Candidate, Judgement, Options, is_comparable, judge
@@ -70,25 +71,33 @@ def _asked(pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, Any]
     if isinstance(sent, dict) and "receipt" in sent and "schema" not in sent:
         ignored = [name for name in sent if name not in ("receipt", "options")]
         if len(ignored) > MAX_PARAMETERS:
-            raise bad_request({"options": f"Must not have {len(ignored)} members beside it."})
+            raise ValidationError({"options": f"Must not have {len(ignored)} members beside it."})
         # Ignored, they would mean no gate, or another limit.
         astray = [name for name in ignored if name in _DECIDING or _is_misspelt(name)]
         if astray:
-            raise bad_request(dict.fromkeys(astray, "Must be inside the member `options`."))
+            raise ValidationError(dict.fromkeys(astray, "Must be inside the member `options`."))
         if sent.get("options") is not None:
             pairs = pairs + pairs_of(sent["options"])
         sent = sent["receipt"]
     elif isinstance(sent, dict) and "options" in sent:
         if "schema" not in sent:
-            raise bad_request({"receipt": "Must be given, beside `options`."})
+            raise ValidationError({"receipt": "Must be given, beside `options`."})
         if isinstance(sent["options"], dict) and not _DECIDING.isdisjoint(sent["options"]):
-            raise bad_request({"options": "Stand beside the member `receipt`, not in a receipt."})
-    receipt = requests.receipt(sent)
+            raise ValidationError(
+                {"options": "Stand beside the member `receipt`, not in a receipt."}
+            )
+    receipt, options = all_valid(
+        functools.partial(requests.receipt, sent), functools.partial(_options, pairs)
+    )
+    return receipt, options, ignored
+
+
+def _options(pairs: list[tuple[str, str]]) -> dict[str, Any]:
     if not pairs:
-        return receipt, _defaults, ignored
+        return _defaults
     options = requests.query(COMPARE_QUERY, pairs)
     _check_recorded(pairs)
-    return receipt, options, ignored
+    return options
 
 
 def _check_recorded(pairs: list[tuple[str, str]]) -> None:
@@ -97,7 +106,7 @@ def _check_recorded(pairs: list[tuple[str, str]]) -> None:
     asked = {name for name, _ in pairs}
     if "record" not in asked and (stray := asked & {"git_ref", "git_sha"}):
         rule = "Goes with record=true. To compare with a record of it, say against={}:VALUE."
-        raise bad_request({name: rule.format(name) for name in stray})
+        raise ValidationError({name: rule.format(name) for name in stray})
 
 
 def _is_misspelt(name: str) -> bool:
@@ -198,7 +207,7 @@ def _record(
     run_id = judgement.current.run_id
     if not 1 <= len(run_id) <= record_schemas.MAX_RUN_ID:
         rule = f"Must be 1 to {record_schemas.MAX_RUN_ID} characters for a verdict to be recorded."
-        raise bad_request({"receipt.run.id": rule})
+        raise ValidationError({"receipt.run.id": rule})
     verdict = VerdictRecord(
         id=records.new_id(),
         project=project,

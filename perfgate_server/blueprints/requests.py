@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 
 from flask import current_app, request
+from marshmallow import ValidationError
 from werkzeug.wsgi import get_input_stream
 
 from perfgate_server import jsonio, records, schemas
 from perfgate_server.auth import check_benchmark, start_clock
-from perfgate_server.errors import ApiError, bad_request
-from perfgate_server.queries import MAX_PARAMETERS, Query
+from perfgate_server.errors import ApiError
+from perfgate_server.fields import Object, all_valid
+from perfgate_server.queries import MAX_PARAMETERS, NO_QUERY, Query
 from perfgate_server.storage import Storage
 from perfgate_server.storage.base import Baseline, Page, PreconditionFailed
 
@@ -59,7 +63,7 @@ def body() -> bytes:
     if size < (request.content_length or 0):
         raise _broken()
     if request.content_length is None and "Transfer-Encoding" not in request.headers:
-        raise bad_request({"body": _UNANNOUNCED})
+        raise ValidationError({"body": _UNANNOUNCED})
     # A client that was slow to send has not used up what the storage may take.
     start_clock()
     return b"".join(chunks)
@@ -93,7 +97,7 @@ def receipt(sent: Any) -> Any:
     back from a `latest`."""
     if isinstance(sent, dict) and sent.get("schema") == schemas.RECORD_SCHEMA:
         rule = "Must be the receipt itself, as ?receipt=only answers it; this is a whole record."
-        raise bad_request({"receipt": rule})
+        raise ValidationError({"receipt": rule})
     return _receipt_schema.load({"receipt": sent})["receipt"]
 
 
@@ -110,8 +114,8 @@ def _too_large(limit: int) -> ApiError:
     return ApiError(413, message, {"limit": limit})
 
 
-def _broken() -> ApiError:
-    return bad_request({"body": "Broke off, or is not framed as HTTP asks."})
+def _broken() -> ValidationError:
+    return ValidationError({"body": "Broke off, or is not framed as HTTP asks."})
 
 
 def pairs() -> list[tuple[str, str]]:
@@ -126,14 +130,14 @@ def pairs() -> list[tuple[str, str]]:
             max_num_fields=MAX_PARAMETERS,
         )
     except UnicodeDecodeError:
-        raise bad_request({"query": _NO_UTF8}) from None
+        raise ValidationError({"query": _NO_UTF8}) from None
     except ValueError:
-        raise bad_request({"query": f"Must be at most {MAX_PARAMETERS} parameters."}) from None
+        raise ValidationError({"query": f"Must be at most {MAX_PARAMETERS} parameters."}) from None
     for name, value in found:
         if not _is_utf8(name + value):
-            raise bad_request({name if _is_utf8(name) else "query": _NO_UTF8})
+            raise ValidationError({name if _is_utf8(name) else "query": _NO_UTF8})
         if "\0" in name + value:
-            raise bad_request({name: "Must not hold U+0000."})
+            raise ValidationError({name: "Must not hold U+0000."})
     return found
 
 
@@ -148,24 +152,35 @@ def _is_utf8(text: str) -> bool:
 def query(schema: Query, parameters: list[tuple[str, str]] | None = None) -> dict[str, Any]:
     """Return the query string as `schema` has it; raises 400, also for what it does not know
     and for a repeated parameter."""
-    single: dict[str, Any] = {}
-    for name, value in pairs() if parameters is None else parameters:
-        add_once(single, name, value)
-    return schema.load(single)
+    parameters = pairs() if parameters is None else parameters
+    loaded: dict[str, Any]
+    _, loaded = all_valid(
+        partial(check_repeated, parameters), partial(schema.load, dict(parameters))
+    )
+    return loaded
 
 
-def add_once(found: dict[str, Any], name: str, value: str, shown: str | None = None) -> None:
-    """Set ``found[name]``; raises 400, which calls it `shown`, if it is there already."""
-    if name in found:
-        raise bad_request({shown or name: "Must be given once."})
-    found[name] = value
+def check_repeated(parameters: list[tuple[str, str]], besides: str | None = None) -> None:
+    """Raise 400 for the parameters that are given more than once, but for `besides`."""
+    counts = Counter(name for name, _ in parameters if name != besides)
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated:
+        raise ValidationError(dict.fromkeys(repeated, "Must be given once."))
+
+
+def without_query(schema: Object, sent: Any) -> dict[str, Any]:
+    """Return a parsed body as `schema` has it; raises 400, also for any parameter in the query
+    string."""
+    loaded: dict[str, Any]
+    _, loaded = all_valid(partial(query, NO_QUERY), partial(schema.load, sent))
+    return loaded
 
 
 def page(query: dict[str, Any], receipts: bool = False) -> Page:
     """Take the page's part out of a loaded query; raises 400 for both offset and cursor."""
     offset, cursor = query.pop("offset", None), query.pop("cursor", None)
     if offset is not None and cursor is not None:
-        raise bad_request({"cursor": "Must not be given together with offset."})
+        raise ValidationError({"cursor": "Must not be given together with offset."})
     return Page(query.pop("limit"), offset or 0, cursor, query.pop("total"), receipts)
 
 

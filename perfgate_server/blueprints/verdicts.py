@@ -23,10 +23,9 @@ _verdicts_query = queries.VerdictsQuery()
 @requires(Permission.WRITE)
 def submit(project: str) -> Response:
     sent = requests.benchmark_body()
-    requests.query(queries.NO_QUERY)
     # Unlike an upload's, unknown members are not named: clients send more from release to release.
     new = VerdictRecord(
-        **_verdict_schema.load(sent),
+        **requests.without_query(_verdict_schema, sent),
         id=records.new_id(),
         project=project,
         created_at=records.now(),
