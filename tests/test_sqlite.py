@@ -839,7 +839,8 @@ def test_a_move_seeks_the_tags_of_each_record(storage: SqlStorage) -> None:
     storage.create(*stored("b", "v1", tags=["x", "y"]), deadline=soon())
     with storage._engine.writing("p", "b", soon()) as db:
         moving: Any = Moving(db)  # type: ignore[arg-type]
-        assert rows.make_room(moving, storage._engine, "baselines", "p", "b", 0, 50)
+        order = rows.Order("baselines", "p", "b")
+        assert rows.make_room(moving, storage._engine, order, None, 50)
     found = [plan for plan in moving.plans if "baseline_tags" in plan]
     assert found == ["SEARCH baseline_tags USING PRIMARY KEY (project=? AND tag=? AND seq=?)"] * 2
     page = storage.list("p", Filters(tags=["y", "x"]), Page(limit=9), deadline=soon())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from perfgate_server.storage.base import Baseline, Kind, Receipt
 from perfgate_server.storage.engine import Engine, Session
@@ -49,57 +49,74 @@ def insert_receipt(db: Session, project: str, receipt: Receipt) -> int:
     return int(row[0])
 
 
+class Order(NamedTuple):
+    """The order of a benchmark's records, or of its verdicts: that of their sequences."""
+
+    kind: Kind
+    project: str
+    benchmark: str
+
+    def next(self, db: Session, after: int | None) -> int | None:
+        """Return the first sequence behind `after` (None: of all), if there is one."""
+        row = db.execute(
+            f"""SELECT seq FROM {self.kind} WHERE project = ? AND benchmark = ? AND seq > ?
+                ORDER BY seq LIMIT 1""",
+            (self.project, self.benchmark, after or 0),
+        ).fetchone()
+        return int(row[0]) if row else None
+
+
 def make_room(
-    db: Session,
-    engine: Engine,
-    kind: Kind,
-    project: str,
-    benchmark: str,
-    after: int | None,
-    place: int | None,
+    db: Session, engine: Engine, order: Order, after: int | None, place: int | None
 ) -> bool:
-    """Free `place` as the next of a benchmark after `after` (None: as its first): what lies between
-    the two is moved, with all that follows, behind all there are. Return False only where something
-    follows and no place is given."""
-    last = after or 0
-    newer = db.execute(
-        f"""SELECT seq FROM {kind} WHERE project = ? AND benchmark = ? AND seq > ?
-            ORDER BY seq LIMIT 1""",
-        (project, benchmark, last),
-    ).fetchone()
-    if newer is None:
+    """Free `place` as the next after `after` (None: as the first): what lies between the two is
+    moved, with all that follows, behind all there are. Return False only where something follows
+    and no place is given."""
+    first = order.next(db, after)
+    if first is None:
         return True
     if place is None:
         return False
-    if newer[0] < place:
-        _move(db, engine, kind, project, benchmark, last)
+    if first < place:
+        (last,) = db.execute(
+            f"SELECT max(seq) FROM {order.kind} WHERE project = ? AND benchmark = ?",
+            (order.project, order.benchmark),
+        ).fetchone()
+        _move(db, engine, order, first, last, db.reserve(order.kind, last - first + 1))
     return True
 
 
-def _move(
-    db: Session, engine: Engine, kind: Kind, project: str, benchmark: str, after: int
-) -> None:
-    """Move those of a benchmark that stand behind `after` to the end of the order of all, each by
-    the same step."""
-    those = "project = ? AND benchmark = ? AND seq > ?"
-    values = project, benchmark, after
-    first, last = db.execute(
-        f"SELECT min(seq), max(seq) FROM {kind} WHERE {those}", values
-    ).fetchone()
-    step = db.reserve(kind, last - first + 1) - first
+def put_back(
+    db: Session, engine: Engine, order: Order, after: int | None, place: int | None, stored: int
+) -> int:
+    """Move the one whose sequence is `stored` to `place` if it stands behind that, as `make_room`
+    has moved it, and is the next after `after`; return its sequence. Where it stayed, each
+    that comes before its next would move the rest again."""
+    if place is None or stored < place or stored != order.next(db, after):
+        return stored
+    _move(db, engine, order, stored, stored, place)
+    return place
+
+
+def _move(db: Session, engine: Engine, order: Order, first: int, last: int, place: int) -> None:
+    """Move those from sequence `first` to `last`, each by the same step, so that the first has
+    `place`."""
+    those = "project = ? AND benchmark = ? AND seq BETWEEN ? AND ?"
+    values = order.project, order.benchmark, first, last
+    step = place - first
     tagged: dict[str, list[int]] = {}
-    if kind == "baselines":
+    if order.kind == "baselines":
         # No index leads from a record to its tags.
         rows = db.execute(f"SELECT seq, tags FROM baselines WHERE {those}", values).fetchall()
-        for place, tags in rows:
+        for sequence, tags in rows:
             for tag in json.loads(tags):
-                tagged.setdefault(tag, []).append(place)
-    db.execute(f"UPDATE {kind} SET seq = seq + ? WHERE {those}", (step, *values))
-    for tag, places in tagged.items():
-        is_theirs, theirs = engine.among("seq", places)
+                tagged.setdefault(tag, []).append(sequence)
+    db.execute(f"UPDATE {order.kind} SET seq = seq + ? WHERE {those}", (step, *values))
+    for tag, sequences in tagged.items():
+        is_theirs, theirs = engine.among("seq", sequences)
         db.execute(
             f"UPDATE baseline_tags SET seq = seq + ? WHERE project = ? AND tag = ? AND {is_theirs}",
-            (step, project, tag, theirs),
+            (step, order.project, tag, theirs),
         )
 
 

@@ -35,10 +35,12 @@ from perfgate_server.storage.base import (
 from perfgate_server.storage.engine import Engine, Session
 from perfgate_server.storage.rows import (
     COLUMNS,
+    Order,
     baseline_of,
     insert,
     insert_receipt,
     make_room,
+    put_back,
     receipt_id_of,
 )
 from perfgate_server.storage.selection import Selection, count, page_rows, select
@@ -287,13 +289,14 @@ class SqlStorage:
         deadline: float,
     ) -> Restored:
         project, benchmark = record.project, record.benchmark
+        order = Order("baselines", project, benchmark)
         with self._engine.writing(project, benchmark, deadline) as db:
             stored = self._find(db, project, benchmark, record.version)
             if stored is not None:
-                if stored.is_copy_of(record):
-                    return Restored(Outcome.PRESENT, stored.sequence)
-                return Restored(Outcome.DIFFERS, stored.sequence)
-            if not make_room(db, self._engine, "baselines", project, benchmark, after, place):
+                outcome = Outcome.PRESENT if stored.is_copy_of(record) else Outcome.DIFFERS
+                sequence = put_back(db, self._engine, order, after, place, stored.sequence)
+                return Restored(outcome, sequence)
+            if not make_room(db, self._engine, order, after, place):
                 return Restored(Outcome.REFUSED)
             receipt_id = self._shared_receipt(db, record) or insert_receipt(db, project, receipt)
             return Restored(Outcome.KEPT, insert(db, record, receipt_id, place).sequence)

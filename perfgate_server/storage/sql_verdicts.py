@@ -10,7 +10,7 @@ from typing import Any
 
 from perfgate_server.storage.base import Outcome, Page, Restored
 from perfgate_server.storage.engine import Engine, Session
-from perfgate_server.storage.rows import make_room
+from perfgate_server.storage.rows import Order, make_room, put_back
 from perfgate_server.storage.selection import (
     Selection,
     by_index,
@@ -87,17 +87,18 @@ def restore(
     db: Session, engine: Engine, verdict: VerdictRecord, after: int | None, place: int | None
 ) -> Restored:
     """See `base.Storage.restore_verdict`."""
-    project, benchmark = verdict.project, verdict.benchmark
+    order = Order("verdicts", verdict.project, verdict.benchmark)
     row = db.execute(
         f"SELECT {COLUMNS} FROM verdicts v WHERE v.project = ? AND v.id = ?",
-        (project, verdict.id),
+        (verdict.project, verdict.id),
     ).fetchone()
     if row is not None:
         stored = verdict_of(row)
-        if stored.is_copy_of(verdict):
-            return Restored(Outcome.PRESENT, stored.sequence)
-        return Restored(Outcome.DIFFERS)  # it may be of another benchmark
-    make_room(db, engine, "verdicts", project, benchmark, after, place)
+        if not stored.is_copy_of(verdict):
+            return Restored(Outcome.DIFFERS)  # it may be of another benchmark
+        sequence = put_back(db, engine, order, after, place, stored.sequence)
+        return Restored(Outcome.PRESENT, sequence)
+    make_room(db, engine, order, after, place)
     return Restored(Outcome.KEPT, insert(db, verdict, place).sequence)
 
 
