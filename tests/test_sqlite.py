@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -35,17 +35,13 @@ from perfgate_server.records import trend_point
 from perfgate_server.storage import (
     migrate,
     open_storage,
-    rows,
     sql_comparison,
-    sql_verdicts,
     sqlite,
     sqlite_file,
 )
 from perfgate_server.storage.base import CannotOpen, Filters, Page, Selector, Unavailable
-from perfgate_server.storage.selection import page_rows, select
 from perfgate_server.storage.sql import SqlStorage
 from perfgate_server.storage.sqlite import _LOOK_LASTS, SqliteEngine
-from perfgate_server.storage.verdicts import VerdictFilters
 
 
 def opened(path: Path) -> SqlStorage:
@@ -246,6 +242,20 @@ def test_eight_processes_may_open_a_fresh_file_at_once(path: Path) -> None:
     applied = [(migration.version,) for migration in migrate.load("sqlite")]
     assert query(path, "SELECT version FROM perfgate_migrations") == applied
     assert query(path, "SELECT count(*) FROM baselines") == [(8,)]
+
+
+def test_a_record_without_a_summary_is_found_all_the_same(storage: SqlStorage, path: Path) -> None:
+    """An older server that still runs on the migrated file keeps such; they must not vanish."""
+    storage.create(*stored(), deadline=soon())
+    query(path, "DELETE FROM receipt_summaries")
+    (found,) = storage.recent("p", "b", 1, git_ref=None, deadline=soon())
+    assert (found.version, found.summary) == ("v1", None)
+    assert trend_point(found, "wall_ms") is None
+    with storage._engine.reading(soon()) as db:
+        args = ([Selector("latest")], ["h"])
+        assert sql_comparison.compare(db, storage._engine, "p", "b", *args).baseline == found
+        # Nor is it one of the runs that tell what is expected: nobody knows its numbers.
+        assert sql_comparison.past(db, storage._engine, found, None, [], 9, bytes) == []
 
 
 # -- files that are not what they should be
@@ -629,6 +639,26 @@ def test_several_may_look_at_a_copy_at_once(path: Path) -> None:
         assert sqlite_file.check(copy) is None
 
 
+def test_a_file_that_is_refused_is_not_changed(tmp_path: Path) -> None:
+    path = tmp_path / "foreign"
+    query(path, "CREATE TABLE theirs (x)")
+    before = path.read_bytes()
+    with pytest.raises(CannotOpen):
+        opened(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "\udcff.db"])
+def test_an_odd_path_is_opened_or_refused_in_words(tmp_path: Path, name: str) -> None:
+    try:
+        opened(tmp_path / name)
+    except CannotOpen as error:
+        assert "too long" in str(error)
+    else:
+        assert (tmp_path / name).is_file()
+
+
 # -- locks, deadlines, full disks
 
 
@@ -715,200 +745,6 @@ def test_a_read_only_file_is_refused_at_start(shared: Path) -> None:
             opened(path)
     finally:
         shared.chmod(0o755)
-
-
-# -- queries that stay quick
-
-
-class Explaining:
-    """A session that keeps the plan of each statement, and finds nothing."""
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self.db, self.plans = db, list[str]()
-
-    def execute(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
-        self.plans += [row[3] for row in self.db.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
-        return self.db.execute("SELECT 1 WHERE 0")
-
-    def of_places(self) -> list[str]:
-        """Return the plans without the last sort, of the page's own rows; a newer SQLite knows
-        that they are in order, and leaves it out."""
-        sorts = self.plans[-1] == "USE TEMP B-TREE FOR ORDER BY"
-        return self.plans[:-1] if sorts else self.plans
-
-
-@pytest.mark.parametrize(
-    ("filters", "index", "sorts"),
-    [
-        (Filters(), "baselines_by_project", False),
-        (Filters(benchmark="b"), "baselines_by_benchmark", False),
-        (Filters(git_ref="r"), "baselines_by_git_ref", False),
-        (Filters(git_ref="r", benchmark="b"), "COVERING INDEX baselines_by_benchmark_git_r", False),
-        (Filters(source="promote", benchmark="b"), "baselines_promoted_by_benchmark", False),
-        (
-            Filters(source="promote", benchmark="b", git_ref="r"),
-            "baselines_promoted_by_benchmark",
-            False,
-        ),
-        (Filters(git_sha="s", benchmark="b"), "baselines_by_git_sha", False),
-        (Filters(tags=["t", "u"]), "SEARCH t USING PRIMARY KEY (project=? AND tag=?", False),
-        (
-            Filters(tags=["t"], git_ref="r"),
-            "SEARCH t USING PRIMARY KEY (project=? AND tag=?",
-            False,
-        ),
-        (Filters(tags=["t"], git_sha="s"), "baselines_by_git_sha", False),
-        (Filters(source="promote"), "baselines_promoted", False),
-        (Filters(since="2"), "COVERING INDEX baselines_by_created_at", True),
-        (Filters(until="2"), "COVERING INDEX baselines_by_created_at", True),
-        (Filters(benchmark_prefix="b"), "COVERING INDEX baselines_by_benchmark", True),
-    ],
-    ids=str,
-)
-def test_a_page_is_found_in_an_index(
-    storage: SqlStorage, filters: Filters, index: str, sorts: bool
-) -> None:
-    """No list walks a table; one that has to sort does so within an index."""
-    with storage._engine.reading(soon()) as db:
-        selection = select(db, storage._engine, "p", filters)
-        assert selection
-        page = Page(limit=50, cursor=10, total=False)
-        explaining: Any = Explaining(db)
-        storage._page(explaining, "p", selection, page)
-    plans = explaining.of_places()
-    found = [plan for plan in plans if index in plan]
-    assert found, plans
-    assert not any(plan.startswith("SCAN") and "places" not in plan for plan in plans), plans
-    assert sorts == any("TEMP B-TREE" in plan for plan in plans), plans
-
-
-@pytest.mark.parametrize(
-    ("selector", "seek"),
-    [
-        (Selector("latest"), "baselines_by_benchmark (project=? AND benchmark=?)"),
-        (Selector("promoted"), "baselines_promoted_by_benchmark (project=? AND benchmark=?)"),
-        (Selector("version", "v"), "by_version (project=? AND benchmark=? AND version=?)"),
-        (Selector("git_sha", "s"), "baselines_by_git_sha (project=? AND git_sha=?)"),
-        (Selector("git_ref", "r"), "_git_ref (project=? AND benchmark=? AND git_ref=?)"),
-        (Selector("tag", "t"), "COVERING INDEX baselines_by_benchmark (project=? AND benchmark=?)"),
-        (Selector("tag", "t"), "PRIMARY KEY (project=? AND tag=? AND seq=?)"),
-    ],
-    ids=str,
-)
-def test_a_selector_seeks_in_an_index_and_sorts_nothing(
-    storage: SqlStorage, selector: Selector, seek: str
-) -> None:
-    with storage._engine.reading(soon()) as db:
-        explaining: Any = Explaining(db)
-        sql_comparison.compare(explaining, storage._engine, "p", "b", [selector], ["h"])
-    assert all(plan.startswith("SEARCH") for plan in explaining.plans), explaining.plans
-    assert any(seek in plan for plan in explaining.plans), explaining.plans
-
-
-@pytest.mark.parametrize(
-    ("git_ref", "seek"),
-    [
-        (None, "baselines_by_benchmark (project=? AND benchmark=? AND seq<?)"),
-        ("main", "_git_ref (project=? AND benchmark=? AND git_ref=? AND seq<?)"),
-    ],
-)
-def test_the_past_of_a_baseline_is_a_seek_in_an_index(
-    storage: SqlStorage, git_ref: str | None, seek: str
-) -> None:
-    baseline, _ = storage.create(*stored(), deadline=soon())
-    with storage._engine.reading(soon()) as db:
-        explaining: Any = Explaining(db)
-        sql_comparison.past(explaining, storage._engine, baseline, git_ref, ["h"], 20, bool)
-    plans = [plan for plan in explaining.plans if plan != "CORRELATED SCALAR SUBQUERY 1"]
-    assert all(plan.startswith("SEARCH") for plan in plans), plans
-    assert any(seek in plan for plan in explaining.plans), explaining.plans
-
-
-def test_a_move_seeks_the_tags_of_each_record(storage: SqlStorage) -> None:
-    """All tags of the project were looked through for each record: an import of one line, before
-    10,000 newer ones, kept uploads waiting for a minute."""
-
-    class Moving(Explaining):
-        def execute(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
-            super().execute(sql, values)
-            return self.db.execute(sql, values)
-
-        def reserve(self, kind: str, count: int) -> int:
-            return 100
-
-    storage.create(*stored("b", "v1", tags=["x", "y"]), deadline=soon())
-    with storage._engine.writing("p", "b", soon()) as db:
-        moving: Any = Moving(db)  # type: ignore[arg-type]
-        order = rows.Order("baselines", "p", "b")
-        assert rows.make_room(moving, storage._engine, order, None, 50)
-    found = [plan for plan in moving.plans if "baseline_tags" in plan]
-    assert found == ["SEARCH baseline_tags USING PRIMARY KEY (project=? AND tag=? AND seq=?)"] * 2
-    page = storage.list("p", Filters(tags=["y", "x"]), Page(limit=9), deadline=soon())
-    assert [record.sequence for record in page.baselines] == [100]
-
-
-def test_a_record_without_a_summary_is_found_all_the_same(storage: SqlStorage, path: Path) -> None:
-    """An older server that still runs on the migrated file keeps such; they must not vanish."""
-    storage.create(*stored(), deadline=soon())
-    query(path, "DELETE FROM receipt_summaries")
-    (found,) = storage.recent("p", "b", 1, git_ref=None, deadline=soon())
-    assert (found.version, found.summary) == ("v1", None)
-    assert trend_point(found, "wall_ms") is None
-    with storage._engine.reading(soon()) as db:
-        args = ([Selector("latest")], ["h"])
-        assert sql_comparison.compare(db, storage._engine, "p", "b", *args).baseline == found
-        # Nor is it one of the runs that tell what is expected: nobody knows its numbers.
-        assert sql_comparison.past(db, storage._engine, found, None, [], 9, bytes) == []
-
-
-@pytest.mark.parametrize(
-    ("filters", "index", "sorts"),
-    [
-        (VerdictFilters(), "verdicts_by_project", False),
-        (VerdictFilters(benchmark="b"), "COVERING INDEX verdicts_by_benchmark", False),
-        (VerdictFilters(benchmark="b", status="fail"), "verdicts_by_benchmark", False),
-        (VerdictFilters(git_ref="r"), "COVERING INDEX verdicts_by_git_ref", False),
-        (VerdictFilters(git_sha="s"), "COVERING INDEX verdicts_by_git_sha", False),
-        (VerdictFilters(git_sha="s", benchmark="b"), "verdicts_by_git_sha", False),
-        (VerdictFilters(status="fail"), "COVERING INDEX verdicts_by_status", False),
-        (VerdictFilters(since="2"), "COVERING INDEX verdicts_by_created_at", True),
-        (VerdictFilters(until="2"), "COVERING INDEX verdicts_by_created_at", True),
-    ],
-    ids=str,
-)
-def test_a_page_of_verdicts_is_found_in_an_index(
-    storage: SqlStorage, filters: VerdictFilters, index: str, sorts: bool
-) -> None:
-    with storage._engine.reading(soon()) as db:
-        selection = sql_verdicts._select(db, storage._engine, "p", filters)
-        assert selection
-        page = Page(limit=50, cursor=10, total=False)
-        explaining: Any = Explaining(db)
-        page_rows(explaining, selection, page, "p", sql_verdicts.COLUMNS, sql_verdicts._JOIN)
-    plans = explaining.of_places()
-    assert any(index in plan for plan in plans), plans
-    assert not any(plan.startswith("SCAN") and "places" not in plan for plan in plans), plans
-    assert sorts == any("TEMP B-TREE" in plan for plan in plans), plans
-
-
-def test_a_file_that_is_refused_is_not_changed(tmp_path: Path) -> None:
-    path = tmp_path / "foreign"
-    query(path, "CREATE TABLE theirs (x)")
-    before = path.read_bytes()
-    with pytest.raises(CannotOpen):
-        opened(path)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("name", ["x" * 300, "\udcff.db"])
-def test_an_odd_path_is_opened_or_refused_in_words(tmp_path: Path, name: str) -> None:
-    try:
-        opened(tmp_path / name)
-    except CannotOpen as error:
-        assert "too long" in str(error)
-    else:
-        assert (tmp_path / name).is_file()
 
 
 def test_a_write_waits_for_another_process_until_its_deadline_and_no_longer(path: Path) -> None:
