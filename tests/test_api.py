@@ -153,7 +153,7 @@ def test_a_wrong_method_is_405_and_names_the_right_ones(
 ) -> None:
     answer = api(method, path, role=None)
     assert fails(answer, 405)["code"] == "METHOD_NOT_ALLOWED"
-    assert set(answer.headers["Allow"].split(", ")) == allowed
+    assert answer.headers["Allow"] == ", ".join(sorted(allowed))  # each time the same
 
 
 def test_slashes_are_neither_merged_nor_redirected(api: Api) -> None:

@@ -352,6 +352,12 @@ def test_a_filter_that_can_match_nothing_is_an_empty_list(api: Api, query: str) 
     assert api.versions_listed(query) == []
 
 
+def test_a_tag_is_asked_for_once_however_often_it_is_named(api: Api) -> None:
+    """SQLite joins no more than 64 tables."""
+    api.upload(tags=["t"])
+    assert api.versions_listed("?tags=" + ",".join(["t"] * 100)) == ["v1"]
+
+
 @pytest.mark.parametrize(
     ("bound", "since", "until"),
     [
