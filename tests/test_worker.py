@@ -72,7 +72,7 @@ def worker(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> Iterator
     made: Any = Worker.__new__(Worker)
     made.place, made.core, made.cfg = 0, None, SimpleNamespace(threads=4)
     made.lingering, made.requests, made.finished_at = [], 0, 0.0
-    made.nr_conns = 0
+    made.nr_conns, made.alive = 0, True
     made.keepalived_conns, made.pending_conns = collections.deque(), collections.deque()
     made.counting, made.taken = threading.Lock(), []
     made.poller = selectors.DefaultSelector()
@@ -379,6 +379,25 @@ def test_a_worker_that_is_told_to_stop_as_it_stands_back_takes_who_has_connected
         assert worker._stands_back()
         stop(worker)
         assert len(worker.taken) == 1
+
+
+def test_a_worker_that_stops_waits_no_longer_for_who_is_idle(
+    worker: Any, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a restart takes longer than the perfgate client tries again for."""
+    kept, new, late = (SimpleNamespace(timeout=175.0) for _ in range(3))
+    worker.keepalived_conns.append(kept)
+    worker.pending_conns.append(new)
+    worker.sockets, worker.alive, worker._accepting = [listener], False, True
+    worker.worker_connections = 1000
+    monkeypatch.setattr(module.time, "monotonic", lambda: 100.0)
+    worker._cap_keepalive(102.0)
+    assert kept.timeout == new.timeout == 100.5
+    monkeypatch.setattr(
+        ThreadWorker, "finish_request", lambda *_: worker.keepalived_conns.append(late)
+    )
+    worker.finish_request(late, SimpleNamespace(cancelled=lambda: True))
+    assert late.timeout == 100.5
 
 
 @pytest.mark.parametrize(("most", "taken"), [(1000, 3), (2, 2)])
