@@ -170,7 +170,7 @@ def _no_route() -> str:
         re.DOTALL,
     ):
         return "There is no such route: a project holds no slash."
-    return "There is no such route."
+    return "There is no such route. All are at the root and, alike, under /api/v1."
 
 
 def _unexpected(error: Exception) -> Response:
