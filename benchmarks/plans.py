@@ -86,6 +86,9 @@ class Explaining:
     def __init__(self, session: Any, explain: str, plans: list[str]) -> None:
         self._session, self._explain, self._plans = session, explain, plans
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
     def execute(self, sql: str, values: Any = ()) -> Any:
         for row in self._session.execute(self._explain + sql, values).fetchall():
             self._plans.append(str(row[-1]))

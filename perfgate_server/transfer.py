@@ -130,7 +130,7 @@ def restore(
             report.outcomes[outcome] += 1
             if outcome in _COMPLAINTS:
                 complain(f"line {number}: {name}: {_COMPLAINTS[outcome]}")
-    storage.settle(deadline=_deadline())
+    storage.ensure_durable(deadline=_deadline())
     if report.invalid > _MOST_INVALID:
         complain(f"and {report.invalid - _MOST_INVALID} more lines that are not valid")
     return report

@@ -16,6 +16,7 @@ from perfgate_server.storage import Storage, selection
 from perfgate_server.storage.base import Baseline, Filters, Page
 from perfgate_server.storage.sql import SqlStorage
 from perfgate_server.storage.sqlite import SqliteEngine
+from perfgate_server.storage.sqlite_file import Connection
 from perfgate_server.storage.verdicts import VerdictFilters, VerdictRecord
 
 BENCHMARKS = ("cpu", "io", "io/read", "io/write", "iot", "ioz")
@@ -174,9 +175,8 @@ def test_the_filter_that_leaves_the_fewest_leads(
 ) -> None:
     """SQLite took half a second for the records of a benchmark, of a million, that had a tag of
     half of them."""
-    engine = divided._engine
-    with engine.reading(soon()) as db:
-        found = selection.select(db, engine, "p", Filters(**filters))
+    with divided._engine.reading(soon()) as db:
+        found = selection.select(db, "p", Filters(**filters))
         assert found
         assert found.table.split(" CROSS ")[0].split()[-1] == leads.split()[-1]
         assert found.table.startswith(leads if leads.endswith(" t") else "baselines b INDEXED BY ")
@@ -186,7 +186,7 @@ def test_the_names_that_a_key_may_see_are_sought_one_by_one(divided: SqlStorage)
     """Also those with a prefix, of which SQLite would walk all."""
     filters = Filters(benchmark_prefix="team/", visible="team/rare".__eq__)
     with divided._engine.reading(soon()) as db:
-        found = selection.select(db, divided._engine, "p", filters)
+        found = selection.select(db, "p", filters)
     assert found
     names = "b.benchmark IN (SELECT value FROM json_each(?))"
     assert (found.conditions, found.values) == (["b.project = ?", names], ["p", '["team/rare"]'])
@@ -198,8 +198,8 @@ def test_a_key_that_sees_all_of_a_project_is_as_quick_as_one_without_a_limit(
     """No names are read, and its total is there."""
     monkeypatch.setattr(selection, "_benchmarks", lambda *_: pytest.fail("they are read"))
     with divided._engine.reading(soon()) as db:
-        found = selection.select(db, divided._engine, "p", Filters(within="team/"))
-        assert found == selection.select(db, divided._engine, "p", Filters())
+        found = selection.select(db, "p", Filters(within="team/"))
+        assert found == selection.select(db, "p", Filters())
 
 
 def test_of_names_with_a_beginning_sqlite_is_given_each(divided: SqlStorage) -> None:
@@ -210,36 +210,36 @@ def test_of_names_with_a_beginning_sqlite_is_given_each(divided: SqlStorage) -> 
         Filters(within="team/r", benchmark_prefix="tea"),
     ):
         with divided._engine.reading(soon()) as db:
-            found = selection.select(db, divided._engine, "p", filters)
+            found = selection.select(db, "p", filters)
         assert found and found.values == ["p", '["team/rare"]']
 
 
 def test_postgres_is_given_the_range_and_reads_no_names(
     divided: SqlStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(divided._engine, "knows_sizes", True)
+    monkeypatch.setattr(Connection, "has_statistics", True)
     monkeypatch.setattr(selection, "_benchmarks", lambda *_: pytest.fail("they are read"))
     with divided._engine.reading(soon()) as db:
-        found = selection.select(db, divided._engine, "p", Filters(within="team/r"))
+        found = selection.select(db, "p", Filters(within="team/r"))
     assert found and found.values == ["p", "team/r", "team/r\x7f"]
 
 
 def test_of_several_tags_the_rarest_leads(divided: SqlStorage) -> None:
     for tags in (["often", "rare"], ["rare", "often"]):
         with divided._engine.reading(soon()) as db:
-            found = selection.select(db, divided._engine, "p", Filters(tags=tags))
+            found = selection.select(db, "p", Filters(tags=tags))
         assert found
         assert (found.table, found.values) == ("baseline_tags t", ["p", "rare", "often"])
 
 
 def test_a_single_filter_costs_no_look(divided: SqlStorage) -> None:
-    class Untouched:
+    class Untouched(Connection):
         def execute(self, sql: str, values: Any = ()) -> Any:
             raise AssertionError(sql)
 
-    untouched: Any = Untouched()
+    untouched: Any = Untouched(":memory:")
     for filters in ({}, {"git_ref": "often"}, {"since": "2026", "until": "2027"}, {"tags": ["x"]}):
-        assert selection.select(untouched, divided._engine, "p", Filters(**filters))
+        assert selection.select(untouched, "p", Filters(**filters))
 
 
 def test_all_that_a_project_has_are_not_counted_one_by_one(divided: SqlStorage) -> None:
@@ -247,7 +247,7 @@ def test_all_that_a_project_has_are_not_counted_one_by_one(divided: SqlStorage) 
     with divided._engine.writing("p", "", soon()) as db:
         db.execute("UPDATE totals SET number = number + 7 WHERE project = 'p'")
         for filters, total in ((Filters(), 12_007), (Filters(git_ref="often"), 11_988)):
-            found = selection.select(db, divided._engine, "p", filters)
+            found = selection.select(db, "p", filters)
             assert found
             assert selection.count(db, found) == total
         db.execute("UPDATE totals SET number = number - 7 WHERE project = 'p'")

@@ -298,7 +298,7 @@ def test_what_is_acknowledged_is_on_the_standby(
             for again in (
                 partial(storage.create, record, text),
                 partial(storage.promote, promotion_),
-                storage.settle,  # at the end of an import
+                storage.ensure_durable,  # at the end of an import
             ):
                 with pytest.raises(Unavailable, match="does not answer"):
                     again(deadline=soon(0.5))

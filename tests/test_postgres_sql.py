@@ -199,6 +199,9 @@ class Explaining:
     def __init__(self, session: Any) -> None:
         self.session, self.scans = session, list[str]()
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
     def execute(self, statement: str, values: Any = ()) -> Any:
         plan = self.session.execute(f"EXPLAIN (COSTS OFF) {statement}", values).fetchall()
         self.scans += [row[0].strip(" ->") for row in plan if "Scan" in row[0]]
@@ -257,7 +260,7 @@ _LATE = "2026-01-01T00:00:00.001900Z"
 def test_a_page_is_found_in_an_index(divided: Any, filters: Filters, scan: str) -> None:
     with divided._engine.reading(soon()) as session:
         explaining: Any = Explaining(session)
-        selection = select(session, divided._engine, "web", filters)
+        selection = select(session, "web", filters)
         divided._page(explaining, "web", selection, Page(limit=50, total=False))
     assert explaining.scans[0].startswith(f"{scan} on "), explaining.scans
 
@@ -279,9 +282,7 @@ def test_a_page_of_verdicts_is_found_in_an_index(
 ) -> None:
     with divided._engine.reading(soon()) as session:
         explaining: Any = Explaining(session)
-        sql_verdicts.listing(
-            explaining, divided._engine, "web", filters, Page(limit=50, total=False)
-        )
+        sql_verdicts.listing(explaining, "web", filters, Page(limit=50, total=False))
     assert explaining.scans[0].startswith(f"{scan} on "), explaining.scans
 
 
@@ -299,5 +300,5 @@ def test_a_page_of_verdicts_is_found_in_an_index(
 def test_a_selector_seeks_in_an_index(divided: Any, selector: Selector, index: str) -> None:
     with divided._engine.reading(soon()) as session:
         explaining: Any = Explaining(session)
-        sql_comparison.compare(explaining, divided._engine, "web", "hot", [selector], ["other"])
+        sql_comparison.compare(explaining, "web", "hot", [selector], ["other"])
     assert f" using {index} on " in explaining.scans[0], explaining.scans

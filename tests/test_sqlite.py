@@ -253,9 +253,9 @@ def test_a_record_without_a_summary_is_found_all_the_same(storage: SqlStorage, p
     assert trend_point(found, "wall_ms") is None
     with storage._engine.reading(soon()) as db:
         args = ([Selector("latest")], ["h"])
-        assert sql_comparison.compare(db, storage._engine, "p", "b", *args).baseline == found
+        assert sql_comparison.compare(db, "p", "b", *args).baseline == found
         # Nor is it one of the runs that tell what is expected: nobody knows its numbers.
-        assert sql_comparison.past(db, storage._engine, found, None, [], 9, bytes) == []
+        assert sql_comparison.past(db, found, None, [], 9, bytes) == []
 
 
 # -- files that are not what they should be

@@ -31,6 +31,9 @@ class Explaining:
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db, self.plans = db, list[str]()
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.db, name)
+
     def execute(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
         self.plans += [row[3] for row in self.db.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
         return self.db.execute("SELECT 1 WHERE 0")
@@ -75,7 +78,7 @@ def test_a_page_is_found_in_an_index(
 ) -> None:
     """No list walks a table; one that has to sort does so within an index."""
     with storage._engine.reading(soon()) as db:
-        selection = select(db, storage._engine, "p", filters)
+        selection = select(db, "p", filters)
         assert selection
         page = Page(limit=50, cursor=10, total=False)
         explaining: Any = Explaining(db)
@@ -105,7 +108,7 @@ def test_a_selector_seeks_in_an_index_and_sorts_nothing(
 ) -> None:
     with storage._engine.reading(soon()) as db:
         explaining: Any = Explaining(db)
-        sql_comparison.compare(explaining, storage._engine, "p", "b", [selector], ["h"])
+        sql_comparison.compare(explaining, "p", "b", [selector], ["h"])
     assert all(plan.startswith("SEARCH") for plan in explaining.plans), explaining.plans
     assert any(seek in plan for plan in explaining.plans), explaining.plans
 
@@ -123,7 +126,7 @@ def test_the_past_of_a_baseline_is_a_seek_in_an_index(
     baseline, _ = storage.create(*stored(), deadline=soon())
     with storage._engine.reading(soon()) as db:
         explaining: Any = Explaining(db)
-        sql_comparison.past(explaining, storage._engine, baseline, git_ref, ["h"], 20, bool)
+        sql_comparison.past(explaining, baseline, git_ref, ["h"], 20, bool)
     plans = [plan for plan in explaining.plans if plan != "CORRELATED SCALAR SUBQUERY 1"]
     assert all(plan.startswith("SEARCH") for plan in plans), plans
     assert any(seek in plan for plan in explaining.plans), explaining.plans
@@ -145,7 +148,7 @@ def test_a_move_seeks_the_tags_of_each_record(storage: SqlStorage) -> None:
     with storage._engine.writing("p", "b", soon()) as db:
         moving: Any = Moving(db)  # type: ignore[arg-type]
         order = rows.Order("baselines", "p", "b")
-        assert rows.make_room(moving, storage._engine, order, None, 50)
+        assert rows.make_room(moving, order, None, 50)
     found = [plan for plan in moving.plans if "baseline_tags" in plan]
     assert found == ["SEARCH baseline_tags USING PRIMARY KEY (project=? AND tag=? AND seq=?)"] * 2
     page = storage.list("p", Filters(tags=["y", "x"]), Page(limit=9), deadline=soon())
@@ -171,7 +174,7 @@ def test_a_page_of_verdicts_is_found_in_an_index(
     storage: SqlStorage, filters: VerdictFilters, index: str, sorts: bool
 ) -> None:
     with storage._engine.reading(soon()) as db:
-        selection = sql_verdicts._select(db, storage._engine, "p", filters)
+        selection = sql_verdicts._select(db, "p", filters)
         assert selection
         page = Page(limit=50, cursor=10, total=False)
         explaining: Any = Explaining(db)

@@ -137,7 +137,7 @@ def test_an_import_ends_once_what_was_there_is_as_safe_as_what_it_kept(
     """As on the standbys of a database, for which another may have given up waiting."""
     fill(storage)
     text, settled = exported(storage), list[float]()
-    monkeypatch.setattr(storage, "settle", lambda *, deadline: settled.append(deadline))
+    monkeypatch.setattr(storage, "ensure_durable", lambda *, deadline: settled.append(deadline))
     restored(storage, text)
     assert len(settled) == 1
 

@@ -431,7 +431,7 @@ class Storage(Protocol):
         """Keep a verdict as it was exported, as `restore` does, but without a `place` behind all
         there are. One of that id may be there already: PRESENT if it is the same, else DIFFERS."""
 
-    def settle(self, *, deadline: float) -> None:
+    def ensure_durable(self, *, deadline: float) -> None:
         """Return once all that was found PRESENT is kept as safely as what was KEPT. Whoever wrote
         it may wait for a standby still, or have given up."""
 

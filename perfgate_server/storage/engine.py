@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from perfgate_server.storage.base import Kind
 
 
-class Rows(Protocol):
+class Cursor(Protocol):
     """The result of a statement."""
 
     def fetchone(self) -> Any: ...
@@ -19,25 +19,38 @@ class Rows(Protocol):
 class Session(Protocol):
     """A connection in a transaction."""
 
-    def execute(self, sql: str, values: Sequence[Any] = ()) -> Rows: ...
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> Cursor: ...
 
     def stream(self, sql: str) -> Iterator[Any]:
         """Yield the rows of a query without holding them all."""
 
-    def settle(self) -> None:
-        """Let the end of this transaction promise of what it has read what it does of what it has
-        written: that it is on the disk, and wherever else the database is told to keep it."""
+    def ensure_durable(self) -> None:
+        """Make the commit wait until what this transaction has read is durable too, on the disk
+        and on the standbys."""
 
     def reserve(self, kind: Kind, count: int) -> int:
         """See `Storage.reserve`."""
+
+    # What differs between the dialects of SQL.
+
+    #: Whether it chooses indexes by how many rows each leaves; else `index_hint` tells it which.
+    has_statistics: bool
+
+    def as_bytes(self, column: str) -> str:
+        """Return the expression that reads a text as bytes: it goes into an answer as it is, or
+        to a parser, so decoding it would be for nothing."""
+
+    def index_hint(self, index: str) -> str:
+        """Return what makes a query use that index, to stand behind the table, or ""."""
+
+    def among(self, column: str, values: Sequence[Any]) -> tuple[str, Any]:
+        """Return the condition that a column is one of `values`, and the value bound in it."""
 
 
 class Engine(Protocol):
     """A database. Its context managers raise Unavailable for whatever the driver raises."""
 
     backend: str
-    #: Whether it chooses indexes by how many rows each leaves; else `walk` tells it which.
-    knows_sizes: bool
 
     def single(self, deadline: float, look: bool = False) -> AbstractContextManager[Session]:
         """Lend a session that reads; two statements may see different states. With `look` it is
@@ -52,16 +65,6 @@ class Engine(Protocol):
     ) -> AbstractContextManager[Session]:
         """Lend a session that alone may write to that benchmark; commit at the end, undo at an
         exception."""
-
-    def as_bytes(self, column: str) -> str:
-        """Return the expression that reads a text as bytes: it goes into an answer as it is, or
-        to a parser, so decoding it would be for nothing."""
-
-    def walk(self, index: str) -> str:
-        """Return the words behind a table that make a query walk that index, if there are any."""
-
-    def among(self, column: str, values: Sequence[Any]) -> tuple[str, Any]:
-        """Return the condition that a column is one of `values`, and the value bound in it."""
 
     def close(self) -> None:
         """Close what is open in this process."""

@@ -74,6 +74,8 @@ class _Connection(psycopg.Connection[tuple[Any, ...]]):
 class _Session:
     """A connection that takes ``?`` for a bound value."""
 
+    has_statistics = True
+
     def __init__(self, connection: _Connection) -> None:
         self._connection = connection
 
@@ -88,7 +90,7 @@ class _Session:
             # In binary: as text, a double has no more digits than extra_float_digits lets it.
             yield from cursor.execute(_placeholders(sql), binary=True)
 
-    def settle(self) -> None:
+    def ensure_durable(self) -> None:
         # A commit waits for the standbys only if something was written, and what can be read may
         # have been committed by one whose wait was broken off.
         self.execute("SELECT pg_logical_emit_message(true, 'perfgate', '')")
@@ -129,6 +131,17 @@ class _Session:
                 self.execute("SET LOCAL lock_timeout = 0")  # statement_timeout stays
                 return
 
+    def as_bytes(self, column: str) -> str:
+        return f"convert_to({column}, 'UTF8')"
+
+    def index_hint(self, index: str) -> str:
+        return ""  # the planner knows the sizes: migration 7 sees to that
+
+    def among(self, column: str, values: Sequence[Any]) -> tuple[str, Any]:
+        # Of the column's own type, or each row is compared with each value.
+        kind = "bigint" if isinstance(values[0], int) else "text"
+        return f"{column} = ANY(?::{kind}[])", list(values)
+
 
 # Whatever the defaults: READ COMMITTED, for two may change a total at once (no serialization
 # failures); synchronous_commit on, for a 201 means "on disk". remote_apply, which promises more,
@@ -154,7 +167,6 @@ class PostgresEngine:
 
     def __init__(self, url: str, pool_size: int, create: bool = True) -> None:
         self.backend = "postgres"
-        self.knows_sizes = True
         self._url = url
         self._pool_size = pool_size
         self._pool: ConnectionPool[_Connection] | None = None
@@ -181,17 +193,6 @@ class PostgresEngine:
                 "SELECT pg_advisory_xact_lock(hashtextextended(?, 0))", (f"{project}/{benchmark}",)
             )
             yield session
-
-    def as_bytes(self, column: str) -> str:
-        return f"convert_to({column}, 'UTF8')"
-
-    def walk(self, index: str) -> str:
-        return ""  # the planner knows the sizes: migration 7 sees to that
-
-    def among(self, column: str, values: Sequence[Any]) -> tuple[str, Any]:
-        # Of the column's own type, or each row is compared with each value.
-        kind = "bigint" if isinstance(values[0], int) else "text"
-        return f"{column} = ANY(?::{kind}[])", list(values)
 
     def close(self) -> None:
         with self._opening:

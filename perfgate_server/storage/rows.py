@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from perfgate_server.storage.base import Baseline, Kind, Receipt
-from perfgate_server.storage.engine import Engine, Session
+from perfgate_server.storage.engine import Session
 
 #: What `baseline_of` reads, of ``baselines b``.
 COLUMNS = """b.id, b.project, b.benchmark, b.version, b.git_ref, b.git_sha, b.metadata, b.tags,
@@ -66,9 +66,7 @@ class Order(NamedTuple):
         return int(row[0]) if row else None
 
 
-def make_room(
-    db: Session, engine: Engine, order: Order, after: int | None, place: int | None
-) -> bool:
+def make_room(db: Session, order: Order, after: int | None, place: int | None) -> bool:
     """Free `place` as the next after `after` (None: as the first): what lies between the two is
     moved, with all that follows, behind all there are. Return False only where something follows
     and no place is given."""
@@ -82,23 +80,21 @@ def make_room(
             f"SELECT max(seq) FROM {order.kind} WHERE project = ? AND benchmark = ?",
             (order.project, order.benchmark),
         ).fetchone()
-        _move(db, engine, order, first, last, db.reserve(order.kind, last - first + 1))
+        _move(db, order, first, last, db.reserve(order.kind, last - first + 1))
     return True
 
 
-def put_back(
-    db: Session, engine: Engine, order: Order, after: int | None, place: int | None, stored: int
-) -> int:
+def put_back(db: Session, order: Order, after: int | None, place: int | None, stored: int) -> int:
     """Move the one whose sequence is `stored` to `place` if it stands behind that, as `make_room`
     has moved it, and is the next after `after`; return its sequence. Where it stayed, each
     that comes before its next would move the rest again."""
     if place is None or stored < place or stored != order.next(db, after):
         return stored
-    _move(db, engine, order, stored, stored, place)
+    _move(db, order, stored, stored, place)
     return place
 
 
-def _move(db: Session, engine: Engine, order: Order, first: int, last: int, place: int) -> None:
+def _move(db: Session, order: Order, first: int, last: int, place: int) -> None:
     """Move those from sequence `first` to `last`, each by the same step, so that the first has
     `place`."""
     those = "project = ? AND benchmark = ? AND seq BETWEEN ? AND ?"
@@ -113,7 +109,7 @@ def _move(db: Session, engine: Engine, order: Order, first: int, last: int, plac
                 tagged.setdefault(tag, []).append(sequence)
     db.execute(f"UPDATE {order.kind} SET seq = seq + ? WHERE {those}", (step, *values))
     for tag, sequences in tagged.items():
-        is_theirs, theirs = engine.among("seq", sequences)
+        is_theirs, theirs = db.among("seq", sequences)
         db.execute(
             f"UPDATE baseline_tags SET seq = seq + ? WHERE project = ? AND tag = ? AND {is_theirs}",
             (step, order.project, tag, theirs),

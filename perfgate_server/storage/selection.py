@@ -9,7 +9,7 @@ from typing import Any
 
 from perfgate_server.names import MAX_TAGS
 from perfgate_server.storage.base import Filters, Page
-from perfgate_server.storage.engine import Engine, Session
+from perfgate_server.storage.engine import Session
 from perfgate_server.storage.verdicts import VerdictFilters
 
 #: What a filter leaves: conditions, and the values bound in them.
@@ -68,13 +68,13 @@ class Selection:
 Way = Callable[..., Selection]
 
 
-def select(db: Session, engine: Engine, project: str, filters: Filters) -> Selection | None:
+def select(db: Session, project: str, filters: Filters) -> Selection | None:
     """Return the selection for `filters`, or None if it can hold nothing."""
     tags = filters.tags or ()
     if len(tags) > MAX_TAGS:
         return None
     prefix = filters.benchmark_prefix or ""
-    visible = only_visible(db, engine, project, "baselines", filters, prefix)
+    visible = only_visible(db, project, "baselines", filters, prefix)
     if visible is None:
         return None
     conditions = _conditions(filters, visible)
@@ -83,8 +83,8 @@ def select(db: Session, engine: Engine, project: str, filters: Filters) -> Selec
         if index[0] == _BY_TAG:
             ways += [partial(_by_tag, project, tag, tags, conditions) for tag in tags]
         else:
-            ways.append(partial(by_index, engine, "baselines b", project, index, conditions))
-    return narrowest(db, engine, ways)
+            ways.append(partial(by_index, db, "baselines b", project, index, conditions))
+    return narrowest(db, ways)
 
 
 def _conditions(filters: Filters, names: Sequence[tuple[str, Any]]) -> dict[str, Condition]:
@@ -146,7 +146,7 @@ def fitting(indexes: tuple[Index, ...], filters: frozenset[str]) -> list[Index]:
 
 
 def by_index(
-    engine: Engine,
+    db: Session,
     table: str,
     project: str,
     index: Index,
@@ -159,7 +159,7 @@ def by_index(
     texts, values = _together(conditions[name] for name in (index[1] if alone else conditions))
     return Selection(
         f"{alias}.seq",
-        f"{table} {engine.walk(index[0])}",
+        f"{table} {db.index_hint(index[0])}",
         [f"{alias}.project = ?", *texts],
         [project, *values],
         None if texts else whole,
@@ -189,10 +189,10 @@ def _by_tag(
     )
 
 
-def narrowest(db: Session, engine: Engine, ways: Sequence[Way]) -> Selection:
+def narrowest(db: Session, ways: Sequence[Way]) -> Selection:
     """Return what is looked for by the way on which the fewest rows stand, within a factor of ten;
     by the first way if all are long. Nothing is asked of a database that knows it by itself."""
-    if len(ways) > 1 and not engine.knows_sizes:
+    if len(ways) > 1 and not db.has_statistics:
         for most in _STEPS:
             for way in ways:
                 probe = way(alone=True)
@@ -204,7 +204,6 @@ def narrowest(db: Session, engine: Engine, ways: Sequence[Way]) -> Selection:
 
 def only_visible(
     db: Session,
-    engine: Engine,
     project: str,
     table: str,
     filters: Filters | VerdictFilters,
@@ -223,7 +222,7 @@ def only_visible(
         return None
     first, last = _ends(db, project, table, prefix)
     all_within = first.startswith(within) and last.startswith(within)
-    if visible is None and (all_within or engine.knows_sizes):
+    if visible is None and (all_within or db.has_statistics):
         return _beginning_with(prefix if all_within else within)
     # SQLite would read all rows of a range. Of names it reads a page's of each, the newest first.
     names = _benchmarks(db, project, table, max(prefix, within, key=len))
@@ -232,7 +231,7 @@ def only_visible(
         return None
     if all_within and len(seen) == len(names):
         return _beginning_with(prefix)
-    return [engine.among("benchmark", seen)]
+    return [db.among("benchmark", seen)]
 
 
 def _beginning_with(prefix: str) -> list[tuple[str, Any]]:

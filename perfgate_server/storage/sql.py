@@ -1,8 +1,8 @@
 """The storage over any SQL database: records as rows, and the pages of lists.
 
-What differs between databases, an `Engine` knows: how to reach one, what a transaction is, and
-the few words in which the dialects differ. The SQL is the same text for all, with ``?`` for a
-bound value, so that no filter works on one and is ignored on another.
+What differs between databases, an `Engine` knows: how to reach one, and what a transaction is; and
+its `Session` the few words in which the dialects differ. The SQL is the same text for all, with
+``?`` for a bound value, so that no filter works on one and is ignored on another.
 """
 
 from __future__ import annotations
@@ -67,11 +67,6 @@ class SqlStorage:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.backend = engine.backend
-        #: Records without their receipts, and with them.
-        self._select = (
-            f"SELECT {COLUMNS} FROM baselines b ",
-            f"SELECT {COLUMNS}, {engine.as_bytes('r.body')} FROM baselines b {_RECEIPT} ",
-        )
 
     # -- records
 
@@ -92,7 +87,7 @@ class SqlStorage:
                 differs = stored.differences(new)
                 if differs:
                     raise Conflict(stored, new, differs)
-                db.settle()
+                db.ensure_durable()
                 return stored, False
             receipt_id = insert_receipt(db, new.project, receipt)
             return insert(db, _dated(new, now), receipt_id), True
@@ -122,7 +117,7 @@ class SqlStorage:
                 precondition(target)
             if source is None:
                 if target is not None and promotion.may_have_made(target):
-                    db.settle()
+                    db.ensure_durable()
                     return target, False
                 raise self._missing(db, project, benchmark, promotion.from_version)
             if promotion.normalize is not None and source.content_hash != normalized_of:
@@ -136,7 +131,7 @@ class SqlStorage:
                     differs.append("promoted_from")
                 if differs:
                     raise Conflict(target, new, differs)
-                db.settle()
+                db.ensure_durable()
                 return target, False
             if normal is not None:
                 receipt_id = insert_receipt(db, project, normal)
@@ -204,7 +199,7 @@ class SqlStorage:
 
     def list(self, project: str, filters: Filters, page: Page, *, deadline: float) -> Listing:
         with self._engine.reading(deadline) as db:
-            selection = select(db, self._engine, project, filters)
+            selection = select(db, project, filters)
             if selection is None:
                 return Listing([], False, 0 if page.total else None)
             return self._page(db, project, selection, page)
@@ -214,7 +209,7 @@ class SqlStorage:
             newest = self._newest(db, project, benchmark)
             if newest is None:
                 raise no_benchmark(project, benchmark)
-            selection = select(db, self._engine, project, Filters(benchmark=benchmark))
+            selection = select(db, project, Filters(benchmark=benchmark))
             assert selection is not None  # only what is visible can make it so
             return replace(self._page(db, project, selection, page), current=newest)
 
@@ -224,7 +219,7 @@ class SqlStorage:
         self, project: str, benchmark: str, limit: int, *, git_ref: str | None, deadline: float
     ) -> Sequence[Baseline]:
         with self._engine.reading(deadline) as db:
-            found = sql_comparison.recent(db, self._engine, project, benchmark, git_ref, limit)
+            found = sql_comparison.recent(db, project, benchmark, git_ref, limit)
             if not found and self._newest(db, project, benchmark) is None:
                 raise no_benchmark(project, benchmark)
         return found
@@ -239,9 +234,7 @@ class SqlStorage:
         deadline: float,
     ) -> Comparison:
         with self._engine.reading(deadline) as db:
-            return sql_comparison.compare(
-                db, self._engine, project, benchmark, selectors, excluding
-            )
+            return sql_comparison.compare(db, project, benchmark, selectors, excluding)
 
     def past(
         self,
@@ -254,20 +247,20 @@ class SqlStorage:
         deadline: float,
     ) -> Sequence[Any]:
         with self._engine.reading(deadline) as db:
-            return sql_comparison.past(db, self._engine, baseline, git_ref, excluding, limit, read)
+            return sql_comparison.past(db, baseline, git_ref, excluding, limit, read)
 
     def add_verdict(
         self, new: VerdictRecord, *, deadline: float, now: Clock | None = None
     ) -> VerdictRecord:
         with self._engine.writing(new.project, new.benchmark, deadline) as db:
             dated = replace(new, created_at=now()) if now else new
-            return sql_verdicts.add(db, self._engine, dated)
+            return sql_verdicts.add(db, dated)
 
     def list_verdicts(
         self, project: str, filters: VerdictFilters, page: Page, *, deadline: float
     ) -> VerdictListing:
         with self._engine.reading(deadline) as db:
-            return sql_verdicts.listing(db, self._engine, project, filters, page)
+            return sql_verdicts.listing(db, project, filters, page)
 
     # -- the way out and in
 
@@ -294,9 +287,9 @@ class SqlStorage:
             stored = self._find(db, project, benchmark, record.version)
             if stored is not None:
                 outcome = Outcome.PRESENT if stored.is_copy_of(record) else Outcome.DIFFERS
-                sequence = put_back(db, self._engine, order, after, place, stored.sequence)
+                sequence = put_back(db, order, after, place, stored.sequence)
                 return Restored(outcome, sequence)
-            if not make_room(db, self._engine, order, after, place):
+            if not make_room(db, order, after, place):
                 return Restored(Outcome.REFUSED)
             receipt_id = self._shared_receipt(db, record) or insert_receipt(db, project, receipt)
             return Restored(Outcome.KEPT, insert(db, record, receipt_id, place).sequence)
@@ -305,7 +298,7 @@ class SqlStorage:
         self, verdict: VerdictRecord, *, after: int | None, place: int | None, deadline: float
     ) -> Restored:
         with self._engine.writing(verdict.project, verdict.benchmark, deadline) as db:
-            return sql_verdicts.restore(db, self._engine, verdict, after, place)
+            return sql_verdicts.restore(db, verdict, after, place)
 
     def _shared_receipt(self, db: Session, record: Baseline) -> int | None:
         """Return the receipt of the record that `record` was promoted from, if it is the same."""
@@ -316,9 +309,9 @@ class SqlStorage:
             return None
         return receipt_id_of(db, source)
 
-    def settle(self, *, deadline: float) -> None:
+    def ensure_durable(self, *, deadline: float) -> None:
         with self._engine.writing("", "", deadline) as db:
-            db.settle()
+            db.ensure_durable()
 
     def reserve(self, kind: Kind, count: int, *, deadline: float) -> int:
         with self._engine.writing("", "", deadline) as db:
@@ -351,7 +344,10 @@ class SqlStorage:
     def _one(
         self, db: Session, where: str, values: Sequence[Any], receipt: bool
     ) -> Baseline | None:
-        row = db.execute(self._select[receipt] + where, values).fetchone()
+        columns, join = (
+            (f"{COLUMNS}, {db.as_bytes('r.body')}", _RECEIPT) if receipt else (COLUMNS, "")
+        )
+        row = db.execute(f"SELECT {columns} FROM baselines b {join} {where}", values).fetchone()
         return None if row is None else baseline_of(row)
 
     def _find(
@@ -398,8 +394,8 @@ class SqlStorage:
                 break
 
     def _receipt(self, db: Session, project: str, receipt_id: int) -> bytes:
-        body = self._engine.as_bytes("body")
         row = db.execute(
-            f"SELECT {body} FROM receipts WHERE project = ? AND id = ?", (project, receipt_id)
+            f"SELECT {db.as_bytes('body')} FROM receipts WHERE project = ? AND id = ?",
+            (project, receipt_id),
         ).fetchone()
         return bytes(row[0])

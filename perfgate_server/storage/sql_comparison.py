@@ -8,7 +8,7 @@ from typing import Any
 
 from perfgate_server.storage import base
 from perfgate_server.storage.base import Baseline, Comparison, Selector
-from perfgate_server.storage.engine import Engine, Session
+from perfgate_server.storage.engine import Session
 from perfgate_server.storage.rows import COLUMNS, baseline_of
 from perfgate_server.storage.selection import Selection
 
@@ -44,7 +44,6 @@ _KINDS = {
 
 def compare(
     db: Session,
-    engine: Engine,
     project: str,
     benchmark: str,
     selectors: Sequence[Selector],
@@ -54,16 +53,15 @@ def compare(
     tried = []
     for selector in selectors:
         tried.append(selector)
-        baseline = _select(db, engine, project, benchmark, selector, excluding)
+        baseline = _select(db, project, benchmark, selector, excluding)
         if baseline is not None:
             return Comparison(baseline, tried)
-    other = _select(db, engine, project, benchmark, Selector("latest"), excluding)
+    other = _select(db, project, benchmark, Selector("latest"), excluding)
     return Comparison(None, tried, other is not None)
 
 
 def _select(
     db: Session,
-    engine: Engine,
     project: str,
     benchmark: str,
     selector: Selector,
@@ -71,7 +69,7 @@ def _select(
 ) -> Baseline | None:
     others = ["b.content_hash <> ?"] * len(excluding)
     if selector.kind == "tag":
-        table = f"baselines p {engine.walk('baselines_by_benchmark')} {_TAGGED}"
+        table = f"baselines p {db.index_hint('baselines_by_benchmark')} {_TAGGED}"
         selection = Selection(
             "p.seq",
             table,
@@ -79,12 +77,12 @@ def _select(
             [project, benchmark, selector.value, *excluding],
         )
     else:
-        selection = _of_kind(engine, project, benchmark, selector, others, excluding)
-    return next(iter(_newest(db, engine, selection, 1)), None)
+        selection = _of_kind(db, project, benchmark, selector, others, excluding)
+    return next(iter(_newest(db, selection, 1)), None)
 
 
 def _of_kind(
-    engine: Engine,
+    db: Session,
     project: str,
     benchmark: str,
     selector: Selector,
@@ -96,24 +94,22 @@ def _of_kind(
     index, fits = _KINDS[selector.kind]
     return Selection(
         "b.seq",
-        f"baselines b {engine.walk(index)}",
+        f"baselines b {db.index_hint(index)}",
         ["b.project = ?", "b.benchmark = ?", *conditions, *([fits] if fits else [])],
         [project, benchmark, *values, *[selector.value] * fits.count("?")],
     )
 
 
-def _newest(db: Session, engine: Engine, selection: Selection, limit: int) -> list[Baseline]:
+def _newest(db: Session, selection: Selection, limit: int) -> list[Baseline]:
     """Return the newest records of a selection, newest first, with their summaries."""
-    rows = _newest_rows(db, engine, selection, limit, f"{COLUMNS}, NULL")  # no receipt
+    rows = _newest_rows(db, selection, limit, f"{COLUMNS}, NULL")  # no receipt
     return [baseline_of(row) for row in rows]
 
 
-def _newest_rows(
-    db: Session, engine: Engine, selection: Selection, limit: int, columns: str
-) -> list[Any]:
+def _newest_rows(db: Session, selection: Selection, limit: int, columns: str) -> list[Any]:
     """Return those columns of the newest records of a selection, and their summaries."""
     selection = replace(selection, table=f"{selection.table} {_SUMMARIES}")
-    columns = f"{columns}, {engine.as_bytes('s.body')}"
+    columns = f"{columns}, {db.as_bytes('s.body')}"
     rows: list[Any] = db.execute(
         f"{selection.sql(columns)} ORDER BY {selection.place} DESC LIMIT ?",
         [*selection.values, limit],
@@ -122,16 +118,15 @@ def _newest_rows(
 
 
 def recent(
-    db: Session, engine: Engine, project: str, benchmark: str, git_ref: str | None, limit: int
+    db: Session, project: str, benchmark: str, git_ref: str | None, limit: int
 ) -> list[Baseline]:
     """See `base.Storage.recent`; without any the list is empty."""
     selector = Selector("latest") if git_ref is None else Selector("git_ref", git_ref)
-    return _newest(db, engine, _of_kind(engine, project, benchmark, selector), limit)
+    return _newest(db, _of_kind(db, project, benchmark, selector), limit)
 
 
 def past(
     db: Session,
-    engine: Engine,
     baseline: Baseline,
     git_ref: str | None,
     excluding: Sequence[str],
@@ -139,7 +134,7 @@ def past(
     read: Callable[[bytes], tuple[Any, bool] | None],
 ) -> list[Any]:
     """See `base.Storage.past`."""
-    last = _place_of_run(db, engine, baseline, git_ref)
+    last = _place_of_run(db, baseline, git_ref)
     if last is None:
         return []
     # By content hash, for what was uploaded twice is one run; where no run is named, by place.
@@ -151,9 +146,9 @@ def past(
     while len(found) < count and scanned < base.MAX_SCANNED:
         limit = min(max(_STEP, count - len(found)), base.MAX_SCANNED - scanned)
         selection = _of_kind(
-            engine, baseline.project, baseline.benchmark, those, ["b.seq <= ?"], [last]
+            db, baseline.project, baseline.benchmark, those, ["b.seq <= ?"], [last]
         )
-        step = _newest_rows(db, engine, selection, limit, f"b.seq, b.content_hash, {is_run}")
+        step = _newest_rows(db, selection, limit, f"b.seq, b.content_hash, {is_run}")
         for place, content_hash, is_run_itself, summary in step:
             if not is_run_itself or summary is None or content_hash in excluding:
                 continue
@@ -173,9 +168,7 @@ def past(
     return list(found.values())
 
 
-def _place_of_run(
-    db: Session, engine: Engine, baseline: Baseline, git_ref: str | None
-) -> int | None:
+def _place_of_run(db: Session, baseline: Baseline, git_ref: str | None) -> int | None:
     """Return the sequence of the run that a record was promoted from, or its own; with `git_ref`
     of the oldest in between that has that ref. None if one of them is deleted, or for a chain
     longer than anybody's."""
@@ -186,7 +179,7 @@ def _place_of_run(
             return place
         row = db.execute(
             f"""SELECT b.seq, b.promoted_from, b.git_ref
-                FROM baselines b {engine.walk("baselines_by_version")}
+                FROM baselines b {db.index_hint("baselines_by_version")}
                 WHERE b.project = ? AND b.benchmark = ? AND b.version = ? AND b.seq < ?""",
             (baseline.project, baseline.benchmark, source, seen),
         ).fetchone()

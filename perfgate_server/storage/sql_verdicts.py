@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from perfgate_server.storage.base import Outcome, Page, Restored
-from perfgate_server.storage.engine import Engine, Session
+from perfgate_server.storage.engine import Session
 from perfgate_server.storage.rows import Order, make_room, put_back
 from perfgate_server.storage.selection import (
     Selection,
@@ -40,10 +40,10 @@ def verdict_of(row: Sequence[Any]) -> VerdictRecord:
     return VerdictRecord(*members)
 
 
-def add(db: Session, engine: Engine, new: VerdictRecord) -> VerdictRecord:
+def add(db: Session, new: VerdictRecord) -> VerdictRecord:
     """See `base.Storage.add_verdict`."""
     before = db.execute(
-        f"""SELECT wall_ms_cv FROM verdicts {engine.walk("verdicts_by_benchmark")}
+        f"""SELECT wall_ms_cv FROM verdicts {db.index_hint("verdicts_by_benchmark")}
             WHERE project = ? AND benchmark = ? ORDER BY seq DESC LIMIT ?""",
         (new.project, new.benchmark, FLAKINESS_WINDOW - 1),
     ).fetchall()
@@ -83,9 +83,7 @@ def stream(db: Session) -> Iterator[VerdictRecord]:
     return map(verdict_of, db.stream(f"SELECT {COLUMNS} FROM verdicts v ORDER BY v.seq"))
 
 
-def restore(
-    db: Session, engine: Engine, verdict: VerdictRecord, after: int | None, place: int | None
-) -> Restored:
+def restore(db: Session, verdict: VerdictRecord, after: int | None, place: int | None) -> Restored:
     """See `base.Storage.restore_verdict`."""
     order = Order("verdicts", verdict.project, verdict.benchmark)
     row = db.execute(
@@ -96,17 +94,15 @@ def restore(
         stored = verdict_of(row)
         if not stored.is_copy_of(verdict):
             return Restored(Outcome.DIFFERS)  # it may be of another benchmark
-        sequence = put_back(db, engine, order, after, place, stored.sequence)
+        sequence = put_back(db, order, after, place, stored.sequence)
         return Restored(Outcome.PRESENT, sequence)
-    make_room(db, engine, order, after, place)
+    make_room(db, order, after, place)
     return Restored(Outcome.KEPT, insert(db, verdict, place).sequence)
 
 
-def listing(
-    db: Session, engine: Engine, project: str, filters: VerdictFilters, page: Page
-) -> VerdictListing:
+def listing(db: Session, project: str, filters: VerdictFilters, page: Page) -> VerdictListing:
     """See `base.Storage.list_verdicts`."""
-    selection = _select(db, engine, project, filters)
+    selection = _select(db, project, filters)
     if selection is None:
         return VerdictListing([], False, 0 if page.total else None)
     total = count(db, selection) if page.total else None
@@ -127,14 +123,14 @@ _INDEXES = indexes(
 )
 
 
-def _select(db: Session, engine: Engine, project: str, filters: VerdictFilters) -> Selection | None:
+def _select(db: Session, project: str, filters: VerdictFilters) -> Selection | None:
     """Return the selection for `filters`, or None if it can hold nothing."""
-    visible = only_visible(db, engine, project, "verdicts", filters)
+    visible = only_visible(db, project, "verdicts", filters)
     if visible is None:
         return None
     conditions = shared_conditions("v", filters, visible)
     if filters.status is not None:
         conditions["status"] = ["v.status = ?"], [filters.status]
     fit = fitting(_INDEXES, frozenset(conditions))
-    ways = [partial(by_index, engine, "verdicts v", project, index, conditions) for index in fit]
-    return narrowest(db, engine, ways)
+    ways = [partial(by_index, db, "verdicts v", project, index, conditions) for index in fit]
+    return narrowest(db, ways)

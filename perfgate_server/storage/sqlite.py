@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from perfgate_server.storage import sqlite_file
 from perfgate_server.storage.base import Unavailable
@@ -40,7 +38,6 @@ class SqliteEngine:
     ) -> None:
         sqlite_file.check_library()
         self.backend = "memory" if path is None else "sqlite"
-        self.knows_sizes = False
         self._path = path
         # Connections are opened on first use, so in the process that uses them: one must not
         # be carried across a fork. A thread holds one at a time.
@@ -59,17 +56,6 @@ class SqliteEngine:
             sqlite_file.prepare(path, create)
             self._identity = sqlite_file.identity(path)
             self._log_paths = sqlite_file.log_paths(path)
-
-    def as_bytes(self, column: str) -> str:
-        return f"CAST({column} AS BLOB)"
-
-    def walk(self, index: str) -> str:
-        # The planner guesses: it takes a small list for a large one, and a page's cost then
-        # depends on the page.
-        return f"INDEXED BY {index}"
-
-    def among(self, column: str, values: Sequence[Any]) -> tuple[str, Any]:
-        return f"{column} IN (SELECT value FROM json_each(?))", json.dumps(values)
 
     def close(self) -> None:
         for connection in [self._slots.get_nowait() for _ in range(self._slots.qsize())]:

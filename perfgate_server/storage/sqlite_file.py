@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import math
 import os
 import sqlite3
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +34,7 @@ class Connection(sqlite3.Connection):
     """A connection that gives up a statement once its deadline has passed."""
 
     deadline = float("inf")
+    has_statistics = False
 
     def is_late(self) -> bool:
         return time.monotonic() > self.deadline
@@ -40,7 +42,7 @@ class Connection(sqlite3.Connection):
     def stream(self, sql: str) -> Iterator[Any]:
         return iter(self.execute(sql))
 
-    def settle(self) -> None:
+    def ensure_durable(self) -> None:
         """What can be read is on the disk, or comes there with this transaction."""
 
     def reserve(self, kind: Kind, count: int) -> int:
@@ -51,6 +53,17 @@ class Connection(sqlite3.Connection):
         self.execute("DELETE FROM sqlite_sequence WHERE name = ?", (kind,))
         self.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (kind, last + count))
         return int(last) + 1
+
+    def as_bytes(self, column: str) -> str:
+        return f"CAST({column} AS BLOB)"
+
+    def index_hint(self, index: str) -> str:
+        # The planner guesses: it takes a small list for a large one, and a page's cost then
+        # depends on the page.
+        return f"INDEXED BY {index}"
+
+    def among(self, column: str, values: Sequence[Any]) -> tuple[str, Any]:
+        return f"{column} IN (SELECT value FROM json_each(?))", json.dumps(values)
 
 
 @contextmanager
