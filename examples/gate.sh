@@ -20,10 +20,23 @@ done
 
 answer=$(mktemp) && headers=$(mktemp) || exit 2
 trap 'rm -f "$answer" "$headers"' EXIT
-trap 'exit 2' INT TERM
-code=$(printf 'Authorization: Bearer %s\n' "$PERFGATE_KEY" |
-    curl -gsS --path-as-is --retry 5 --retry-connrefused --retry-max-time 60 --max-time 60 -H @- --data-binary @run.json \
-    -D "$headers" -o "$answer" -w '%{http_code}' \
+trap 'exit 2' HUP INT TERM
+# Prints the status. Tries for minutes: to ask the same again is safe.
+ask() {
+    for pause in 2 4 8 16 0; do
+        failure=0
+        # On standard input the key stays out of the process list.
+        code=$(printf 'Authorization: Bearer %s\n' "$PERFGATE_KEY" |
+            curl -q -gsS --path-as-is --connect-timeout 10 --max-time 40 -H @- -w '%{http_code}' "$@") || failure=$?
+        case "$failure $code" in
+        0\ 429 | 0\ 50[0234] | [67]\ * | 18\ * | 28\ * | 35\ * | 5[256]\ * | 92\ *) sleep "$pause" ;;
+        *) break ;;
+        esac
+    done
+    echo "$code"
+    return "$failure"
+}
+code=$(ask --data-binary @run.json -D "$headers" -o "$answer" \
     "${PERFGATE_URL%/}/projects/$PROJECT/baselines/$BENCHMARK/compare?$query") || exit 2
 read -r verdict < "$answer" || verdict=
 # What was missing, if nothing could be compared: benchmark, selector or metric.

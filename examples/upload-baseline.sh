@@ -6,13 +6,26 @@ set -eu
 
 answer=$(mktemp)
 trap 'rm -f "$answer"' EXIT
-trap 'exit 2' INT TERM
+trap 'exit 2' HUP INT TERM
+# Prints the status. Tries for minutes: to ask the same again is safe.
+ask() {
+    for pause in 2 4 8 16 0; do
+        failure=0
+        # On standard input the key stays out of the process list.
+        code=$(printf 'Authorization: Bearer %s\n' "$PERFGATE_KEY" |
+            curl -q -gsS --path-as-is --connect-timeout 10 --max-time 40 -H @- -w '%{http_code}' "$@") || failure=$?
+        case "$failure $code" in
+        0\ 429 | 0\ 50[0234] | [67]\ * | 18\ * | 28\ * | 35\ * | 5[256]\ * | 92\ *) sleep "$pause" ;;
+        *) break ;;
+        esac
+    done
+    echo "$code"
+    return "$failure"
+}
 # A branch may be called c++ or fix#12, and a version 1.0+b5.
 encoded() { printf %s "$1" | od -An -v -tx1 | tr -d ' \n' | sed 's/../%&/g'; }
-# On standard input the key stays out of the process list.
-code=$(printf 'Authorization: Bearer %s\n' "$PERFGATE_KEY" |
-    curl -gsS --path-as-is --retry 5 --retry-connrefused --retry-max-time 60 --max-time 60 -H @- -T run.json -o "$answer" -w '%{http_code}' \
-    "${PERFGATE_URL%/}/projects/$PROJECT/baselines/$BENCHMARK/versions/$GIT_SHA?git_sha=$(encoded "$GIT_SHA")&git_ref=$(encoded "$GIT_REF")")
+code=$(ask -T run.json -o "$answer" \
+    "${PERFGATE_URL%/}/projects/$PROJECT/baselines/$BENCHMARK/versions/$(encoded "$GIT_SHA")?git_sha=$(encoded "$GIT_SHA")&git_ref=$(encoded "$GIT_REF")") || exit 1
 case "$code $(cat "$answer")" in
 20[01]\ *'"etag"'*) cat "$answer" ;;
 409\ *'"ALREADY_EXISTS"'*) { echo "$GIT_SHA has a baseline, which stays:"; cat "$answer"; } >&2 ;;

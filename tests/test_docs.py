@@ -12,7 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -116,7 +116,22 @@ def test_the_files_that_are_shown_are_the_files_that_are_there(language: str, na
     assert (ROOT / "examples" / name).read_text("utf-8") in blocks(language)
 
 
-def test_the_ci_scripts_work_and_tell_by_their_exit_status(tmp_path: Path) -> None:
+#: The pauses of the scripts, and shorter ones: they try again just as often.
+PAUSES, NO_PAUSES = "in 2 4 8 16 0;", "in 0 0 0 0 0;"
+
+
+@pytest.fixture
+def scripts(tmp_path: Path) -> Path:
+    """The folder of the examples' scripts, which do not pause."""
+    (tmp_path / "scripts").mkdir()
+    for name in ("upload-baseline.sh", "fetch-baseline.sh", "gate.sh"):
+        text = (ROOT / "examples" / name).read_text()
+        assert text.count(PAUSES) == 1
+        (tmp_path / "scripts" / name).write_text(text.replace(PAUSES, NO_PAUSES))
+    return tmp_path / "scripts"
+
+
+def test_the_ci_scripts_work_and_tell_by_their_exit_status(tmp_path: Path, scripts: Path) -> None:
     """Uploaded, uploaded again, refused; fetched, none yet, refused, down."""
     (tmp_path / "run.json").write_text(json.dumps(receipt()))
     with serving(perfgate_server(), tmp_path) as server:
@@ -131,7 +146,7 @@ def test_the_ci_scripts_work_and_tell_by_their_exit_status(tmp_path: Path) -> No
 
         def run(script: str, **changed: str) -> int:
             return subprocess.run(
-                [ROOT / "examples" / script],
+                ["sh", scripts / script],
                 capture_output=True,
                 cwd=tmp_path,
                 env=environment(**(variables | changed)),
@@ -149,13 +164,16 @@ def test_the_ci_scripts_work_and_tell_by_their_exit_status(tmp_path: Path) -> No
             assert run("upload-baseline.sh", BENCHMARK=name, GIT_SHA="dots") not in (0, 3)
         for url in (f"{server.url}/wrong", "http://[1"):
             assert run("fetch-baseline.sh", PERFGATE_URL=url, BENCHMARK="other") not in (0, 3)
-        assert json.loads((tmp_path / "baseline.json").read_text()) == receipt()
+        # The one of another benchmark, or of last week, is not to be compared with.
+        assert not (tmp_path / "baseline.json").exists()
         odd = {"GIT_SHA": "1.0+b5", "GIT_REF": "refs/heads/c++#1&é", "BENCHMARK": "odd"}
         assert run("upload-baseline.sh", **odd, PERFGATE_URL=f"{server.url}/") == 0
         assert run("fetch-baseline.sh", **odd, PERFGATE_URL=f"{server.url}/") == 0
         odd_record = json.loads(server.request("GET", "/projects/p/baselines/odd/latest")[2])
         assert odd_record["git_ref"] == odd["GIT_REF"]
         assert odd_record["git_sha"] == odd_record["version"] == odd["GIT_SHA"]
+        # curl would end the URL there, and v1 be taken for good.
+        assert run("upload-baseline.sh", GIT_SHA="v1#2", BENCHMARK="odd") == 1
         (tmp_path / "run.json").write_text(json.dumps(receipt(wall_ms=7)))
         # A job that is run again measures again; the newest main is not an old commit.
         assert run("upload-baseline.sh") == 0
@@ -167,24 +185,52 @@ def test_the_ci_scripts_work_and_tell_by_their_exit_status(tmp_path: Path) -> No
             assert run("fetch-baseline.sh", PERFGATE_URL=url) not in (0, 3)
         with answering(409, "<html>Conflict</html>") as url:
             assert run("upload-baseline.sh", PERFGATE_URL=url) not in (0, 3)
-        assert {path.name for path in tmp_path.glob("*.json")} == {"run.json", "baseline.json"}
+        cut = json.dumps(receipt() | {"cut": "perfgate.run.v1"})[:-1]
+        for text in ("", cut, cut + "}", cut + "\n"):
+            with answering(200, text) as url:
+                assert run("fetch-baseline.sh", PERFGATE_URL=url) not in (0, 3)
+        assert {path.name for path in tmp_path.glob("*.json*")} == {"run.json"}
         record = json.loads(server.request("GET", "/projects/p/baselines/tests/io[gzip]/latest")[2])
         assert record["git_ref"] == "refs/heads/main"
         assert record["receipt"] == receipt()
         server.stop()
         down = {"PERFGATE_URL": f"http://127.0.0.1:{free_port()}"}
-        quick = (ROOT / "examples" / "fetch-baseline.sh").read_text().replace("--retry 5", "")
-        (tmp_path / "quick.sh").write_text(quick)
-        result = subprocess.run(
-            ["sh", "quick.sh"], cwd=tmp_path, env=environment(**(variables | down))
-        )
-        assert result.returncode not in (0, 3)
+        assert run("fetch-baseline.sh", **down) not in (0, 3)
 
 
-def test_the_gate_script_tells_each_outcome_by_its_exit_status(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", ["", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"])
+def test_the_scripts_try_again_what_failed_on_the_way(
+    tmp_path: Path, scripts: Path, before: str
+) -> None:
+    """curl's own --retry gives up where the answer breaks off, or there is none."""
+    run = json.dumps(receipt())
+    (tmp_path / "run.json").write_text(run)
+    variables = {
+        "PERFGATE_KEY": "k",
+        "PROJECT": "p",
+        "BENCHMARK": "b",
+        "GIT_SHA": "v1",
+        "GIT_REF": "refs/heads/main",
+    }
+    for script, text, line, status in (
+        ("upload-baseline.sh", '{"etag":"x"}', "", 0),
+        ("fetch-baseline.sh", run + "\n", "", 0),
+        ("gate.sh", "**skip**: b\n", "Perfgate-Missing: benchmark", 3),
+    ):
+        with answering(200, text, line=line, before=[before] * 4) as url:
+            result = subprocess.run(
+                ["sh", scripts / script],
+                cwd=tmp_path,
+                env=environment(**variables, PERFGATE_URL=url),
+            )
+        assert result.returncode == status, script
+    assert (tmp_path / "baseline.json").read_text() == run + "\n"
+
+
+def test_the_gate_script_tells_each_outcome_by_its_exit_status(
+    tmp_path: Path, scripts: Path
+) -> None:
     """The verdict is on standard output, and all else on standard error."""
-    script = (ROOT / "examples" / "gate.sh").read_text()
-    (tmp_path / "gate.sh").write_text(script.replace("--retry 5 ", ""))
     with serving(perfgate_server(), tmp_path) as server:
         assert server.put("tests/io[gzip]", "v1?git_ref=c%2B%2B%231%26%C3%A9", receipt(99)) == 201
         variables = {
@@ -197,7 +243,7 @@ def test_the_gate_script_tells_each_outcome_by_its_exit_status(tmp_path: Path) -
         def gate(wall_ms: int, *options: str, **changed: str) -> tuple[int, str, str]:
             (tmp_path / "run.json").write_text(json.dumps(receipt(wall_ms)))
             result = subprocess.run(
-                ["sh", "gate.sh", *options],
+                ["sh", scripts / "gate.sh", *options],
                 capture_output=True,
                 text=True,
                 cwd=tmp_path,
@@ -334,9 +380,9 @@ def test_the_deletion_of_old_uploads_tells_by_its_exit_status(tmp_path: Path, pa
             uploaded = server.request("PUT", f"{path}/{version}?git_ref={name}", receipt())
             assert uploaded[0] == 201
 
-        def delete(key: str, url: str = server.url) -> tuple[int, str]:
+        def delete(key: str, url: str = server.url, **more: str) -> tuple[int, str]:
             command = ["sh", script, "2126-01-01T00:00:00Z"]
-            variables = environment(PERFGATE_URL=url, PERFGATE_KEY=key, PROJECT="p")
+            variables = environment(PERFGATE_URL=url, PERFGATE_KEY=key, PROJECT="p", **more)
             result = subprocess.run(
                 command, cwd=tmp_path, capture_output=True, text=True, env=variables
             )
@@ -348,6 +394,12 @@ def test_the_deletion_of_old_uploads_tells_by_its_exit_status(tmp_path: Path, pa
         assert delete(KEYS["admin"], f"http://127.0.0.1:{free_port()}")[0] == 1
         with redirecting(server.url) as url:  # which has no body, and so no records
             assert delete(KEYS["admin"], url)[0] == 1
+        for text in ("", "<html>Sign in</html>", "{}"):
+            for more in ({}, {"KEEP_REF": ""}):
+                with answering(200, text) as url:
+                    assert delete(KEYS["admin"], url, **more)[0] == 1
+        status, output = delete(KEYS["admin"], KEEP_REF="main")
+        assert status == 1 and "nothing has the git_ref main" in output
         for count in (4, 0):
             status, output = delete(KEYS["admin"])
             assert (status, output.count('"deleted":true')) == (0, count)
@@ -357,17 +409,29 @@ def test_the_deletion_of_old_uploads_tells_by_its_exit_status(tmp_path: Path, pa
             status, _, body = server.request("GET", f"/projects/p/baselines/{benchmark}/versions")
             kept = [entry["version"] for entry in json.loads(body)["versions"]]
             assert (status, kept) == (200, versions)
+        status, output = delete(KEYS["admin"], KEEP_REF="")
+        assert (status, output.count('"deleted":true')) == (0, 1)  # main's in of-refs
 
 
 @contextlib.contextmanager
 def answering(
-    status: int, text: str = "", location: str | None = None, line: str = ""
+    status: int,
+    text: str = "",
+    location: str | None = None,
+    line: str = "",
+    before: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Yield the URL of a server that answers the same to everything; `line` is one of its head."""
+    """Yield the URL of a server that answers the same to everything, after the parts of answers
+    that stand in `before`; `line` is one of its head."""
+    first = iter(before)
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            part = next(first, None)
+            if part is not None:
+                self.wfile.write(part.encode())
+                return
             self.send_response(status)
             if location is not None:
                 self.send_header("Location", location + self.path)
