@@ -65,9 +65,11 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Whether every record of the file is there now."""
+        """Whether every record of the file is there now, and it has one: what is piped from an
+        export that failed has none."""
         troubles = (Outcome.DIFFERS, Outcome.REFUSED)
-        return not self.invalid and not any(self.outcomes[outcome] for outcome in troubles)
+        is_whole = not self.invalid and not any(self.outcomes[outcome] for outcome in troubles)
+        return is_whole and bool(self.outcomes)
 
     def summary(self) -> str:
         counts = [f"{self.outcomes[outcome]} {outcome.value}" for outcome in Outcome]
@@ -98,11 +100,7 @@ def restore(
     valid, for the first). Raises Unavailable.
     """
     report = Report()
-    lines = None
-    if merge:
-        start = source.tell()
-        lines = sum(1 for _ in _lines(source))
-        source.seek(start)
+    lines = _count_lines(source) if merge else None
     with closing(_Places()) as places:
         orders = {kind: _Order(storage, kind, places, lines) for kind in get_args(Kind)}
         for number, line in enumerate(_lines(source), 1):
@@ -110,7 +108,7 @@ def restore(
             if not line.strip():
                 continue
             try:
-                parsed = _parse(line)
+                name, outcome = _restore_line(storage, orders, line, number)
             except InvalidLine as error:
                 report.invalid += 1
                 if report.invalid <= _MOST_INVALID:
@@ -118,22 +116,30 @@ def restore(
                 if strict:
                     break
                 continue
-            if isinstance(parsed, VerdictRecord):
-                name = f"{parsed.project}: {parsed.benchmark} verdict {parsed.id}"
-                keep = partial(storage.restore_verdict, parsed)
-                outcome = orders["verdicts"].restore(keep, parsed, number)
-            else:
-                record, receipt = parsed
-                name = f"{record.project}: {record.benchmark} {record.version}"
-                keep = partial(storage.restore, record, receipt)
-                outcome = orders["baselines"].restore(keep, record, number)
             report.outcomes[outcome] += 1
             if outcome in _COMPLAINTS:
                 complain(f"line {number}: {name}: {_COMPLAINTS[outcome]}")
     storage.ensure_durable(deadline=_deadline())
     if report.invalid > _MOST_INVALID:
         complain(f"and {report.invalid - _MOST_INVALID} more lines that are not valid")
+    if not report.outcomes and not report.invalid:
+        complain("there is no record in it: did the export fail?")
     return report
+
+
+def _restore_line(
+    storage: Storage, orders: dict[Kind, _Order], line: bytes, number: int
+) -> tuple[str, Outcome]:
+    """Return what a line holds, and what became of it; raises InvalidLine, Unavailable."""
+    parsed = _parse(line)
+    if isinstance(parsed, VerdictRecord):
+        name = f"{parsed.project}: {parsed.benchmark} verdict {parsed.id}"
+        keep = partial(storage.restore_verdict, parsed)
+        return name, orders["verdicts"].restore(keep, parsed, number)
+    record, receipt = parsed
+    name = f"{record.project}: {record.benchmark} {record.version}"
+    keep = partial(storage.restore, record, receipt)
+    return name, orders["baselines"].restore(keep, record, number)
 
 
 def _deadline() -> float:
@@ -143,6 +149,13 @@ def _deadline() -> float:
 def _lines(source: BinaryIO) -> Iterator[bytes]:
     while line := source.readline(_MAX_LINE):
         yield line
+
+
+def _count_lines(source: BinaryIO) -> int:
+    start = source.tell()
+    number = sum(1 for _ in _lines(source))
+    source.seek(start)
+    return number
 
 
 class _Order:

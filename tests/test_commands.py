@@ -365,7 +365,7 @@ def test_a_misspelt_variable_is_told_by_every_command(tmp_path: Path) -> None:
     for command in (["import", "none.ndjson"], ["export"], ["backup", "copy.db"], ["check"]):
         result = run(*command, folder=tmp_path, PERFGATE_DATABASE="other.db")
         first = result.stderr.splitlines()[0]
-        assert result.returncode == 0, command
+        assert result.returncode == (1 if command[0] == "import" else 0), command
         assert first == (
             b"PERFGATE_DATABASE is not a perfgate-server variable: did you mean"
             b" PERFGATE_DATABASE_URL?"
@@ -684,7 +684,8 @@ def test_check_names_a_file_whose_name_the_terminal_cannot_show(tmp_path: Path) 
 def test_what_was_done_is_done_where_nothing_can_be_printed(
     tmp_path: Path, unbuffered: str
 ) -> None:
-    sqlite_file(tmp_path).close()
+    with contextlib.closing(sqlite_file(tmp_path)) as storage:
+        keep(storage, "b", "v1")
     # The last ends with its own status.
     commands = {"export a.ndjson": 0, "backup b.db": 0, "import a.ndjson": 0, "backup c/d.db": 2}
     for command, status in commands.items():

@@ -384,11 +384,12 @@ def test_merge_puts_verdicts_where_the_file_has_them(storage: Storage, target: S
 
 
 @pytest.mark.parametrize("merge", [False, True])
-def test_a_file_without_a_record_changes_nothing(storage: Storage, merge: bool) -> None:
+def test_a_file_without_a_record_changes_nothing_and_is_told(storage: Storage, merge: bool) -> None:
     for text in (b"", b"\n"):
         keep(storage, "b", f"own{len(text)}")
         report, said = restored(storage, text, merge=merge)
-        assert report.complete and not report.outcomes and said == []
+        assert not report.complete and not report.outcomes
+        assert said == ["there is no record in it: did the export fail?"]
     keep(storage, "b", "last")
     assert listed(storage) == ["last", "own1", "own0"]
 
