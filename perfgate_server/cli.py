@@ -92,7 +92,6 @@ def _options(options: Any) -> Callable[[Any], Any]:
 @click.option(
     "--no-cors",
     is_flag=True,
-    default=None,
     help="Send no cross-origin headers.  [env: PERFGATE_NO_CORS]",
 )
 @click.version_option(VERSION, prog_name="perfgate-server")
@@ -102,7 +101,7 @@ def command(
     /,
     api_keys: tuple[str, ...],
     api_keys_file: tuple[str, ...],
-    no_cors: bool | None,
+    no_cors: bool,
     **options: str | None,
 ) -> None:
     """Keep performance baselines: upload, fetch and promote perfgate receipts over HTTP.

@@ -29,6 +29,9 @@ _ASTRAY = re.compile(r"[\x00-\x1f\x7f]|\A\s|\s\Z|\A(['\"]).*\1\Z")
 class ConfigError(Exception):
     """A setting that cannot be used. Its text never holds a key."""
 
+    def __init__(self, reason: str) -> None:
+        super().__init__(keys.redact(reason))
+
 
 def address(host: str, port: object) -> str:
     """Return a host and a port as they stand in a URL."""

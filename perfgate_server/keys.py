@@ -191,8 +191,8 @@ def _compile(pattern: str | None) -> re.Pattern[str] | None:
 def parse(entry: str) -> ApiKey:
     """Read one ``role:key[:project[:benchmark_regex]]``.
 
-    Raises ValueError, whose text never holds any of the entry: with a part forgotten, the key
-    may stand anywhere in it.
+    Raises ValueError, whose text never holds the key: with a part forgotten, that may stand in the
+    place of any other, and of the entry nothing is shown but a name within the pattern.
     """
     role, *rest = entry.strip().split(":", 3)
     if role not in _ROLES:

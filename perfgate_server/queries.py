@@ -67,9 +67,8 @@ class BooleanParameter(Parameter):
 class ChoiceParameter(Parameter):
     def __init__(self, *choices: str, **options: Any) -> None:
         self.choices = choices
-        self.rule = (
-            f"Must be {', '.join(choices[:-1])}{' or ' if choices[1:] else ''}{choices[-1]}."
-        )
+        *most, last = map(repr, choices)
+        self.rule = f"Must be {', '.join(most)} or {last}." if most else f"Must be {last}."
         super().__init__(error_messages={"required": self.rule}, **options)
 
     def parse(self, text: str) -> str:
@@ -187,11 +186,8 @@ class Query(Object):
         return f"Unknown parameter; this route takes {', '.join(self.parameters) or 'none'}."
 
 
-class NoQuery(Query):
-    """A route that takes no parameters."""
-
-
-NO_QUERY = NoQuery()
+#: Of a route that takes no parameters.
+NO_QUERY = Query()
 
 
 class PageQuery(Query):

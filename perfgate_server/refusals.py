@@ -28,6 +28,9 @@ _HEADER = (
 )
 #: What gunicorn refuses before the application sees it -> status and reason.
 _REFUSALS: dict[type[Exception], tuple[int, str]] = {
+    # No client's fault, though gunicorn has these two among what is not well-formed HTTP.
+    http.InvalidResponseHeader: (500, FAILED),
+    http.InvalidResponseHeaderName: (500, FAILED),
     http.LimitRequestLine: (414, "The request line is too long."),
     http.LimitRequestHeaders: (431, "The headers are too many or too long."),
     http.ExpectationFailed: (417, "The expectation cannot be met."),
@@ -43,8 +46,6 @@ _REFUSALS: dict[type[Exception], tuple[int, str]] = {
     http.ParseException: (400, f"The request is not well-formed HTTP. {_ENCODE}"),
     ssl.SSLError: (400, "The connection is no TLS that the server takes."),
 }
-#: What is no client's fault, though gunicorn has it among what is not well-formed HTTP.
-_FAULTS = (http.InvalidResponseHeader, http.InvalidResponseHeaderName)
 
 
 def answer(exc: Exception, client: socket.socket, addr: Any, *, cors: bool) -> None:
@@ -65,8 +66,6 @@ def answer(exc: Exception, client: socket.socket, addr: Any, *, cors: bool) -> N
 
 
 def _refusal(exc: Exception) -> tuple[int, str]:
-    if isinstance(exc, _FAULTS):
-        return 500, FAILED
     for kind, refusal in _REFUSALS.items():
         if isinstance(exc, kind):
             return refusal

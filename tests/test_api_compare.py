@@ -301,8 +301,8 @@ def test_an_unknown_option_is_told_the_known_ones(quick: Api) -> None:
         ("?warn_factor=x", "Must be a number from 0 to 1."),
         ("?history=x", "Must be an integer from 0 to 100."),
         ("?gate=x", "Must be true, false, 1 or 0."),
-        ("?noise=x", "Must be on or off."),
-        ("?host_mismatch=x", "Must be warn, fail or ignore."),
+        ("?noise=x", "Must be 'on' or 'off'."),
+        ("?host_mismatch=x", "Must be 'warn', 'fail' or 'ignore'."),
     ],
 )
 def test_a_bad_option_is_told_what_it_must_be(quick: Api, query: str, said: str) -> None:

@@ -127,7 +127,7 @@ def test_a_bare_receipt_can_be_put_back(api: Api) -> None:
         assert api("PUT", VERSION, data=bare.data).status_code == 200
     for bad in ("?receipt=", "?receipt=all", "?receipt=only&receipt=only"):
         fails(api.get(VERSION + bad), 400, "receipt")
-    assert "Must be only." in api.get(VERSION + "?receipt=all").text
+    assert "Must be 'only'." in api.get(VERSION + "?receipt=all").text
 
 
 # -- delete

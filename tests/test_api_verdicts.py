@@ -326,8 +326,8 @@ def test_a_bad_question_about_a_trend_is_named(api: Api, query: str, field: str)
 def test_an_unknown_metric_is_told_the_known_ones(api: Api) -> None:
     for query in ("", "?metric=speed"):
         sentence = fails(trend(api, query), 400, "metric")["details"]["metric"]
-        assert sentence.startswith("Must be wall_ms, cpu_ms,")
-        assert sentence.endswith(" or throughput_per_s.")
+        assert sentence.startswith("Must be 'wall_ms', 'cpu_ms',")
+        assert sentence.endswith(" or 'throughput_per_s'.")
 
 
 def test_an_unknown_benchmark_has_no_trend(api: Api) -> None:

@@ -322,6 +322,17 @@ def test_a_bad_key_is_refused_without_being_shown(text: str) -> None:
     assert "a1B2" not in str(error.value) and "c3D4" not in str(error.value)
 
 
+def test_a_key_in_the_place_of_another_setting_is_not_shown() -> None:
+    for name in ("PERFGATE_PORT", "PERFGATE_STORAGE_TYPE", "PERFGATE_API_KEYS"):
+        text = f"viewer:{KEY}:p:(?P={OTHER})" if name == "PERFGATE_API_KEYS" else KEY
+        with pytest.raises(ConfigError) as error:
+            ServerConfig.load(environ={name: text})
+        assert "a1B2" not in str(error.value) and "c3D4" not in str(error.value)
+    with pytest.raises(ConfigError) as error:
+        ServerConfig().api_key(KEY, OTHER)  # type: ignore[arg-type]
+    assert "c3D4" not in str(error.value)
+
+
 def test_keys_can_be_added_in_python() -> None:
     config = ServerConfig().api_key(KEY, Role.ADMIN).api_key(OTHER, Role.VIEWER, "web", "io/.*")
     assert [key.role for key in config.api_keys] == [Role.ADMIN, Role.VIEWER]

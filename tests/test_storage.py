@@ -356,6 +356,17 @@ def test_a_promotion_can_change_the_receipt(storage: Storage) -> None:
     assert get(storage).receipt == stored()[1].body
 
 
+def test_a_promotion_that_changes_nothing_of_the_receipt_shares_it(storage: Storage) -> None:
+    keep(storage)
+    for source, target in (("v1", "v2"), ("v2", "v3")):
+        made, _ = storage.promote(
+            promotion(source, target, normalize=normalize_body), deadline=soon()
+        )
+    assert get(storage, "v3").receipt == get(storage, "v2").receipt != get(storage).receipt
+    counts = storage.counts(deadline=soon())
+    assert (counts.baselines, counts.receipts) == (3, 2)
+
+
 def test_nobody_waits_while_a_promotion_changes_the_receipt(storage: Storage) -> None:
     def normalize(body: bytes) -> Receipt:
         keep(storage, version="beside")

@@ -30,9 +30,6 @@ from perfgate_server.summaries import Summary
 blueprint = Blueprint("compare", __name__)
 blueprint.before_request(enforce)
 
-#: The options of most comparisons: none.
-_defaults: dict[str, Any] = COMPARE_QUERY.load({})
-
 #: The options that decide something, and that no other body has.
 _DECIDING = {*COMPARE_QUERY.parameters} - {"git_ref", "git_sha"}
 
@@ -93,8 +90,6 @@ def _asked(pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, Any]
 
 
 def _options(pairs: list[tuple[str, str]]) -> dict[str, Any]:
-    if not pairs:
-        return _defaults
     options = requests.query(COMPARE_QUERY, pairs)
     _check_recorded(pairs)
     return options
@@ -214,7 +209,7 @@ def _record(
         benchmark=benchmark,
         run_id=run_id,
         status=judgement.status,
-        counts={str(name): number for name, number in judgement.metrics.counts.items()},
+        counts=judgement.metrics.counts,
         reasons=list(judgement.reasons),
         git_ref=options.get("git_ref"),
         git_sha=options.get("git_sha"),

@@ -20,7 +20,7 @@ from perfgate_server.summaries import Summary
 Status = Literal["pass", "warn", "fail", "skip"]
 Skip = Literal["zero_baseline", "missing_baseline", "missing_current"]
 History = Callable[[], Sequence[Summary]]
-_JUDGED: tuple[Status, ...] = ("pass", "warn", "fail")
+_JUDGED = ("pass", "warn", "fail")
 
 HIGHER_IS_BETTER = frozenset({"throughput_per_s"})
 #: A rate that is less, as none, is taken for this one where it is turned to a time.
@@ -106,9 +106,7 @@ class Metrics:
 
     deltas: dict[str, Delta] = field(default_factory=dict)
     skipped: dict[str, Skip] = field(default_factory=dict)
-    counts: dict[Status, int] = field(
-        default_factory=lambda: dict.fromkeys(STATUSES, 0)  # type: ignore[arg-type]
-    )
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATUSES, 0))
     reasons: list[str] = field(default_factory=list)
     records: int | None = None
     noise: dict[str, Noise] = field(default_factory=dict)

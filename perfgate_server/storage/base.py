@@ -53,12 +53,12 @@ class Baseline(NamedTuple):
             sequence=self.sequence, receipt=self.receipt, summary=self.summary
         )
 
-    def differences(self, other: Baseline) -> list[str]:
-        """Return in which of its contents this record is not `other`'s equal.
-
-        What it is called and who made it, when and how, is not content.
+    def differences(self, other: Baseline, more: Sequence[str] = ()) -> list[str]:
+        """Return in which of its contents, and of `more` fields, this record is not `other`'s
+        equal. What it is called and who made it, when and how, is not content.
         """
-        return [name for name in _CONTENTS if getattr(self, name) != getattr(other, name)]
+        names = (*_CONTENTS, *more)
+        return [name for name in names if getattr(self, name) != getattr(other, name)]
 
 
 _CONTENTS = ("content_hash", "git_ref", "git_sha", "metadata", "tags")
@@ -99,12 +99,6 @@ class Promotion:
             promoted_from=source.version,
             receipt=None,
         )
-
-    def normalized(self, source: Baseline | None) -> Receipt | None:
-        """Return the receipt that is made of a source's, if one is to be made of it."""
-        if source is None or self.normalize is None:
-            return None
-        return self.normalize(source.receipt or b"")
 
     def may_have_made(self, target: Baseline) -> bool:
         """Whether `target`, which holds its receipt, can be what this promotion made of a

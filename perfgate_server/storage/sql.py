@@ -100,14 +100,14 @@ class SqlStorage:
         precondition: Precondition | None = None,
         now: Clock | None = None,
     ) -> tuple[Baseline, bool]:
-        project, benchmark = promotion.project, promotion.benchmark
+        project, benchmark, normalize = promotion.project, promotion.benchmark, promotion.normalize
         normal, normalized_of = None, None
-        if promotion.normalize is not None:
+        if normalize is not None:
             # Of a large receipt it takes a second, for which nobody need wait.
             with self._engine.single(deadline) as db:
-                source = self._find(db, project, benchmark, promotion.from_version, receipt=True)
-            normal = promotion.normalized(source)
-            normalized_of = source.content_hash if source else None
+                early = self._find(db, project, benchmark, promotion.from_version, receipt=True)
+            if early is not None:
+                normal, normalized_of = normalize(early.receipt or b""), early.content_hash
         with self._engine.writing(project, benchmark, deadline) as db:
             source = self._find(db, project, benchmark, promotion.from_version)
             target = self._find(
@@ -116,28 +116,26 @@ class SqlStorage:
             if precondition is not None:
                 precondition(target)
             if source is None:
-                if target is not None and promotion.may_have_made(target):
-                    db.ensure_durable()
-                    return target, False
-                raise self._missing(db, project, benchmark, promotion.from_version)
-            if promotion.normalize is not None and source.content_hash != normalized_of:
-                # It came, or was replaced, meanwhile.
-                whole = self._find(db, project, benchmark, source.version, receipt=True)
-                normal = promotion.normalized(whole)
-            new = promotion.result(source, normal.content_hash if normal else source.content_hash)
-            if target is not None:
-                differs = target.differences(new)
-                if target.promoted_from != new.promoted_from:
-                    differs.append("promoted_from")
-                if differs:
-                    raise Conflict(target, new, differs)
+                if target is None or not promotion.may_have_made(target):
+                    raise self._missing(db, project, benchmark, promotion.from_version)
                 db.ensure_durable()
                 return target, False
-            if normal is not None:
-                receipt_id = insert_receipt(db, project, normal)
-            else:
-                receipt_id = receipt_id_of(db, source)
-            return insert(db, _dated(new, now), receipt_id), True
+            if normalize is not None and source.content_hash != normalized_of:
+                # It came, or was replaced, meanwhile.
+                whole = self._find(db, project, benchmark, source.version, receipt=True)
+                normal = normalize(whole.receipt or b"") if whole else None
+            if normal is not None and normal.content_hash == source.content_hash:
+                normal = None  # the source's own will do
+            new = promotion.result(source, (normal or source).content_hash)
+            if target is None:
+                receipt_id = (
+                    insert_receipt(db, project, normal) if normal else receipt_id_of(db, source)
+                )
+                return insert(db, _dated(new, now), receipt_id), True
+            if differs := target.differences(new, ("promoted_from",)):
+                raise Conflict(target, new, differs)
+            db.ensure_durable()
+            return target, False
 
     def get(
         self, project: str, benchmark: str, version: str, *, receipt: bool, deadline: float
