@@ -24,7 +24,7 @@ from perfgate_server.gate.document import document
 from perfgate_server.gate.noise import COVERAGE, LEAST, interval
 from perfgate_server.gate.rule import (
     HIGHER_IS_BETTER,
-    Candidate,
+    FoundBaseline,
     Judgement,
     Options,
     is_comparable,
@@ -43,7 +43,7 @@ def compare(nights: Sequence[Summary], current: Summary, options: Options) -> Ju
         fit = [night for night in nights if is_comparable(current, night, options)]
         return fit[-options.history :]
 
-    return judge(current, Candidate(nights[-1], "", "latest", 0.0), history, options)
+    return judge(current, FoundBaseline(nights[-1], "", "latest", 0.0), history, options)
 
 
 def slower(night: Summary) -> Summary:

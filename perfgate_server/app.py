@@ -18,7 +18,7 @@ from werkzeug.exceptions import NotFound
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from perfgate_server import errors, logs
-from perfgate_server.blueprints import baselines, compare, health, verdicts
+from perfgate_server.blueprints import baselines, compare, health, routes, verdicts
 from perfgate_server.config import ConfigError, ServerConfig, address, misspelt
 from perfgate_server.keys import ApiKey, redact
 from perfgate_server.lean import App
@@ -63,7 +63,7 @@ def create_app(config: ServerConfig | None = None) -> Flask:
         return _create_standalone()
     app = App("perfgate_server", static_folder=None)
     app.url_map.merge_slashes = False
-    app.url_map.converters.update(baselines.CONVERTERS)
+    app.url_map.converters.update(routes.CONVERTERS)
     app.extensions["perfgate"] = make_state(config)
     app.before_request(_begin)
     # Run in reverse order: `_finish` logs what is sent.

@@ -41,7 +41,7 @@ def enforce() -> None:
     asked = request._get_current_object()  # type: ignore[attr-defined]  # the proxy's
     if asked.method == "OPTIONS":
         return
-    start_clock()
+    set_deadline()
     g.key = key = _authenticate(asked, app.extensions["perfgate"].keys)
     path = asked.view_args or {}
     view = cast(Any, app.view_functions[asked.endpoint or ""])
@@ -53,7 +53,7 @@ def enforce() -> None:
     _check_names(path)
 
 
-def start_clock() -> None:
+def set_deadline() -> None:
     """Give the request its deadline, or a new one: when most of --timeout has passed from now."""
     g.deadline = time.monotonic() + _FOR_STORAGE * current_app.extensions["perfgate"].config.timeout
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from perfgate_server.storage import Storage
 
 #: Seconds that a question about the whole of a database may take.
-_PATIENCE = 600
+_TIMEOUT = 600
 
 # name of the field, metavar, help, default: the text goes to ServerConfig.load, which also reads
 # the variable, so both have one parser and one set of errors.
@@ -320,7 +320,7 @@ def check_command(context: click.Context, /, **options: str | None) -> int:
 
 
 def _deadline() -> float:
-    return time.monotonic() + _PATIENCE
+    return time.monotonic() + _TIMEOUT
 
 
 def main() -> None:

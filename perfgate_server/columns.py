@@ -38,8 +38,8 @@ class Rows(list[Any]):
 
 
 def columns_of(rows: list[Any]) -> dict[str, Column] | None:
-    """Return the values of each member of objects; None if some are no objects, if they have more
-    than 64 members in all, or lack too many of these."""
+    """Return the values of each member as a column; None if a row is no object, if there are more
+    than 64 members, or if too many cells would be empty."""
     return rows.columns if isinstance(rows, Rows) else _columns(rows)
 
 

@@ -1,4 +1,5 @@
-"""The only place that knows which exception is which status, and how an error looks."""
+"""Which exception of the application is which status, and how an error looks. What gunicorn refuses
+before the application sees it is in `refusals`."""
 
 from __future__ import annotations
 

@@ -56,6 +56,7 @@ class Integer(Field):
 
 
 def integer_rule(low: int, high: int) -> str:
+    """Return the sentence about what is no integer in that range."""
     return f"Must be an integer from {low} to {high}."
 
 
@@ -68,7 +69,9 @@ class Number(Field):
         return value
 
 
-class Flag(Field):
+class Boolean(Field):
+    """true or false, and not 1 or 0."""
+
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> bool:
         if type(value) is not bool:
             raise ValidationError("Must be true or false.")

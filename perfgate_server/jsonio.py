@@ -116,7 +116,8 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[^\s",:\[\]{}"]++', re.DOTALL)
 #: How many tokens are searched for the wrong one: a receipt of 1,000 samples has fewer.
 _LOOKED_AT = 100_000
-# Without possessive groups, which Python up to 3.11.4 matches wrongly.
+# Its groups are not possessive: Python up to 3.11.4 matches those wrongly in which something is
+# tried again (gh-106052).
 _NUMBER = re.compile(rb"-?[0-9]++(?:\.[0-9]++)?(?:[eE][-+]?[0-9]++)?")
 
 

@@ -94,12 +94,12 @@ class ApiKey:
 
     @property
     def within(self) -> str:
-        """With what the names of all benchmarks begin that the key sees."""
+        """The prefix that every benchmark has which the key sees; it may be empty."""
         return "" if self.benchmarks is None else _beginning(self.benchmarks.pattern)[0]
 
     @property
     def visible(self) -> Callable[[str], bool] | None:
-        """What tells of those which of them the key sees: `sees`, or None if it is all."""
+        """A test for names with that prefix, or None if the key sees all of them."""
         if self.benchmarks is None or _beginning(self.benchmarks.pattern)[1] == ".*":
             return None
         return self.sees
@@ -131,6 +131,7 @@ def id_of(digest: str) -> str:
 
 
 def is_well_formed(key: str) -> bool:
+    """Whether a text has the form of a key: see KEY_RULE."""
     return _KEY.match(key) is not None
 
 

@@ -45,6 +45,8 @@ class Parameter(Field):
 
 
 class IntegerParameter(Parameter):
+    """Decimal digits alone, from `low` to `high`."""
+
     def __init__(self, high: int, low: int = 0, **options: Any) -> None:
         super().__init__(**options)
         self.low, self.high = low, high
@@ -56,6 +58,8 @@ class IntegerParameter(Parameter):
 
 
 class BooleanParameter(Parameter):
+    """``true``, ``false``, ``1`` or ``0``."""
+
     values = {"true": True, "1": True, "false": False, "0": False}
 
     def parse(self, text: str) -> bool:
@@ -65,6 +69,8 @@ class BooleanParameter(Parameter):
 
 
 class ChoiceParameter(Parameter):
+    """One of the given words."""
+
     def __init__(self, *choices: str, **options: Any) -> None:
         self.choices = choices
         *most, last = map(repr, choices)
@@ -78,6 +84,8 @@ class ChoiceParameter(Parameter):
 
 
 class TagsParameter(Parameter):
+    """Tags separated by commas, each of them once."""
+
     def parse(self, text: str) -> list[str]:
         tags = text.split(",")
         if "" in tags:
@@ -86,6 +94,8 @@ class TagsParameter(Parameter):
 
 
 class CursorParameter(Parameter):
+    """What `encode_cursor` made of a sequence, as that sequence."""
+
     def parse(self, text: str) -> int:
         try:
             return decode_cursor(text)

@@ -27,7 +27,7 @@ from perfgate_server.fields import (
     integer_rule,
 )
 from perfgate_server.names import STATUSES
-from perfgate_server.schemas import RECORD_SCHEMA, VERDICT_SCHEMA, ReceiptSchema
+from perfgate_server.schemas import BASELINE_SCHEMA, VERDICT_SCHEMA, ReceiptSchema
 
 MAX_REASONS = 64
 MAX_RUN_ID = 256
@@ -46,7 +46,7 @@ class Pattern(Field):
         return value
 
 
-class Moment(Pattern):
+class Timestamp(Pattern):
     """A time as records are stamped with."""
 
     def __init__(self, **options: Any) -> None:
@@ -114,10 +114,10 @@ class NotNegative(Number):
         return number
 
 
-class RecordSchema(Object):
+class BaselineSchema(Object):
     """A record as the API answers it and an export writes it."""
 
-    schema = Constant(RECORD_SCHEMA, required=True)
+    schema = Constant(BASELINE_SCHEMA, required=True)
     id = Text(1, 128, required=True)
     project = Name("project", required=True)
     benchmark = Name("benchmark", required=True)
@@ -126,7 +126,7 @@ class RecordSchema(Object):
     git_sha = GitName(load_default=None)
     metadata = Metadata(required=True)
     tags = Tags(required=True)
-    created_at = Moment(required=True)
+    created_at = Timestamp(required=True)
     created_by = Text(1, 128, required=True)
     content_hash = Pattern(r"[0-9a-f]{64}", "Must be a SHA-256 in hex.", required=True)
     source = Pattern("upload|promote", "Must be upload or promote.", required=True)
@@ -153,6 +153,6 @@ class VerdictRecordSchema(VerdictSchema):
     schema = Constant(VERDICT_SCHEMA, required=True)
     id = Text(1, 128, required=True)
     project = Name("project", required=True)
-    created_at = Moment(required=True)
+    created_at = Timestamp(required=True)
     created_by = Text(1, 128, required=True)
     flakiness_score = NotNegative(1, load_default=None)

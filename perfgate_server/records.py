@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from perfgate_server import jsonio, summaries
-from perfgate_server.schemas import RECORD_SCHEMA, VERDICT_SCHEMA
+from perfgate_server.schemas import BASELINE_SCHEMA, VERDICT_SCHEMA
 from perfgate_server.storage.base import Baseline, Receipt
 from perfgate_server.storage.verdicts import VerdictRecord
 
@@ -70,7 +70,7 @@ def record_head(baseline: Baseline) -> bytes:
     It decides the ETag too: whatever a client can see of a record, its ETag covers.
     """
     members = {
-        "schema": RECORD_SCHEMA,
+        "schema": BASELINE_SCHEMA,
         "id": baseline.id,
         "project": baseline.project,
         "benchmark": baseline.benchmark,
@@ -93,7 +93,7 @@ def record_head(baseline: Baseline) -> bytes:
     return jsonio.dumps(members).encode()
 
 
-def record(head: bytes, receipt: bytes) -> bytes:
+def baseline_json(head: bytes, receipt: bytes) -> bytes:
     """Return the whole record as JSON. The receipt's stored text goes in as it is."""
     return b'%b,"receipt":%b}\n' % (head[:-1], receipt)
 

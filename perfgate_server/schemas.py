@@ -17,9 +17,9 @@ from perfgate_server.fields import (
     MAX_ERRORS,
     U32,
     U64,
+    Boolean,
     Constant,
     Field,
-    Flag,
     GitName,
     Integer,
     Metadata,
@@ -34,7 +34,7 @@ from perfgate_server.fields import (
 )
 
 RECEIPT_SCHEMA = "perfgate.run.v1"
-RECORD_SCHEMA = "perfgate.baseline.v1"
+BASELINE_SCHEMA = "perfgate.baseline.v1"
 VERDICT_SCHEMA = "perfgate.verdict.v1"
 
 
@@ -199,7 +199,7 @@ class UploadSchema(Object):
     receipt = Nested(ReceiptSchema, required=True)
     metadata = Metadata()
     tags = Tags()
-    normalize = Flag()
+    normalize = Boolean()
 
 
 class PromotionSchema(Object):
@@ -208,7 +208,7 @@ class PromotionSchema(Object):
     git_ref = GitName()
     git_sha = GitName()
     tags = Tags()
-    normalize = Flag()
+    normalize = Boolean()
 
 
 class BareReceiptSchema(Object):

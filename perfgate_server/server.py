@@ -1,4 +1,5 @@
-"""gunicorn, embedded: the settings, and `run_server`."""
+"""gunicorn: its settings; embedded, for `run_server`; and on its own, for wsgi.py and
+gunicorn.conf.py."""
 
 from __future__ import annotations
 

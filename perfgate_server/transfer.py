@@ -29,7 +29,7 @@ _MOST_INVALID = 20
 #: A record holds a receipt, which may be as deep and as full as a body, its tags and metadata.
 _MAX_DEPTH, _MAX_CONTAINERS = jsonio.MAX_DEPTH + 1, jsonio.MAX_CONTAINERS + 3
 
-_record_schema = record_schemas.RecordSchema()
+_baseline_schema = record_schemas.BaselineSchema()
 _verdict_schema = record_schemas.VerdictRecordSchema()
 
 #: Is told how many bytes, or records, have been dealt with since it was told last.
@@ -46,7 +46,7 @@ def export(storage: Storage, out: BinaryIO, progress: Progress) -> tuple[int, in
     baselines = verdicts = 0
     for record in storage.export(deadline=time.monotonic() + _EXPORT_TIMEOUT):
         if isinstance(record, Baseline):
-            out.write(records.record(records.record_head(record), record.receipt or b""))
+            out.write(records.baseline_json(records.record_head(record), record.receipt or b""))
             baselines += 1
         else:
             out.write(records.exported_verdict(record))
@@ -242,7 +242,7 @@ def _parse(line: bytes) -> tuple[Baseline, Receipt] | VerdictRecord:
             line.rstrip(b"\r\n"), max_depth=_MAX_DEPTH, max_containers=_MAX_CONTAINERS
         )
         is_verdict = isinstance(value, dict) and value.get("schema") == schemas.VERDICT_SCHEMA
-        loaded = (_verdict_schema if is_verdict else _record_schema).load(value)
+        loaded = (_verdict_schema if is_verdict else _baseline_schema).load(value)
     except jsonio.MalformedJSON as error:
         raise InvalidLine(str(error).replace("The body", "It", 1)) from None
     except ValidationError as error:

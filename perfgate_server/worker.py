@@ -1,4 +1,4 @@
-"""gunicorn's threaded worker, bounded: no client holds a thread, or the loop, for long."""
+"""gunicorn's threaded worker, and what that lacks: see `Worker`."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from perfgate_server.gate.noise import LEAST, Interval, interval, qn, since_last_shift, student
+from perfgate_server.gate.noise import LEAST, Interval, interval, qn, since_last_shift, t_quantile
 
 values = st.one_of(st.integers(0, 2**64 - 1), st.floats(allow_nan=False, allow_infinity=False))
 
@@ -33,12 +33,12 @@ def normal(n: int, mean: float = 100.0, sigma: float = 5.0, seed: int = 1) -> li
 )
 def test_students_quantile_is_that_of_the_tables(freedom: int, quantile: float) -> None:
     # The expansion ends before the term of the fifth power.
-    assert student(freedom) == pytest.approx(quantile, rel=0, abs=11 / freedom**5 + 1e-6)
-    assert student(freedom) == pytest.approx(quantile, rel=0.003)
+    assert t_quantile(freedom) == pytest.approx(quantile, rel=0, abs=11 / freedom**5 + 1e-6)
+    assert t_quantile(freedom) == pytest.approx(quantile, rel=0.003)
 
 
 def test_students_quantile_tends_to_the_normal_one() -> None:
-    assert student(10**9) == pytest.approx(NormalDist().inv_cdf(0.995), rel=1e-8)
+    assert t_quantile(10**9) == pytest.approx(NormalDist().inv_cdf(0.995), rel=1e-8)
 
 
 @pytest.mark.parametrize("n", [*range(5, 13), 20, 21])

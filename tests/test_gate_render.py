@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from perfgate_server.gate import render
 from perfgate_server.gate.document import document
-from perfgate_server.gate.rule import Candidate, Options, judge
+from perfgate_server.gate.rule import FoundBaseline, Options, judge
 from perfgate_server.names import METRICS
 from perfgate_server.summaries import MetricStats, Summary
 
@@ -36,7 +36,7 @@ def answer(
     age: float = 3.0 * 86400,
     **options: Any,
 ) -> dict[str, Any]:
-    found = Candidate(baseline, version, selector, age) if baseline else None
+    found = FoundBaseline(baseline, version, selector, age) if baseline else None
     return document(judge(current, found, lambda: records or [], Options(**options)), {}, tried)
 
 

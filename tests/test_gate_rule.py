@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from perfgate_server.gate import hosts, noise
 from perfgate_server.gate.document import document
 from perfgate_server.gate.rule import (
-    Candidate,
+    FoundBaseline,
     Judgement,
     Options,
     is_comparable,
@@ -46,7 +46,7 @@ def against(
     age: float = 0.0,
     **options: Any,
 ) -> Judgement:
-    found = Candidate(baseline, "v1", "latest", age) if baseline else None
+    found = FoundBaseline(baseline, "v1", "latest", age) if baseline else None
     return judge(current, found, lambda: records or [], Options(**options))
 
 
@@ -473,16 +473,16 @@ all_options = st.builds(
     max_age=st.none() | st.just(5.0),
     min_samples=st.integers(1, 2),
 )
-candidates = st.builds(
-    Candidate, summaries, version=st.just("v1"), selector=st.just("latest"), age=st.just(6.0)
+baselines = st.builds(
+    FoundBaseline, summaries, version=st.just("v1"), selector=st.just("latest"), age=st.just(6.0)
 )
 histories = st.lists(summaries, max_size=9)
 
 
-@given(summaries, candidates, histories, all_options, st.data())
+@given(summaries, baselines, histories, all_options, st.data())
 def test_slower_is_never_judged_better(
     current: Summary,
-    baseline: Candidate,
+    baseline: FoundBaseline,
     history: list[Summary],
     options: Options,
     data: st.DataObject,
@@ -514,9 +514,9 @@ def test_slower_is_never_judged_better(
     }
 
 
-@given(summaries, st.none() | candidates, histories, all_options)
+@given(summaries, st.none() | baselines, histories, all_options)
 def test_there_is_a_verdict_in_every_case(
-    current: Summary, baseline: Candidate | None, history: list[Summary], options: Options
+    current: Summary, baseline: FoundBaseline | None, history: list[Summary], options: Options
 ) -> None:
     """It can be written as JSON, says why it is no pass, and passes nothing unseen."""
     verdict = document(
@@ -625,7 +625,7 @@ def test_the_history_is_asked_once_and_for_what_is_judged() -> None:
         asked.append(1)
         return noisy
 
-    baseline = Candidate(run(wall_ms=100, cpu_ms=100), "v1", "latest", 0.0)
+    baseline = FoundBaseline(run(wall_ms=100, cpu_ms=100), "v1", "latest", 0.0)
     verdict = judge(run(wall_ms=150, cpu_ms=150), baseline, history, Options())
     assert (verdict.reasons, len(asked)) == (("wall_ms_warn", "cpu_ms_warn", "within_noise"), 1)
     only = Options(metrics=("wall_ms",))

@@ -76,7 +76,7 @@ def test_a_statement_that_takes_too_long_is_ended_by_the_server(
     """If it were only not waited for, it would go on, and nobody would want its answer."""
     from perfgate_server.storage import postgres as engine
 
-    monkeypatch.setattr(engine, "_FIRST_WORD", PATIENCE)  # however busy the machine is
+    monkeypatch.setattr(engine, "_GRACE", PATIENCE)  # however busy the machine is
     with contextlib.closing(opened(url)) as storage:
         with pytest.raises(Unavailable, match="statement timeout"):
             with storage._engine.single(soon(0.5)) as session:

@@ -9,12 +9,12 @@ from typing import Any
 
 from flask import Blueprint, Response, g, request, url_for
 from marshmallow import ValidationError
-from werkzeug.routing import BaseConverter
 from werkzeug.urls import iri_to_uri
 
 from perfgate_server import jsonio, queries, records, schemas
 from perfgate_server.auth import enforce, requires
 from perfgate_server.blueprints import requests, responses
+from perfgate_server.blueprints.routes import BASELINES, BENCHMARK, VERSION
 from perfgate_server.errors import ApiError
 from perfgate_server.fields import all_valid
 from perfgate_server.keys import Permission
@@ -31,38 +31,6 @@ from perfgate_server.storage.base import (
 blueprint = Blueprint("baselines", __name__)
 blueprint.before_request(enforce)
 
-
-class SegmentConverter(BaseConverter):
-    """A project or a version; an empty one too, so that it is a 400 that says so."""
-
-    regex = "[^/]*"
-
-
-class BenchmarkConverter(BaseConverter):
-    """A benchmark, with its slashes, before ``/versions/{version}``."""
-
-    part_isolating = False
-    regex = "(?s:.*)"
-
-
-class LeafBenchmarkConverter(BenchmarkConverter):
-    """A benchmark before ``/latest``, ``/versions``, ``/trend``, ``/promote`` and
-    ``/compare``. Behind ``/versions`` these words are versions: that reading leaves each path
-    just one."""
-
-    regex = "(?:versions|(?s:.*)(?<!/versions))"
-
-
-CONVERTERS = {
-    "segment": SegmentConverter,
-    "benchmark": BenchmarkConverter,
-    "leaf": LeafBenchmarkConverter,
-}
-
-PROJECT = "/projects/<segment:project>/baselines"
-BENCHMARK = f"{PROJECT}/<leaf:benchmark>"
-VERSION = f"{PROJECT}/<benchmark:benchmark>/versions/<segment:version>"
-
 _upload_schema = schemas.UploadSchema()
 _promotion_schema = schemas.PromotionSchema()
 _put_query = queries.PutQuery()
@@ -77,7 +45,7 @@ _CACHE_CONTROL = "private, no-cache"
 # -- write
 
 
-@blueprint.post(PROJECT)
+@blueprint.post(BASELINES)
 @requires(Permission.WRITE)
 def upload(project: str) -> Response:
     envelope, ignored = _posted()
@@ -161,7 +129,7 @@ def get_version(project: str, benchmark: str, version: str) -> Response:
     )
 
 
-@blueprint.get(PROJECT)
+@blueprint.get(BASELINES)
 @requires(Permission.READ)
 def list_baselines(project: str) -> Response:
     parameters = requests.pairs()
@@ -340,7 +308,7 @@ def _read(find: Callable[[bool], Baseline]) -> Response:
         tag, text = records.receipt_etag(baseline), receipt + b"\n"
     else:
         head = records.record_head(baseline)
-        tag, text = records.etag(head), records.record(head, receipt)
+        tag, text = records.etag(head), records.baseline_json(head, receipt)
     if known is not None and _names(known, tag):
         return _unchanged(tag)  # it has become the newest meanwhile
     return Answer(text, headers=_read_headers(tag), content_type=responses.JSON)

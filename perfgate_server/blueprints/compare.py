@@ -14,12 +14,12 @@ from marshmallow import ValidationError
 from perfgate_server import jsonio, record_schemas, records, summaries
 from perfgate_server.auth import check_permission, enforce, requires
 from perfgate_server.blueprints import requests, responses
-from perfgate_server.blueprints.baselines import BENCHMARK
+from perfgate_server.blueprints.routes import BENCHMARK
 from perfgate_server.compare_query import COMPARE_QUERY, pairs_of, per_metric
 from perfgate_server.fields import all_valid
 from perfgate_server.gate import render
 from perfgate_server.gate.document import document
-from perfgate_server.gate.rule import Candidate, Judgement, Options, is_comparable, judge
+from perfgate_server.gate.rule import FoundBaseline, Judgement, Options, is_comparable, judge
 from perfgate_server.keys import Permission
 from perfgate_server.lean import Answer
 from perfgate_server.queries import MAX_PARAMETERS, BooleanParameter
@@ -96,8 +96,8 @@ def _options(pairs: list[tuple[str, str]]) -> dict[str, Any]:
 
 
 def _check_recorded(pairs: list[tuple[str, str]]) -> None:
-    """Refuse what only a verdict that is kept has, where nothing is said of keeping one: it was
-    meant for a selector, and without a word the run would be compared with another branch's."""
+    """Refuse git_ref and git_sha without `record`, as only a verdict that is kept has them: they
+    were meant for a selector, and the run would be compared with another branch's."""
     asked = {name for name, _ in pairs}
     if "record" not in asked and (stray := asked & {"git_ref", "git_sha"}):
         rule = "Goes with record=true. To compare with a record of it, say against={}:VALUE."
@@ -118,7 +118,7 @@ def _judge(
     project: str, benchmark: str, receipt: dict[str, Any], asked: dict[str, Any]
 ) -> tuple[Judgement, Comparison]:
     """Return the verdict on a receipt, and what was found to compare it with."""
-    options = _rule(asked)
+    options = _rule_options(asked)
     current = summaries.summary_of(receipt)
     # A job that uploads first and compares then must not compare with itself.
     # It may have been uploaded normalized.
@@ -133,10 +133,10 @@ def _judge(
     baseline, selector = found.baseline, found.tried[-1]
     if baseline is None:
         return judge(current, None, list, options), found
-    candidate = Candidate(_summary(baseline), baseline.version, _name(selector), _age(baseline))
+    before = FoundBaseline(_summary(baseline), baseline.version, _name(selector), _age(baseline))
     # Read only if a metric is beyond its threshold: most runs are not slower.
     history = functools.partial(_history, baseline, selector, itself, current, options)
-    return judge(current, candidate, history, options), found
+    return judge(current, before, history, options), found
 
 
 def _history(
@@ -165,7 +165,7 @@ def _history(
     return [*reversed(past)]
 
 
-def _rule(asked: dict[str, Any]) -> Options:
+def _rule_options(asked: dict[str, Any]) -> Options:
     """Return the options that the rule knows."""
     same = {name: asked[name] for name in Options.__slots__ if name in asked}
     limits = {f"{kind}s": per_metric(asked, kind) for kind in ("threshold", "floor")}

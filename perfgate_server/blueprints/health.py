@@ -7,7 +7,7 @@ import time
 
 from flask import Blueprint, Response, current_app, g
 
-from perfgate_server.auth import start_clock
+from perfgate_server.auth import set_deadline
 from perfgate_server.blueprints import responses
 from perfgate_server.errors import RETRY_AFTER
 from perfgate_server.storage.base import Unavailable
@@ -18,16 +18,16 @@ logger = logging.getLogger(__name__)
 
 #: The longest that a health check waits for the storage, in seconds: probes are impatient, and give
 #: up after 5 s mostly.
-_PATIENCE = 4.5
+_TIMEOUT = 4.5
 
 
 @blueprint.get("/health")
 def get_health() -> Response:
     state = current_app.extensions["perfgate"]
     status, headers = "healthy", {"Cache-Control": "no-store"}
-    start_clock()
+    set_deadline()
     try:
-        state.storage.ping(deadline=min(g.deadline, time.monotonic() + _PATIENCE))
+        state.storage.ping(deadline=min(g.deadline, time.monotonic() + _TIMEOUT))
     except Unavailable as error:
         logger.error("storage unavailable: %s", error, extra={"request_id": g.request_id})
         status = "unhealthy"

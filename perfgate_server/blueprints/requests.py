@@ -1,4 +1,4 @@
-"""What a request brings: its body, its query string, its preconditions."""
+"""What a view asks for: the request's body, query string and preconditions, and the storage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from marshmallow import ValidationError
 from werkzeug.wsgi import get_input_stream
 
 from perfgate_server import jsonio, records, schemas
-from perfgate_server.auth import check_benchmark, start_clock
+from perfgate_server.auth import check_benchmark, set_deadline
 from perfgate_server.errors import ApiError
 from perfgate_server.fields import Object, all_valid
 from perfgate_server.queries import MAX_PARAMETERS, NO_QUERY, Query
@@ -65,7 +65,7 @@ def body() -> bytes:
     if request.content_length is None and "Transfer-Encoding" not in request.headers:
         raise ValidationError({"body": _UNANNOUNCED})
     # A client that was slow to send has not used up what the storage may take.
-    start_clock()
+    set_deadline()
     return b"".join(chunks)
 
 
@@ -95,7 +95,7 @@ def benchmark_body() -> Any:
 def receipt(sent: Any) -> Any:
     """Return a parsed receipt once it is checked; raises 400, also for a whole record, as it comes
     back from a `latest`."""
-    if isinstance(sent, dict) and sent.get("schema") == schemas.RECORD_SCHEMA:
+    if isinstance(sent, dict) and sent.get("schema") == schemas.BASELINE_SCHEMA:
         rule = "Must be the receipt itself, as ?receipt=only answers it; this is a whole record."
         raise ValidationError({"receipt": rule})
     return _receipt_schema.load({"receipt": sent})["receipt"]

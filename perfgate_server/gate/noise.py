@@ -42,7 +42,7 @@ LEAST = 5
 
 #: The nominal coverage (see step 3); half of the values outside are better, not worse.
 COVERAGE = 0.99
-_NORMAL = 2.5758293035489004  # the normal distribution's quantile at 0.995
+_Z = 2.5758293035489004  # the normal distribution's quantile at 0.995
 
 # A shift must lower the sum of absolute deviations by this many times the mean deviation left.
 # One is seen in about 1.5 % of normal series of 6 to 20 records that have none.
@@ -82,7 +82,7 @@ def interval(values: Iterable[float], unit: float) -> Interval | None:
         return None
     center = median(series)
     scale = qn(series)
-    half = student(n - 1) * scale * math.sqrt(1 + math.pi / (2 * n)) + unit
+    half = t_quantile(n - 1) * scale * math.sqrt(1 + math.pi / (2 * n)) + unit
     low, high = center - half, center + half
     if not scale:
         # Qn is 0 if a quarter of all pairs are equal, as for small counts, and says nothing of the
@@ -185,12 +185,12 @@ def qn(values: Sequence[float]) -> float:
     return _QN * factor * distances[half * (half - 1) // 2 - 1]
 
 
-def student(freedom: int) -> float:
+def t_quantile(degrees_of_freedom: int) -> float:
     """Return the quantile at 0.995 of Student's t, within 0.3 % from 4 degrees of freedom on.
 
     By the expansion 26.7.5 of Abramowitz and Stegun, Handbook of Mathematical Functions, 1964.
     """
-    z, v = _NORMAL, freedom
+    z, v = _Z, degrees_of_freedom
     return (
         z
         + (z**3 + z) / (4 * v)

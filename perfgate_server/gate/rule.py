@@ -56,9 +56,9 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """The baseline that was found: its summary, its version, by which selector, its age in s, less
-    than 0 if a clock that was wrong has dated it ahead."""
+class FoundBaseline:
+    """What a run is compared with. `age` is in seconds, and less than 0 if a wrong clock has dated
+    the baseline ahead; `selector` is the one that found it."""
 
     summary: Summary
     version: str
@@ -68,6 +68,8 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
+    """How much worse a metric may be, as a share of the baseline: 0.2 is 20 %."""
+
     threshold: float
     warn_threshold: float
     direction: Literal["lower", "higher"]
@@ -117,7 +119,7 @@ class Judgement:
     """The verdict, and all that led to it. `differing` is in what the hosts differ."""
 
     current: Summary
-    baseline: Candidate | None
+    baseline: FoundBaseline | None
     options: Options
     status: Status
     reasons: tuple[str, ...]
@@ -126,7 +128,7 @@ class Judgement:
 
 
 def judge(
-    current: Summary, baseline: Candidate | None, history: History, options: Options
+    current: Summary, baseline: FoundBaseline | None, history: History, options: Options
 ) -> Judgement:
     """Return the verdict on a run; there is one in every case.
 
@@ -163,7 +165,9 @@ def judge(
     return Judgement(current, baseline, options, status, tuple(reasons), metrics, differing)
 
 
-def _doubts(current: Summary, baseline: Candidate, differing: bool, options: Options) -> list[str]:
+def _doubts(
+    current: Summary, baseline: FoundBaseline, differing: bool, options: Options
+) -> list[str]:
     """Return the reasons to doubt the comparison, whatever the numbers say."""
     before = baseline.summary
     doubts = {

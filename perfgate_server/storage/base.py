@@ -202,6 +202,8 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Restored:
+    """What became of a record that an import restores."""
+
     outcome: Outcome
     #: Its sequence; of a version that differs, that of the stored one; None if there is none.
     sequence: int | None = None
@@ -209,6 +211,8 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
+    """How much a storage holds, for `check`."""
+
     schema_version: int
     projects: int
     baselines: int
@@ -443,10 +447,12 @@ class Storage(Protocol):
 
 
 def no_benchmark(project: str, benchmark: str) -> NotFound:
+    """Return the error for a benchmark without records."""
     message = f"Benchmark {benchmark!r} has no baseline in project {project!r}."
     return NotFound("benchmark", message)
 
 
 def no_version(project: str, benchmark: str, version: str) -> NotFound:
+    """Return the error for a version that a benchmark with others does not have."""
     message = f"Benchmark {benchmark!r} has no version {version!r} in project {project!r}."
     return NotFound("version", message)

@@ -34,12 +34,12 @@ RECONNECT_TIMEOUT = 5.0
 #: again for a new call of getconn(), but not for calls that already wait.
 _ASK_ANEW = 1.0
 #: Seconds after a deadline in which the server may still say itself that it has passed.
-_FIRST_WORD = 0.2
+_GRACE = 0.2
 #: Seconds between two attempts to begin, when a new connection was lost at once too, and to lock
 #: the order of records.
-_PAUSE = 0.25
+_RETRY_DELAY = 0.25
 #: Milliseconds that one of those attempts to lock may take.
-_MOMENT = 100
+_LOCK_TIMEOUT_MS = 100
 
 
 class _Connection(psycopg.Connection[tuple[Any, ...]]):
@@ -66,7 +66,7 @@ class _Connection(psycopg.Connection[tuple[Any, ...]]):
                 return end.value
             ready = yield state
             # Nothing is ready when an interval has passed. The server gets the first word.
-            if not ready and time.monotonic() > self.deadline + _FIRST_WORD:
+            if not ready and time.monotonic() > self.deadline + _GRACE:
                 self.pgconn.finish()
                 raise psycopg.OperationalError("the server does not answer")
 
@@ -120,13 +120,13 @@ class _Session:
         while True:
             self.execute("SAVEPOINT unlocked")
             try:
-                self.execute(f"SET LOCAL lock_timeout = {_MOMENT}")
+                self.execute(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}")
                 self.execute(f"LOCK TABLE {kind} IN SHARE ROW EXCLUSIVE MODE")
             except psycopg.errors.LockNotAvailable:
-                if time.monotonic() + _PAUSE > self._connection.deadline:
+                if time.monotonic() + _RETRY_DELAY > self._connection.deadline:
                     raise
                 self.execute("ROLLBACK TO unlocked")
-                time.sleep(_PAUSE)
+                time.sleep(_RETRY_DELAY)
             else:
                 self.execute("SET LOCAL lock_timeout = 0")  # statement_timeout stays
                 return
@@ -260,7 +260,7 @@ class PostgresEngine:
                     raise Unavailable(f"PostgreSQL: {reason(error)}") from error
                 # A new one is lost as fast where a PgBouncer stands before no database.
                 time.sleep(pause)
-                pause = _PAUSE
+                pause = _RETRY_DELAY
             else:
                 return connection
 

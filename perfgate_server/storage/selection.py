@@ -209,9 +209,8 @@ def only_visible(
     filters: Filters | VerdictFilters,
     prefix: str = "",
 ) -> list[tuple[str, Any]] | None:
-    """Return the conditions, each with its value, that leave of a table's benchmarks with that
-    prefix those that may be seen: none if that is all there are. Return None if there is nothing
-    to see."""
+    """Return conditions, each with its value, that restrict a table's benchmarks with that prefix
+    to those that the key sees: [] if it sees all of them, None if it sees none."""
     within, visible, name = filters.within, filters.visible, filters.benchmark
     if name is not None:  # which leaves no other
         is_seen = name.startswith(prefix) and name.startswith(within)
@@ -268,6 +267,7 @@ def _benchmarks(db: Session, project: str, table: str, prefix: str) -> list[str]
 
 
 def count(db: Session, selection: Selection) -> int:
+    """Return the number of rows of a selection."""
     sql, values = selection.sql("count(*)"), selection.values
     if selection.whole is not None:
         # All of a project's rows are counted as they come and go.
