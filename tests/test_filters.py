@@ -16,7 +16,7 @@ from perfgate_server.storage import Storage, selection
 from perfgate_server.storage.base import Baseline, Filters, Page
 from perfgate_server.storage.sql import SqlStorage
 from perfgate_server.storage.sqlite import SqliteEngine
-from perfgate_server.storage.sqlite_file import Connection
+from perfgate_server.storage.sqlite_connection import Connection
 from perfgate_server.storage.verdicts import VerdictFilters, VerdictRecord
 
 BENCHMARKS = ("cpu", "io", "io/read", "io/write", "iot", "ioz")

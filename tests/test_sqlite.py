@@ -37,7 +37,9 @@ from perfgate_server.storage import (
     open_storage,
     sql_comparison,
     sqlite,
+    sqlite_connection,
     sqlite_file,
+    sqlite_log,
 )
 from perfgate_server.storage.base import CannotOpen, Filters, Page, Selector, Unavailable
 from perfgate_server.storage.sql import SqlStorage
@@ -365,7 +367,7 @@ def test_who_may_only_read_leaves_nothing_that_keeps_the_owner_out(shared: Path)
     (shared / "copy").chmod(0o444)
     with closing(open_storage("sqlite", str(path), pool_size=1)) as storage:
         storage.create(*stored(), deadline=soon())
-        for log in sqlite_file.log_paths(path):
+        for log in sqlite_log.log_paths(path):
             Path(log).chmod(0o644)
         path.chmod(0o444)
         with not_root():
@@ -378,7 +380,7 @@ def test_a_log_to_which_the_user_may_not_write_is_named(shared: Path) -> None:
     path = shared / "perfgate.db"
     opened(path)
     path.chmod(0o666)
-    for log in sqlite_file.log_paths(path):
+    for log in sqlite_log.log_paths(path):
         Path(log).touch(0o444)
     with not_root(), pytest.raises(CannotOpen, match="write to .*db-wal and .*db-shm too"):
         opened(path)
@@ -508,7 +510,7 @@ def test_where_sqlite_ended_a_transaction_itself_its_own_reason_is_told() -> Non
     """And not that there is nothing to undo."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
         with pytest.raises(sqlite3.OperationalError, match="disk is full"):
-            with sqlite_file.transaction(db, "BEGIN"):
+            with sqlite_connection.transaction(db, "BEGIN"):
                 db.execute("ROLLBACK")
                 raise sqlite3.OperationalError("database or disk is full")
 

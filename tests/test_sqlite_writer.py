@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from support import PATIENCE, soon, wait_for
 
-from perfgate_server.storage import sqlite_file, sqlite_writer
+from perfgate_server.storage import sqlite_connection, sqlite_writer
 from perfgate_server.storage.base import Unavailable
-from perfgate_server.storage.sqlite_file import Connection
+from perfgate_server.storage.sqlite_connection import Connection
 from perfgate_server.storage.sqlite_writer import Writer
 
 Body = Callable[[Connection], None]
@@ -38,7 +38,7 @@ class Desk:
 
     def _checked(self, db: Connection | None, deadline: float) -> Connection:
         if db is None:
-            db = sqlite_file.connect(self.path, "rw", 0.0)
+            db = sqlite_connection.connect(self.path, "rw", 0.0)
             db.execute("PRAGMA foreign_keys = ON")
             db.set_trace_callback(self.statements.append)
         return db

@@ -10,8 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from perfgate_server.storage import sqlite_file
+from perfgate_server.storage import sqlite_file, sqlite_log
 from perfgate_server.storage.base import Unavailable
+from perfgate_server.storage.sqlite_connection import (
+    ERRORS,
+    Connection,
+    connect,
+    reason,
+    transaction,
+)
 from perfgate_server.storage.sqlite_writer import Writer
 
 #: SQLite's virtual machine instructions between two looks at the deadline: about a millisecond.
@@ -41,21 +48,21 @@ class SqliteEngine:
         self._path = path
         # Connections are opened on first use, so in the process that uses them: one must not
         # be carried across a fork. A thread holds one at a time.
-        self._slots: queue.SimpleQueue[sqlite_file.Connection | None] = queue.SimpleQueue()
+        self._slots: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
         for _ in range(1 if path is None else threads):
             self._slots.put(None)
         self._writer = Writer(self._checked_to_write, threads, shared)
         # An idle connection to the file: while one is open, SQLite neither removes nor replaces
         # the write-ahead log.
-        self._anchor: sqlite_file.Connection | None = None
+        self._anchor: Connection | None = None
         self._log: tuple[int, ...] | None = None
         #: When it is looked again whether the file is still there.
         self._looks_at = -math.inf
         self._opening = threading.Lock()
         if path is not None:
             sqlite_file.prepare(path, create)
-            self._identity = sqlite_file.identity(path)
-            self._log_paths = sqlite_file.log_paths(path)
+            self._identity = sqlite_log.identity(path)
+            self._log_paths = sqlite_log.log_paths(path)
 
     def close(self) -> None:
         for connection in [self._slots.get_nowait() for _ in range(self._slots.qsize())]:
@@ -68,7 +75,7 @@ class SqliteEngine:
             self._anchor = None
 
     @contextmanager
-    def single(self, deadline: float, look: bool = False) -> Iterator[sqlite_file.Connection]:
+    def single(self, deadline: float, look: bool = False) -> Iterator[Connection]:
         """Lend a connection; turn what the driver raises into Unavailable."""
         try:
             connection = self._slots.get(timeout=max(0.0, deadline - time.monotonic()))
@@ -79,36 +86,32 @@ class SqliteEngine:
                 connection = self._checked_for_a_while(connection, deadline)
             connection.deadline = deadline
             yield connection
-        except sqlite_file.ERRORS as error:
+        except ERRORS as error:
             # In memory the connection is the database. Of a file, a new one may be better off.
             if connection is not None and self._path is not None:
                 connection.close()
                 connection = None
-            raise Unavailable(sqlite_file.reason(error)) from error
+            raise Unavailable(reason(error)) from error
         finally:
             self._slots.put(connection)
 
     @contextmanager
-    def reading(self, deadline: float) -> Iterator[sqlite_file.Connection]:
+    def reading(self, deadline: float) -> Iterator[Connection]:
         """Lend a connection whose statements all see the same state of the database."""
-        with self.single(deadline) as db, sqlite_file.transaction(db, "BEGIN"):
+        with self.single(deadline) as db, transaction(db, "BEGIN"):
             yield db
 
     @contextmanager
-    def writing(
-        self, project: str, benchmark: str, deadline: float
-    ) -> Iterator[sqlite_file.Connection]:
+    def writing(self, project: str, benchmark: str, deadline: float) -> Iterator[Connection]:
         """Lend a connection that alone may write, to any benchmark."""
         if self._path is None:
-            with self.single(deadline) as db, sqlite_file.transaction(db, "BEGIN"):
+            with self.single(deadline) as db, transaction(db, "BEGIN"):
                 yield db
         else:
             with self._writer.writing(deadline) as db:
                 yield db
 
-    def _checked_for_a_while(
-        self, connection: sqlite_file.Connection | None, deadline: float
-    ) -> sqlite_file.Connection:
+    def _checked_for_a_while(self, connection: Connection | None, deadline: float) -> Connection:
         """Do as `_checked`; unless that raises, readers need not look again for _LOOK_LASTS."""
         self._looks_at = time.monotonic() + _LOOK_LASTS
         try:
@@ -117,20 +120,18 @@ class SqliteEngine:
             self._looks_at = -math.inf
             raise
 
-    def _checked(
-        self, connection: sqlite_file.Connection | None, deadline: float
-    ) -> sqlite_file.Connection:
+    def _checked(self, connection: Connection | None, deadline: float) -> Connection:
         """Return the connection, or a new one. Raises Unavailable unless the database is the one
         that was opened, with the log that it had: what is written to a log that was removed is
         lost at the end."""
         if self._path is None:
             return self._open(deadline) if connection is None else connection
-        if sqlite_file.identity(self._path) != self._identity:
+        if sqlite_log.identity(self._path) != self._identity:
             raise Unavailable(f"{self._path} is gone, or is not the file that was opened")
         if self._anchor is None:
             self._open_anchor(self._path, deadline)
-        if sqlite_file.log_identity(self._log_paths) != self._log:
-            raise Unavailable(sqlite_file.LOST_LOG.format(self._path))
+        if sqlite_log.log_identity(self._log_paths) != self._log:
+            raise Unavailable(sqlite_log.LOST_LOG.format(self._path))
         return self._open(deadline) if connection is None else connection
 
     def _open_anchor(self, path: Path, deadline: float) -> None:
@@ -139,17 +140,15 @@ class SqliteEngine:
             raise Unavailable("another thread is opening the database")
         try:
             if self._anchor is None:
-                if sqlite_file.has_lost_its_log(path, deadline):
-                    raise Unavailable(sqlite_file.NO_LOG.format(path))
+                if sqlite_log.has_lost_its_log(path, deadline):
+                    raise Unavailable(sqlite_log.NO_LOG.format(path))
                 anchor = self._open(deadline)
-                self._log = sqlite_file.log_identity(self._log_paths)
+                self._log = sqlite_log.log_identity(self._log_paths)
                 self._anchor = anchor  # last: without the lock it tells that all is there
         finally:
             self._opening.release()
 
-    def _checked_to_write(
-        self, connection: sqlite_file.Connection | None, deadline: float
-    ) -> sqlite_file.Connection:
+    def _checked_to_write(self, connection: Connection | None, deadline: float) -> Connection:
         """Return the connection, or a new one, which refuses at once when another process writes:
         the writer waits in a better way. Raises Unavailable as `_checked` does."""
         checked = self._checked(connection, deadline)
@@ -157,10 +156,10 @@ class SqliteEngine:
             checked.execute("PRAGMA busy_timeout = 0")
         return checked
 
-    def _open(self, deadline: float) -> sqlite_file.Connection:
+    def _open(self, deadline: float) -> Connection:
         # Needed to open the file: later, in WAL mode, only writers wait for a lock.
         left = min(sqlite_file.OPEN_TIMEOUT, max(0.0, deadline - time.monotonic()))
-        connection = sqlite_file.connect(self._path, "rw", left)
+        connection = connect(self._path, "rw", left)
         try:
             connection.execute("PRAGMA foreign_keys = ON")
             # As some builds have it by themselves: nothing of what is deleted stays in the file.

@@ -1,180 +1,39 @@
-"""The file under the SQLite storage: connections to it, its creation and its schema."""
+"""The file under the SQLite storage: its creation, its schema, its copy and its check."""
 
 from __future__ import annotations
 
-import fcntl
-import json
-import math
 import os
 import sqlite3
 import stat
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
 from perfgate_server import files
 from perfgate_server.storage import migrate
-from perfgate_server.storage.base import CannotOpen, Kind, StorageError
+from perfgate_server.storage.base import CannotOpen, StorageError
+from perfgate_server.storage.sqlite_connection import (
+    Connection,
+    connect,
+    primary_code,
+    transaction,
+)
+from perfgate_server.storage.sqlite_log import (
+    NO_LOG,
+    has_lost_its_log,
+    identity,
+    is_in_wal_mode,
+    kept_open,
+    leave_wal_mode,
+    log_paths,
+)
 
 #: How long opening may wait for other processes that open, or migrate, the same file, in seconds.
 OPEN_TIMEOUT = 30.0
 #: The first with RETURNING and MATERIALIZED.
 OLDEST_SQLITE = (3, 35, 0)
-
-
-#: What Python's sqlite3 raises; of SQLite without memory it makes a MemoryError.
-ERRORS = (sqlite3.Error, MemoryError)
-
-
-class Connection(sqlite3.Connection):
-    """A connection that gives up a statement once its deadline has passed."""
-
-    deadline = float("inf")
-    has_statistics = False
-
-    def is_late(self) -> bool:
-        return time.monotonic() > self.deadline
-
-    def stream(self, sql: str) -> Iterator[Any]:
-        return iter(self.execute(sql))
-
-    def ensure_durable(self) -> None:
-        """What can be read is on the disk, or comes there with this transaction."""
-
-    def reserve(self, kind: Kind, count: int) -> int:
-        # Where AUTOINCREMENT keeps the largest number that it gave.
-        row = self.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (kind,)).fetchone()
-        largest = self.execute(f"SELECT coalesce(max(seq), 0) FROM {kind}").fetchone()[0]
-        last = max(largest, row[0] if row else 0)
-        self.execute("DELETE FROM sqlite_sequence WHERE name = ?", (kind,))
-        self.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (kind, last + count))
-        return int(last) + 1
-
-    def as_bytes(self, column: str) -> str:
-        return f"CAST({column} AS BLOB)"
-
-    def index_hint(self, index: str) -> str:
-        # The planner guesses: it takes a small list for a large one, and a page's cost then
-        # depends on the page.
-        return f"INDEXED BY {index}"
-
-    def among(self, column: str, values: Sequence[Any]) -> tuple[str, Any]:
-        return f"{column} IN (SELECT value FROM json_each(?))", json.dumps(values)
-
-
-@contextmanager
-def transaction(db: sqlite3.Connection, begin: str) -> Iterator[None]:
-    """Begin a transaction with that statement; commit at the end, undo at an exception."""
-    db.execute(begin)
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:  # SQLite itself has ended it after, say, a full disk
-            db.execute("ROLLBACK")
-        raise
-
-
-def identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from any other; None if it is gone, or empty, as no database is
-    that was made."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return (status.st_dev, status.st_ino) if status.st_size else None
-
-
-def log_paths(path: Path) -> tuple[str, str]:
-    """Return where SQLite keeps a database's write-ahead log and the index of that, in which the
-    locks are: beside the file to which a symbolic link leads."""
-    target = os.path.realpath(path)
-    return f"{target}-wal", f"{target}-shm"
-
-
-def log_identity(paths: tuple[str, str]) -> tuple[int, ...] | None:
-    """Return what tells a log and its index, at their `log_paths`, from any others: with two of
-    these two processes may write at once, and what one of them writes is lost. None if one is
-    gone."""
-    try:
-        log, index = map(os.stat, paths)
-    except OSError:
-        return None
-    return log.st_dev, log.st_ino, index.st_dev, index.st_ino
-
-
-#: What is said of a database of which the log was removed, or its index, while this process has it
-#: open; and where another process has.
-LOST_LOG = "the log of {} (-wal, -shm) is gone; stop the server to save it"
-NO_LOG = (
-    "the log of {} (-wal, -shm) is gone, or another program has the database for itself alone; stop"
-    " what has it open to save it"
-)
-#: Where a connection to a database with a log keeps its file locked: SHARED_FIRST and SHARED_SIZE
-#: of https://www.sqlite.org/src/file/src/os.h.
-_SHARED_FIRST, _SHARED_SIZE = 0x4000_0002, 510
-#: Seconds for which a process that opens a database may have it locked before its log is there.
-_OPENING = 1.0
-
-
-def has_lost_its_log(path: Path, deadline: float = math.inf) -> bool:
-    """Tell whether another process has the database open, and its log is gone: whoever opens it
-    now would make a second one, and only one of them would be kept. Waits for that process to make
-    it, but not beyond the deadline.
-
-    To be asked while this process has no connection to it, for closing a file drops all locks that
-    the process has on it.
-    """
-    give_up = min(time.monotonic() + _OPENING, deadline)
-    while log_identity(log_paths(path)) is None and _is_open_with_a_log(path):
-        if time.monotonic() > give_up:
-            return True
-        time.sleep(0.005)
-    return False
-
-
-def _is_open_with_a_log(path: Path) -> bool:
-    """Tell whether another process has a database in WAL mode open; False if that cannot be
-    asked, as of a file that may only be read."""
-    with suppress(OSError), path.open("r+b") as file:
-        if not _is_in_wal_mode(file.fileno()):
-            return False
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, _SHARED_SIZE, _SHARED_FIRST)
-        except (BlockingIOError, PermissionError):  # POSIX lets a system choose
-            return True
-    return False
-
-
-def reason(error: BaseException) -> str:
-    """Return what SQLite says."""
-    return f"SQLite: {str(error) or type(error).__name__}"
-
-
-def connect(path: Path | None, mode: str, timeout: float) -> Connection:
-    """Return a connection to a file (None: to memory), in a mode of SQLite's URIs, ``rw`` or
-    ``rwc``, that waits `timeout` seconds for a lock. Raises sqlite3.Error."""
-    # Anything but the migrator opens without creating: a database that was removed must not
-    # come back as an empty one.
-    target = ":memory:"
-    if path is not None:
-        target = f"file://{quote(os.fsencode(path.absolute()))}?mode={mode}"
-    db = sqlite3.connect(
-        target,
-        uri=path is not None,
-        timeout=timeout,
-        isolation_level=None,  # transactions are begun and ended here, in words
-        check_same_thread=False,  # a connection is lent to one thread at a time
-        factory=Connection,
-    )
-    # A large statement's journal would go to a file in the temporary folder: if that were full, or
-    # not writable, nothing could be uploaded.
-    db.execute("PRAGMA temp_store = MEMORY")
-    return db
 
 
 def check_library() -> None:
@@ -205,11 +64,6 @@ def prepare(path: Path, create: bool = True) -> None:
                 migrate.missing("sqlite", version, upgrade=False)
     except (StorageError, sqlite3.Error, OSError) as error:
         raise CannotOpen(f"cannot open the database {path}: {_why(error, path)}") from error
-
-
-def primary_code(error: Exception) -> int:
-    """Return SQLite's primary result code, 0 for what is no error of SQLite's."""
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 def _why(error: Exception, path: Path) -> str:
@@ -260,7 +114,7 @@ def _check_rights(path: Path) -> None:
     """Refuse a database that this user may only read, unless it has its log: SQLite would make one
     of this user's, to which its owner, and so the server, could not write."""
     has_log = all(map(os.path.exists, log_paths(path)))
-    if not has_log and not _may_write(path) and _is_in_wal_mode(_kept_open(path)):
+    if not has_log and not _may_write(path) and is_in_wal_mode(kept_open(path)):
         raise CannotOpen(
             "it may only be read here, and SQLite would leave a log beside it to which its owner"
             " could not write; be a user who may write to it, or open a copy"
@@ -278,44 +132,13 @@ def _check_log(path: Path) -> None:
             f"it is gone or empty, but {' and '.join(leftovers)} of it is there; put that very"
             " database back, or remove what is left, and with it all that only stands there"
         )
-    if leftovers and not _is_in_wal_mode(_kept_open(path)):
+    if leftovers and not is_in_wal_mode(kept_open(path)):
         raise CannotOpen(
             "it is a copy, and another database's log would be written into it: remove"
             f" {' and '.join(leftovers)}"
         )
     if has_lost_its_log(path):
         raise CannotOpen(NO_LOG.format(path))
-
-
-#: Where a database's header says, in two bytes, in which mode it is
-#: (https://www.sqlite.org/fileformat.html, 1.3.3).
-_MODE, _WAL, _ROLLBACK = 18, b"\2\2", b"\1\1"
-
-
-def _is_in_wal_mode(descriptor: int) -> bool:
-    """Tell whether a database has a write-ahead log; what `backup` makes has none."""
-    return os.pread(descriptor, len(_WAL), _MODE) == _WAL
-
-
-#: Descriptors of databases, by `identity`.
-_descriptors: dict[tuple[int, int] | None, int] = {}
-
-
-def _kept_open(path: Path) -> int:
-    """Return a descriptor of a database that this process may have open. It is not closed: that
-    would drop all locks that the process has on the file, SQLite's too."""
-    known = identity(path)
-    if known not in _descriptors:
-        _descriptors[known] = os.open(path, os.O_RDONLY)
-    return _descriptors[known]
-
-
-def _leave_wal_mode(path: Path) -> None:
-    """Make one file of a database that nobody has open, and has no log: SQLite would make one to
-    leave it, for which there may be no room."""
-    with path.open("r+b") as file:
-        file.seek(_MODE)
-        file.write(_ROLLBACK)
 
 
 def _enter_wal(db: sqlite3.Connection) -> None:
@@ -396,7 +219,7 @@ def backup(path: Path, target: str) -> None:
                 copy.execute("PRAGMA journal_mode = OFF")
                 # In one step: page by page, it begins anew whenever somebody writes.
                 source.backup(copy, pages=-1)
-            _leave_wal_mode(partial)
+            leave_wal_mode(partial)
             with closing(sqlite3.connect(partial)) as copy:
                 problem = check_integrity(copy)
             if problem:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from perfgate_server.storage.base import Unavailable
-from perfgate_server.storage.sqlite_file import ERRORS, Connection, primary_code, reason
+from perfgate_server.storage.sqlite_connection import ERRORS, Connection, primary_code, reason
 
 #: Seconds between two attempts to get the lock that another process has, at first and at most.
 #: SQLite's own waiting goes in steps of 1, 2, 5, 10 ms: longer than the lock is held mostly.
