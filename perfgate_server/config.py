@@ -211,29 +211,41 @@ class ServerConfig:
         for setting in fields(cls):
             if "env" not in setting.metadata:
                 continue
-            option, variable = option_of(setting.name), setting.metadata["env"]
-            if setting.name in arguments:
-                source, text = option, arguments[setting.name]
-            else:
-                source, text = variable, environ.get(variable, "")
-                if not text and not (setting.name == "database_url" and variable in environ):
-                    continue  # an empty variable is an unset one, except where data would go astray
-                if setting.name == "port" and text.startswith("tcp://"):
-                    continue  # Kubernetes sets it so for a service named "perfgate"
+            source = option_of(setting.name)
+            text = arguments.get(setting.name)
+            if text is None:
+                source = setting.metadata["env"]
+                text = _from_environment(setting.name, source, environ)
+            if text is None:
+                continue
             try:
                 values[setting.name] = setting.metadata["parse"](text)
             except ValueError as error:
                 raise ConfigError(f"{source}: {error}, not {text!r}") from None
-        sources = [
-            *(("--api-keys", text) for text in api_keys),
-            *(_variable(environ, "PERFGATE_API_KEYS")),
-        ]
-        files = [("--api-keys-file", path) for path in api_keys_files]
-        files += _variable(environ, "PERFGATE_API_KEYS_FILE")
-        found = [key for source, text in sources for key in _parse_keys(source, keys.split(text))]
-        for source, path in files:
-            found += _read_keys(source, path)
+        found = _all_keys(environ, api_keys, api_keys_files)
         return cls(api_keys=tuple(found), **values)
+
+
+def _from_environment(name: str, variable: str, environ: Mapping[str, str]) -> str | None:
+    """Return what the environment says of a setting, None for nothing."""
+    text = environ.get(variable)
+    if name == "port" and text is not None and text.startswith("tcp://"):
+        return None  # Kubernetes sets it so for a service named "perfgate"
+    # An empty variable is an unset one, except where data would go astray.
+    return text if text or name == "database_url" else None
+
+
+def _all_keys(
+    environ: Mapping[str, str], api_keys: Iterable[str], api_keys_files: Iterable[str]
+) -> list[ApiKey]:
+    texts = [("--api-keys", text) for text in api_keys]
+    texts += _variable(environ, "PERFGATE_API_KEYS")
+    files = [("--api-keys-file", path) for path in api_keys_files]
+    files += _variable(environ, "PERFGATE_API_KEYS_FILE")
+    found = [key for source, text in texts for key in _parse_keys(source, keys.split(text))]
+    for source, path in files:
+        found += _read_keys(source, path)
+    return found
 
 
 def misspelt(variables: Iterable[str]) -> list[str]:

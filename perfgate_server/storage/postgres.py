@@ -228,15 +228,7 @@ class PostgresEngine:
         """
         pause = 0.0
         while True:
-            left = deadline - time.monotonic()
-            try:
-                connection = pool.getconn(timeout=max(0.01, min(left, _ASK_ANEW)))
-            except PoolTimeout:
-                if left > _ASK_ANEW:
-                    continue
-                raise Unavailable("PostgreSQL: no connection before the deadline") from None
-            except PoolClosed as error:  # the process ends
-                raise Unavailable(f"PostgreSQL: {error}") from None
+            connection = _lent(pool, deadline)
             connection.deadline = deadline
             milliseconds = max(1, int((deadline - time.monotonic()) * 1000))
             try:
@@ -304,6 +296,19 @@ def _listen_to_warnings(connection: _Connection) -> None:
             connection.warning = said.message_primary
 
     connection.add_notice_handler(note)
+
+
+def _lent(pool: ConnectionPool[_Connection], deadline: float) -> _Connection:
+    """Take a connection out of the pool. Raises Unavailable if none is free before the deadline."""
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            return pool.getconn(timeout=max(0.01, min(left, _ASK_ANEW)))
+        except PoolTimeout:
+            if left <= _ASK_ANEW:
+                raise Unavailable("PostgreSQL: no connection before the deadline") from None
+        except PoolClosed as error:  # the process ends
+            raise Unavailable(f"PostgreSQL: {error}") from None
 
 
 def _give_back(pool: ConnectionPool[_Connection], connection: _Connection) -> None:
