@@ -15,6 +15,7 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from perfgate_server.storage import open_storage
@@ -98,7 +99,7 @@ class Explaining:
 @contextlib.contextmanager
 def explaining(storage: Any) -> Iterator[list[str]]:
     """Catch the plans of what is called meanwhile."""
-    engine, plans = storage._engine, []
+    engine, plans = storage._engine, list[str]()
 
     class Engine:
         def __getattr__(self, name: str) -> Any:
@@ -147,12 +148,13 @@ def queries(storage: Any, rows: int) -> Iterator[tuple[str, Callable[[], Any]]]:
         "benchmark and source, 200 of 10,000 match",
         lambda: listing(True, benchmark="hot", source="promote"),
     )
-    for name, filters in {
+    combined: dict[str, dict[str, Any]] = {
         "benchmark, 100 match, and tags, half do": {"benchmark": "team9/bench0", "tags": ["half"]},
         "git_ref, half match, and source, 200 do": {"git_ref": "main", "source": "promote"},
         "git_ref and tags, half match, none both": {"git_ref": "dev", "tags": ["half"]},
-    }.items():
-        yield f"{name}, with the total", lambda filters=filters: listing(True, **filters)
+    }
+    for name, filters in combined.items():
+        yield f"{name}, with the total", partial(listing, True, **filters)
     yield "git_sha, 1,000 match, with the total", lambda: listing(True, git_sha="sha7")
     yield "git_ref, half match, with the total", lambda: listing(True, git_ref="main")
     yield "tags, half match, with the total", lambda: listing(True, tags=["half"])
@@ -183,6 +185,9 @@ def comparisons(storage: Any, rows: int) -> Iterator[tuple[str, Callable[[], Any
             deadline=soon,
         )
 
+    def recent(git_ref: str | None) -> Any:
+        return storage.recent("p", "hot", 30, git_ref=git_ref, deadline=soon)
+
     for kind, value in (
         ("latest", ""),
         ("promoted", ""),
@@ -195,16 +200,14 @@ def comparisons(storage: Any, rows: int) -> Iterator[tuple[str, Callable[[], Any
         ("git_ref", "none"),
     ):
         selector = Selector(kind, value)
-        yield f"compare with {kind} {value}", lambda selector=selector: compare(selector)
+        yield f"compare with {kind} {value}", partial(compare, selector)
     yield "the 20 runs up to the latest", lambda: past(None)
     yield "those of one ref", lambda: past("main")
     yield "runs of which none is wanted", lambda: past(None, wanted=False)
     for git_ref in (None, "main", "none"):
         yield (
             f"the 30 most recent, for a trend of {git_ref or 'all'}",
-            lambda git_ref=git_ref: storage.recent(
-                "p", "hot", 30, git_ref=git_ref, deadline=time.monotonic() + 60
-            ),
+            partial(recent, git_ref),
         )
 
 

@@ -139,8 +139,8 @@ def make_initrd(folder: Path, modules: Path) -> Path:
     for number, file in enumerate(drivers(modules)):
         (root / "modules" / f"{number:02}-{file.name}").write_bytes(file.read_bytes())
     (root / "init").write_text(INIT.format(command=shlex.quote(inside())))
-    for file in ("bin/busybox", "init"):
-        (root / file).chmod(0o755)
+    for executable in ("bin/busybox", "init"):
+        (root / executable).chmod(0o755)
     names = "\n".join(str(path.relative_to(root)) for path in root.rglob("*"))
     pack = ["cpio", "--quiet", "-o", "-H", "newc"]
     packed = subprocess.run(pack, cwd=root, input=names.encode(), capture_output=True, check=True)

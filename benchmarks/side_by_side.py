@@ -104,7 +104,9 @@ class Side:
 
 
 @contextlib.contextmanager
-def _running(command: Sequence[str], folder: Path, port: int, path: str, **env: str) -> Iterator:
+def _running(
+    command: Sequence[str], folder: Path, port: int, path: str, **env: str
+) -> Iterator[Any]:
     log = folder / f"{port}.log"
     kept = {name: text for name, text in os.environ.items() if not name.startswith("PERFGATE_")}
     with log.open("wb") as stderr:

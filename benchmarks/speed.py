@@ -93,18 +93,18 @@ def _loads(ours: Side, folder: Path) -> Iterator[tuple[str, Load, Load]]:
             unchanged = Load(path, headers={"If-None-Match": headers["ETag"]})
             yield "`latest`, unchanged (304)", unchanged, Load("/unchanged")
     for samples in SAMPLES:
-        body = write_json(folder / "up.json", {"benchmark": "up", "receipt": receipt(samples)})
-        answer = len(ours.request("POST", BASELINES, json.loads(body.read_text()))[1])
-        upload = Load(BASELINES, body)
-        yield f"upload, {samples} samples", upload, Load(f"/json/{answer}", body)
+        sent = write_json(folder / "up.json", {"benchmark": "up", "receipt": receipt(samples)})
+        answer = len(ours.request("POST", BASELINES, json.loads(sent.read_text()))[1])
+        upload = Load(BASELINES, sent)
+        yield f"upload, {samples} samples", upload, Load(f"/json/{answer}", sent)
     for number in range(20):
         version = {"benchmark": "gate", "receipt": receipt(5, 100 + number % 7)}
         ours.request("POST", BASELINES, version)
     for name, wall_ms in (("passes", 101), ("fails, 20 records of history", 300)):
-        body = write_json(folder / f"run{wall_ms}.json", receipt(5, wall_ms))
+        sent = write_json(folder / f"run{wall_ms}.json", receipt(5, wall_ms))
         path = f"{BASELINES}/gate/compare"
-        answer = len(ours.request("POST", path, json.loads(body.read_text()))[1])
-        yield f"`compare` that {name}", Load(path, body), Load(f"/json/{answer}", body)
+        answer = len(ours.request("POST", path, json.loads(sent.read_text()))[1])
+        yield f"`compare` that {name}", Load(path, sent), Load(f"/json/{answer}", sent)
 
 
 # -- checking a receipt

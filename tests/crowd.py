@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,11 +159,12 @@ class Honest:
         """Upload, read, list and ask for health, so many times, or until that moment."""
         for turn in range(turns):
             version = f"v{client}-{turn}"
-            for what, expected, call in (
-                ("upload", (201,), lambda v=version: server.put(f"honest{client}", v)),
-                ("read", (200,), lambda v=version: _read(server, f"honest{client}", v)),
+            calls: list[tuple[str, tuple[int, ...], Callable[[], Any]]] = [
+                ("upload", (201,), partial(server.put, f"honest{client}", version)),
+                ("read", (200,), partial(_read, server, f"honest{client}", version)),
                 ("health", (200,), lambda: server.request("GET", "/health", role=None)[0]),
-            ):
+            ]
+            for what, expected, call in calls:
                 if time.monotonic() > until:
                     return
                 began = time.monotonic()

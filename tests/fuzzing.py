@@ -136,7 +136,7 @@ class Fuzzer:
                     "git_ref": mark,
                     "tags": [mark],
                     "metadata": {mark: mark},
-                    "receipt": receipt(**{"x-mark": f"{mark} {benchmark} {version}"}),
+                    "receipt": receipt() | {"x-mark": f"{mark} {benchmark} {version}"},
                 }
                 answer = self.client.post(
                     f"/projects/{project}/baselines",

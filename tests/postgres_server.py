@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -170,7 +171,7 @@ class OwnPostgres(Postgres):
             self._process.wait(PATIENCE)
             self._process = None
             for pid in backends:
-                wait_for(lambda pid=pid: _has_ended(pid), f"the end of {pid}")
+                wait_for(partial(_has_ended, pid), f"the end of {pid}")
 
 
 def _has_ended(pid: int) -> bool:

@@ -77,7 +77,7 @@ def stored(
 ) -> tuple[Baseline, Receipt]:
     """Return a record to be kept, and its receipt, for calling a storage directly."""
     kept = receipt_of(receipt() if value is None else value)
-    fields = {
+    fields: dict[str, Any] = {
         "id": new_id(),
         "project": project,
         "benchmark": benchmark,
