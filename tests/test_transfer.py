@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from conftest import BACKENDS
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from postgres_server import Postgres
 from support import receipt, soon, stored
 from test_storage import keep, listed, promotion
@@ -296,6 +298,32 @@ def test_merge_between_what_is_there_moves_each_but_twice(storage: Storage) -> N
     assert listed(storage, tags=["t"]) == versions[::-1]
     # The file's 40 lines have places, and the 21 that were there; PostgreSQL skips some.
     assert storage.reserve("baselines", 1, deadline=soon()) - before < 2 * (40 + 21)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=8))
+def test_merge_keeps_the_orders_of_the_file_and_of_what_is_there(
+    shape: list[tuple[int, bool]],
+) -> None:
+    """Of each version of the file: how many others are there before it, and is it there itself?"""
+    with contextlib.closing(open_storage("memory", None, pool_size=1)) as storage:
+        versions = [f"v{number}" for number in range(len(shape))]
+        text = file_of(storage, *versions)
+        lines = text.splitlines(keepends=True)
+        last = None
+        for number, (others, is_there) in enumerate(shape):
+            for other in range(others):
+                last = keep(storage, "b", f"own{number}-{other}", tags=["t"]).sequence
+            if is_there:
+                parsed: Any = transfer._parse(lines[number])
+                last = storage.restore(*parsed, after=last, place=None, deadline=soon()).sequence
+        before = listed(storage)
+        assert len(before) == sum(others + is_there for others, is_there in shape)
+        assert restored(storage, text, merge=True)[0].complete
+        after = listed(storage)
+        assert [version for version in after if version in before] == before
+        assert [version for version in after if version in versions] == versions[::-1]
+        assert listed(storage, tags=["t"]) == after
 
 
 class Growing(io.BytesIO):
