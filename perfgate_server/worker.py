@@ -184,6 +184,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         left = self._accepts_at() - time.monotonic()
         self.gave_way = False
+        if not self.alive:  # gunicorn would look for those to be closed once a second
+            timeout = min(timeout, _LAST_WORD)
         super().wait_for_and_dispatch_events(min(timeout, left) if left > 0 else timeout)
         if not self.gave_way:
             self.turn_ends = 0.0  # the connection was taken, here or there

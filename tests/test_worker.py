@@ -186,6 +186,9 @@ def test_a_worker_looks_again_when_it_has_stood_back_and_rests_meanwhile(
     worker.recovers_at = 200.0
     worker.wait_for_and_dispatch_events(1.0)
     assert waited == [0.5, 1.0, 1.0]
+    worker.alive = False  # whoever says nothing is to be closed in time
+    worker.wait_for_and_dispatch_events(1.0)
+    assert waited[3] == module._LAST_WORD
 
 
 def test_it_has_one_turn_however_late_the_other_looks(
