@@ -7,6 +7,7 @@ import resource
 import socket
 import struct
 import time
+from collections.abc import Callable
 from typing import Any
 
 #: Bytes that a client must send in the time that it may pause (--timeout): what a line of 70
@@ -83,6 +84,23 @@ def is_unwanted(req: Any, sock: Any) -> bool:
         return True
     missing = length - len(req.unreader.buf.getvalue())
     return missing > 0 and not sock.holds(missing)
+
+
+def closes_unread(req: Any, sock: Any, should_close: Callable[[], bool]) -> bool:
+    """Tell whether to close the connection after a request that `is_unread`; `should_close` is the
+    request's own. Once said it holds, whatever has come when gunicorn asks again."""
+    if not should_close() and is_unwanted(req, sock):
+        req.force_close()
+    return should_close()
+
+
+def asks_to_close(req: Any) -> bool:
+    """Tell whether a client's Connection header names ``close`` among others (RFC 9110, 7.6.1);
+    gunicorn sees it alone."""
+    for name, value in req.headers:
+        if name == "CONNECTION" and "close" in map(str.strip, value.lower().split(",")):
+            return True
+    return False
 
 
 def take_descriptors() -> int:

@@ -77,6 +77,7 @@ def _raw_answer(status: int, message: str, request_id: str, cors: bool) -> bytes
     body = envelope(status, message, details, request_id).encode()
     lines = [
         f"HTTP/1.1 {status} {HTTP_STATUS_CODES[status]}",
+        f"Date: {util.http_date()}",
         "Connection: close",
         "Content-Type: application/json",
         f"Content-Length: {len(body)}",

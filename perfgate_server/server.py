@@ -10,9 +10,10 @@ import random
 import signal
 import socket
 import tempfile
+import time
 from collections import Counter
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
@@ -24,7 +25,7 @@ from perfgate_server.app import announce_key, configure_logs, create_app, make_s
 from perfgate_server.config import ConfigError, ServerConfig, address
 from perfgate_server.storage.base import CannotOpen
 from perfgate_server.terminal import end
-from perfgate_server.worker import NOBODY, STOPPING, Worker, load_of
+from perfgate_server.worker import NOBODY, OWN_SIGNALS, Worker, load_of
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,14 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn is not ty
         return self.app
 
 
+#: Seconds between two looks at the workers' hearts, which are one apart, after which this process
+#: cannot have run all the time.
+_STOOD_STILL = 5.0
+
+
 class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn is not typed
+    _looked_at = 0.0
+
     def handle_hup(self) -> None:
         """Replace the workers, but for the one that is all there is of storage `memory`.
 
@@ -121,6 +129,29 @@ class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn is not typed
     def handle_usr2(self) -> None:
         """Start no second server beside this one: it could not bind the same address."""
         logger.warning("SIGUSR2: there is no second server beside this one; restart it")
+
+    def spawn_worker(self) -> int | None:
+        """Start a worker; one that cannot be started, for want of memory or processes, is tried
+        again by the main loop. gunicorn's own would end them all."""
+        parent = os.getpid()
+        try:
+            return cast(int, super().spawn_worker())
+        except OSError as error:
+            if os.getpid() != parent:
+                raise
+            logger.error("no worker can be started: %s", error.strerror)
+            return None
+
+    def murder_workers(self) -> None:
+        """Kill workers whose hearts have stopped, but look twice where this process was stopped
+        itself, as by Ctrl-Z or with its machine: theirs stood still as long."""
+        before, self._looked_at = self._looked_at, time.monotonic()
+        if self._looked_at - before < _STOOD_STILL:
+            super().murder_workers()
+
+    def handle_quit(self) -> None:
+        """Stop as on SIGTERM, and hear a second signal."""
+        raise StopIteration
 
     def _keeps_memory(self) -> bool:
         return bool(self.app.app.extensions["perfgate"].config.storage_type == "memory")
@@ -220,7 +251,7 @@ def _before_fork(arbiter: Any, worker: Worker) -> None:
     # Until a worker has its own handlers it would run the main process's, which swallow the
     # signal. `Worker.init_signals` lets it through there, and `_after_fork` here.
     if isinstance(worker, Worker):  # any other would never hear it
-        _blocked.update(STOPPING - signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING))
+        _blocked.update(OWN_SIGNALS - signal.pthread_sigmask(signal.SIG_BLOCK, OWN_SIGNALS))
 
 
 def _after_fork() -> None:

@@ -20,16 +20,22 @@ from perfgate_server import refusals
 from perfgate_server.clients import (
     QUOTA,
     Client,
+    asks_to_close,
+    closes_unread,
     is_unread,
-    is_unwanted,
     most_clients,
     take_descriptors,
 )
 
 logger = logging.getLogger(__name__)
 
-#: The signals that stop a worker.
-STOPPING = {signal.SIGTERM, signal.SIGQUIT}
+#: The signals that stop a worker, and those that are for the main process alone: Ctrl-C, the end of
+#: a terminal and some service managers send theirs to the whole process group, and gunicorn's
+#: worker would die of them, with its requests in flight.
+_STOPPING = {signal.SIGTERM, signal.SIGQUIT}
+_IGNORED = {signal.SIGINT, signal.SIGHUP, signal.SIGUSR2}
+#: What a worker does otherwise than the main process.
+OWN_SIGNALS = _STOPPING | _IGNORED
 
 #: Seconds for which a connection that the server has closed is read, for its answer's sake.
 _LINGER = 2.0
@@ -93,9 +99,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
 
     def init_signals(self) -> None:
         super().init_signals()
-        # Ctrl-C reaches the whole process group; the master tells the workers how to stop.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+        for number in _IGNORED:
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, OWN_SIGNALS)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         """Finish the requests in flight, as at SIGTERM: gunicorn sends SIGQUIT on Ctrl-C. Its own
@@ -129,7 +135,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         """Close who is idle soon."""
         deadline = time.monotonic() + _LAST_WORD
         super()._cap_keepalive(deadline)
-        for conn in self.pending_conns:
+        for conn in (*self.pending_conns, *self.lingering):
             conn.timeout = min(conn.timeout, deadline)
 
     def _take_all(self, listener: socket.socket) -> None:
@@ -265,12 +271,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
             self._count(-1)
 
     def handle_request(self, req: Any, conn: Any) -> Any:
-        if self._has_too_many():
+        if self._has_too_many() or asks_to_close(req):
             req.force_close()  # with its answer, which says so
         elif is_unread(req):
-            # Asked again when the answer's head is written: the application has read what it wants.
-            closes = req.should_close
-            req.should_close = lambda: closes() or is_unwanted(req, conn.sock)
+            # Asked when the answer's head is written, and the application has read what it wants.
+            req.should_close = functools.partial(closes_unread, req, conn.sock, req.should_close)
         return super().handle_request(req, conn)
 
     def _has_too_many(self) -> bool:
@@ -309,7 +314,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         except OSError:
             self._close(conn)
         else:
-            conn.timeout = time.monotonic() + _LINGER
+            conn.timeout = time.monotonic() + (_LINGER if self.alive else _LAST_WORD)
             self.lingering.append(conn)
 
     def _drain(self, conn: Any, _: Any) -> None:

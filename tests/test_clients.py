@@ -143,6 +143,30 @@ def test_what_has_come_by_tls_is_unknown() -> None:
         assert clients.is_unwanted(unread(length=10), here)
 
 
+def test_what_was_once_to_be_closed_is_closed_whatever_comes_then() -> None:
+    """gunicorn asks for the answer's head, and again behind it."""
+    asked = unread(length=10)
+    closes: list[bool] = []
+    asked.force_close = lambda: closes.append(True)
+    with connected() as (there, client):
+        for sent in (bytes(9), bytes(1)):
+            there.sendall(sent)
+            assert clients.closes_unread(asked, client, lambda: bool(closes)) is True
+    assert closes == [True]
+    with connected() as (there, client):
+        there.sendall(bytes(10))
+        assert clients.closes_unread(asked, client, lambda: False) is False
+
+
+@pytest.mark.parametrize(
+    ("value", "asks"),
+    [("close", True), ("TE, Close", True), ("close,TE", True), ("keep-alive, x-close", False)],
+)
+def test_a_client_may_ask_to_close_among_other_things(value: str, asks: bool) -> None:
+    headers = [("HOST", "close"), ("CONNECTION", "TE"), ("CONNECTION", value)]
+    assert clients.asks_to_close(SimpleNamespace(headers=headers)) is asks
+
+
 # -- how many clients there may be
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import (
@@ -33,6 +34,7 @@ from support import (
     wait_for,
 )
 
+from perfgate_server import server as server_module
 from perfgate_server.worker import _STUCK
 
 # -- clients are shared out
@@ -331,6 +333,70 @@ def test_a_memory_that_is_gone_ends_the_server(tmp_path: Path, number: int) -> N
         os.kill(server.workers()[0], number)
         assert server.process.wait(PATIENCE) == 1
         assert "the process that held storage memory is gone, and all with it" in server.log
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2, signal.SIGINT])
+def test_a_signal_to_all_processes_is_the_main_ones_alone(tmp_path: Path, number: int) -> None:
+    """As a terminal that is closed sends it, and some service managers."""
+    with sqlite_server(tmp_path, "--workers", "1") as server, ThreadPoolExecutor() as pool:
+        lock = sqlite3.connect(tmp_path / "perfgate.db", isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        upload = pool.submit(server.put, "b", "v1")
+        wait_for(lambda: sum(server.connections()) >= 1, "an upload waiting for the lock")
+        (worker,) = server.workers()
+        os.kill(worker, number)
+        os.killpg(server.process.pid, number)
+        time.sleep(0.2)
+        lock.rollback()
+        lock.close()
+        assert upload.result() == 201
+        assert f"was sent {signal.Signals(number).name}" not in server.log
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
+    """And ends no other: where memory is short the kernel may have killed one."""
+    refusing = """
+import errno, os
+from perfgate_server import ServerConfig, run_server
+forks, fork = [], os.fork
+def refuse():
+    forks.append(len(forks))
+    if len(forks) == 3:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return fork()
+os.fork = refuse
+run_server(ServerConfig.load())
+"""
+    command = [program("python"), "-c", refusing]
+    port = free_port()
+    variables = {
+        "PERFGATE_API_KEYS": EVERY_KEY,
+        "PERFGATE_PORT": str(port),
+        "PERFGATE_STORAGE_TYPE": "sqlite",
+        "PERFGATE_WORKERS": "2",
+    }
+    with serving(command, tmp_path, port=port, **variables) as server:
+        wait_for(lambda: len(server.workers()) == 2, "two workers")
+        one, other = server.workers()
+        os.kill(one, signal.SIGKILL)
+        wait_for(lambda: "no worker can be started: " in server.log, "the line")
+        wait_for(lambda: len(server.workers()) == 2, "another worker")
+        assert other in server.workers() and server.put("b", "v1") == 201
+        assert server.stop() == 0
+
+
+def test_workers_that_stood_still_with_the_main_process_are_not_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A job is stopped and goes on, or a machine: all clocks have run on."""
+    looks: list[float] = []
+    now = 100.0
+    monkeypatch.setattr(server_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(server_module.Arbiter, "murder_workers", lambda _: looks.append(now))
+    arbiter: Any = server_module._Arbiter.__new__(server_module._Arbiter)
+    for now in (100.0, 101.0, 102.0, 200.0, 201.0):  # noqa: B007  # the clock reads it
+        arbiter.murder_workers()
+    assert looks == [101.0, 102.0, 201.0]
 
 
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGTTIN", "SIGUSR2"])

@@ -388,19 +388,33 @@ def test_a_worker_that_stops_waits_no_longer_for_who_is_idle(
     worker: Any, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or a restart takes longer than the perfgate client tries again for."""
-    kept, new, late = (SimpleNamespace(timeout=175.0) for _ in range(3))
+    kept, new, answered, late = (SimpleNamespace(timeout=175.0) for _ in range(4))
     worker.keepalived_conns.append(kept)
     worker.pending_conns.append(new)
+    worker.lingering.append(answered)
     worker.sockets, worker.alive, worker._accepting = [listener], False, True
     worker.worker_connections = 1000
     monkeypatch.setattr(module.time, "monotonic", lambda: 100.0)
     worker._cap_keepalive(102.0)
-    assert kept.timeout == new.timeout == 100.5
+    assert kept.timeout == new.timeout == answered.timeout == 100.5
     monkeypatch.setattr(
         ThreadWorker, "finish_request", lambda *_: worker.keepalived_conns.append(late)
     )
     worker.finish_request(late, SimpleNamespace(cancelled=lambda: True))
     assert late.timeout == 100.5
+
+
+def test_a_worker_that_stops_waits_no_longer_for_who_has_its_answer(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.time, "monotonic", lambda: 100.0)
+    here, there = socket.socketpair()
+    with here, there:
+        for worker.alive, seconds in ((True, module._LINGER), (False, module._LAST_WORD)):
+            conn = SimpleNamespace(sock=here)
+            worker._linger(conn)
+            assert conn.timeout == 100.0 + seconds
+            worker.poller.unregister(here)
 
 
 @pytest.mark.parametrize(("most", "taken"), [(1000, 3), (2, 2)])
