@@ -37,8 +37,9 @@ _IGNORED = {signal.SIGINT, signal.SIGHUP, signal.SIGUSR2}
 #: What a worker does otherwise than the main process.
 OWN_SIGNALS = _STOPPING | _IGNORED
 
-#: Seconds for which a connection that the server has closed is read, for its answer's sake.
-_LINGER = 2.0
+#: Seconds for which a connection that the server has closed is read, for its answer's sake: from
+#: one read to the next, and in all. Some clients read nothing before they have sent everything.
+_LINGER, _LONGEST_LINGER = 2.0, 30.0
 
 #: Seconds for which a worker that stops keeps an idle connection, on which a request may be under
 #: way. gunicorn's two, and the next start, take longer than the 1.4 for which the perfgate client
@@ -314,12 +315,16 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         except OSError:
             self._close(conn)
         else:
-            conn.timeout = time.monotonic() + (_LINGER if self.alive else _LAST_WORD)
+            now = time.monotonic()
+            conn.timeout = now + (_LINGER if self.alive else _LAST_WORD)
+            conn.lingers_until = now + _LONGEST_LINGER
             self.lingering.append(conn)
 
     def _drain(self, conn: Any, _: Any) -> None:
         try:
             if conn.sock.recv_into(bytearray(QUOTA)):
+                if self.alive:
+                    conn.timeout = min(time.monotonic() + _LINGER, conn.lingers_until)
                 return
         except BlockingIOError:
             return

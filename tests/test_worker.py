@@ -269,12 +269,27 @@ def test_who_is_to_read_its_answer_has_some_time_for_it_and_is_never_waited_for(
         worker._linger(conn)
         assert there.recv(1) == b"" and not sock.getblocking()
         worker._drain(conn, None)  # of nothing
-        there.sendall(b"x")
-        worker.wait_for_and_dispatch_events(0)
+        for _ in range(19):  # who still sends may not have read it yet
+            now += module._LINGER - 0.5
+            worker.murder_pending()
+            assert (worker.lingering, worker.nr_conns) == ([conn], 1)
+            there.sendall(b"x")
+            worker.wait_for_and_dispatch_events(0)
         now += module._LINGER - 0.5
         worker.murder_pending()
-        assert (worker.lingering, worker.nr_conns) == ([conn], 1)
-        now += 0.5
+        assert (worker.lingering, worker.nr_conns, sock.fileno()) == ([], 0, -1)
+
+
+def test_who_sends_nothing_more_has_less_time_to_read_its_answer(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    here, there = socket.socketpair()
+    with there, Client(here, 30.0) as sock:
+        has(worker, 1)
+        worker._linger(SimpleNamespace(sock=sock, close=sock.close))
+        now += module._LINGER
         worker.murder_pending()
         assert (worker.lingering, worker.nr_conns, sock.fileno()) == ([], 0, -1)
 
