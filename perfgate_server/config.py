@@ -314,7 +314,7 @@ def _parse_key(where: str, entry: str) -> ApiKey:
 def _read_keys(source: str, path: str) -> list[ApiKey]:
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"{source}: cannot read {path!r}: {reason}") from None
     found = []

@@ -205,4 +205,4 @@ def parse(entry: str) -> ApiKey:
 
 def split(text: str) -> list[str]:
     """Split a comma-separated list of entries at each comma that is followed by ``role:``."""
-    return _ENTRY_END.split(text.strip())
+    return _ENTRY_END.split(text)

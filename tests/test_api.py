@@ -13,7 +13,7 @@ from conftest import Api, Create
 from support import KEYS, bearer, receipt
 from werkzeug.test import EnvironBuilder
 
-from perfgate_server import ServerConfig
+from perfgate_server import Role, ServerConfig
 from perfgate_server.errors import code_of
 from perfgate_server.storage.base import Unavailable
 
@@ -369,8 +369,6 @@ def test_the_scheme_is_in_any_case(api: Api) -> None:
 @pytest.fixture
 def limited(config: ServerConfig, create: Create) -> Api:
     """An API whose contributor key "limited" reaches project p's io/… benchmarks only."""
-    from perfgate_server import Role
-
     KEYS_LIMITED = "pg_live_" + "L" * 32
     config = config.api_key(KEYS_LIMITED, Role.ADMIN, "p", "io/.*")
     api = Api(create(config).test_client())
@@ -432,6 +430,17 @@ def test_a_limited_keys_lists_hold_only_its_own_totals_included(limited: Any) ->
         assert answer.json["pagination"]["total"] == len(benchmarks)
         assert not answer.json["pagination"]["has_more"]
     assert "Link" in limited.list("?limit=1", **own).headers
+
+
+def test_a_list_holds_no_benchmark_that_only_begins_as_a_keys_own(
+    config: ServerConfig, create: Create
+) -> None:
+    key = "pg_live_" + "L" * 32
+    api = Api(create(config.api_key(key, Role.VIEWER, "p", "io/r[a-e]+d")).test_client())
+    for benchmark in ("io/read", "io/rename"):
+        api.upload(benchmark)
+    answer = api.list(role=None, headers={"Authorization": f"Bearer {key}"}).json
+    assert [entry["benchmark"] for entry in answer["baselines"]] == ["io/read"]
 
 
 def test_a_benchmark_in_a_body_is_checked_before_the_rest_of_it(limited: Any) -> None:

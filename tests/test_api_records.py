@@ -181,6 +181,8 @@ def test_a_read_can_be_made_conditional(api: Api, query: str) -> None:
     tag = api.get(VERSION + query).headers["ETag"]
     for good in (tag, "*", f'"x", {tag}'):
         assert api.get(VERSION + query, headers={"If-Match": good}).status_code == 200
+    answer = api.get(VERSION + query, headers={"If-Match": tag})
+    assert answer.json == api.get(VERSION + query).json
     for bad in ('"x"', f"W/{tag}"):
         fails(api.get(VERSION + query, headers={"If-Match": bad}), 412)
 
@@ -516,6 +518,11 @@ def test_a_promotion_that_waits_for_the_storage_is_as_old_as_its_end(
     newest, other, _ = api.get("/projects/p/baselines/b/versions").json["versions"]
     assert (newest["version"], other["version"]) == ("v3", "v2")
     assert newest["created_at"] > other["created_at"]
+
+
+def test_a_promotion_names_both_versions(api: Api) -> None:
+    path = "/projects/p/baselines/b/promote"
+    fails(api("POST", path, json={}), 400, "from_version", "to_version")
 
 
 def test_a_retried_promotion_is_its_first_answer_and_another_is_409(api: Api) -> None:

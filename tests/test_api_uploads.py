@@ -351,6 +351,43 @@ def test_a_bad_receipt_names_the_member(api: Api, path: str, value: Any) -> None
     fails(api.put(json=spoiled), 400, f"receipt.{path}")
 
 
+def test_each_member_that_a_receipt_must_have_is_asked_for(api: Api) -> None:
+    parts = {
+        "": ("schema", "tool", "run", "bench", "samples", "stats"),
+        "tool.": ("name", "version"),
+        "run.": ("id", "started_at", "ended_at", "host"),
+        "run.host.": ("os", "arch"),
+        "bench.": ("name", "command", "repeat", "warmup"),
+        "samples.1.": ("wall_ms", "exit_code"),
+        "stats.wall_ms.": ("median", "min", "max"),
+        "stats.throughput_per_s.": ("median", "min", "max"),
+    }
+    for path in (part + name for part, names in parts.items() for name in names):
+        fails(api.put(json=spoil(path, ...)), 400, f"receipt.{path}")
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        "wall_ms",
+        "cpu_ms",
+        "page_faults",
+        "ctx_switches",
+        "max_rss_kb",
+        "io_read_bytes",
+        "io_write_bytes",
+        "network_packets",
+        "energy_uj",
+        "binary_bytes",
+        "throughput_per_s",
+    ],
+)
+def test_the_stats_of_each_metric_are_checked(api: Api, metric: str) -> None:
+    stats = {"median": 1, "min": 1, "max": True, "mean": "1", "stddev": "0"}
+    wrong = [f"receipt.stats.{metric}.{name}" for name in ("max", "mean", "stddev")]
+    fails(api.put(json=spoil(f"stats.{metric}", stats)), 400, *wrong)
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [

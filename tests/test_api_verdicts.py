@@ -241,6 +241,17 @@ def test_a_limited_key_submits_and_sees_its_own(config: ServerConfig, create: Cr
     assert runs(api) == "21"
 
 
+def test_a_list_holds_no_benchmark_that_only_begins_as_a_keys_own(
+    config: ServerConfig, create: Create
+) -> None:
+    key = "pg_live_" + "L" * 32
+    api = Api(create(config.api_key(key, Role.VIEWER, "p", "io/r[a-e]+d")).test_client())
+    for run, benchmark in (("1", "io/read"), ("2", "io/rename")):
+        submit(api, run, benchmark)
+    own: dict[str, Any] = {"headers": {"Authorization": f"Bearer {key}"}, "role": None}
+    assert runs(api, **own) == "1"
+
+
 # -- trends
 
 

@@ -253,6 +253,11 @@ def test_where_a_database_is_is_shown_without_the_password(url: str, shown: str)
     assert without_password(url) == shown
 
 
+def test_where_a_database_is_is_shown_as_it_is_written() -> None:
+    shown = ServerConfig(storage_type="sqlite", database_url="/ü/perfgate.db").shown_location
+    assert shown == "/ü/perfgate.db"
+
+
 def test_only_postgres_has_a_pool() -> None:
     """In SQLite each thread has a connection, and one of them is kept for reads."""
     threads, pool = {"threads": "3"}, {"pool_size": "16"}

@@ -197,6 +197,16 @@ def test_of_whole_numbers_one_unit_seen_twice_is_no_level() -> None:
     assert len(since_last_shift(series, 0.0)) == 6
 
 
+def test_two_bad_weeks_hide_no_new_level_after_them() -> None:
+    """Nor does the newer half of the series, so the newer half of that is asked."""
+    series = [2000.0] * 10 + [4000.0] * 5 + [1000.0] * 5 + [3000.0] * 5
+    assert since_last_shift(series, 0.0) == [3000.0] * 5
+
+
+def test_of_whole_numbers_a_few_units_are_a_level() -> None:
+    assert since_last_shift([10] * 6 + [12] * 5, 1.0) == [12] * 5
+
+
 def test_two_odd_nights_are_no_new_level() -> None:
     found = interval([*normal(14), 200.0, 201.0], 0.0)
     assert found is not None

@@ -91,6 +91,32 @@ def test_metrics_that_changed_alike_keep_their_order() -> None:
     ]
 
 
+def test_a_metric_that_is_only_reported_stands_behind_those_that_count() -> None:
+    judged = answer(BASELINE, CURRENT, metrics=("throughput_per_s",), noise=False)
+    shown = [row.metric for row in render.rows(judged)]
+    assert shown[:3] == ["throughput_per_s", "max_rss_kb", "wall_ms"]
+
+
+def test_what_fails_stands_before_what_warns_however_much_that_has_changed() -> None:
+    judged = answer(
+        run(wall_ms=100, cpu_ms=100),
+        run(wall_ms=1050, cpu_ms=150),
+        thresholds={"wall_ms": 10.0},
+        noise=False,
+    )
+    assert [row.metric for row in render.rows(judged)] == ["cpu_ms", "wall_ms"]
+
+
+def test_a_throughput_that_has_not_changed_is_below_no_floor() -> None:
+    same = run(throughput_per_s=5.0)
+    assert render.rows(answer(same, same))[0].verdict == "pass"
+
+
+def test_ignored_members_are_no_row_of_the_table() -> None:
+    shown = render.markdown({**MIXED, "ignored": ["tag"]}, "p", "b")
+    assert shown.endswith("|\n\nIgnored members of the body: `tag`\n")
+
+
 def test_a_change_that_does_not_count_is_not_shown_as_one_that_does() -> None:
     """A row that passes, or fails, against what its numbers say or its verdict tells why."""
     floors = {"wall_ms": 600, "throughput_per_s": 9}
@@ -162,6 +188,7 @@ def test_without_a_baseline_there_is_no_table() -> None:
 )
 def test_every_reason_stands_in_the_summary_in_words(judged: dict[str, Any], words: str) -> None:
     assert words in render.text(judged, "p", "b").split("\n")[0]
+    assert words in render.markdown(judged, "p", "b").split("\n")[0].replace("`", "")
 
 
 def test_a_history_that_is_long_enough_is_not_called_too_short() -> None:

@@ -414,6 +414,17 @@ def test_a_throughput_is_as_noisy_as_the_time_that_one_takes(
         assert found.interval.center == pytest.approx(1 / times.center)
 
 
+@pytest.mark.parametrize(("metric", "reach"), [("wall_ms", 1.0), ("throughput_per_s", 0.0)])
+def test_the_interval_of_equal_runs_reaches_a_whole_unit_and_no_further(
+    metric: str, reach: float
+) -> None:
+    history = [run(**{metric: 100.0})] * 5
+    now = 200.0 if metric == "wall_ms" else 50.0
+    found = against(history[0], run(**{metric: now}), history).metrics.noise[metric].interval
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((100.0 - reach, 100.0 + reach))
+
+
 def test_a_past_run_without_any_throughput_is_an_outlier() -> None:
     history = [run(throughput_per_s=value) for value in (5.0, 5.2, 0.0, 4.9, 5.1, 5.0)]
     for rate, decided in ((4.7, "within_noise"), (2.0, "fails")):

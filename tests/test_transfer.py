@@ -6,6 +6,8 @@ import contextlib
 import functools
 import io
 import json
+import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -411,6 +413,19 @@ def test_merge_puts_verdicts_where_the_file_has_them(storage: Storage, target: S
     assert target.counts(deadline=soon()).wrong_totals == []
 
 
+def test_an_import_waits_for_another_program_that_writes(tmp_path: Path) -> None:
+    path = tmp_path / "perfgate.db"
+    with contextlib.closing(open_storage("sqlite", str(path), pool_size=1)) as storage:
+        text = file_of(storage, "v1")
+        other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        other.execute("BEGIN IMMEDIATE")
+        timer = threading.Timer(0.2, other.rollback)
+        timer.start()
+        assert restored(storage, text)[0].complete
+        timer.join()
+        other.close()
+
+
 @pytest.mark.parametrize("merge", [False, True])
 def test_a_file_without_a_record_changes_nothing_and_is_told(storage: Storage, merge: bool) -> None:
     for text in (b"", b"\n"):
@@ -525,6 +540,7 @@ def test_of_another_file_not_each_line_is_named(storage: Storage) -> None:
     assert report.invalid == 100
     assert sentences[0] == "line 1: It is not JSON: Expecting value: line 1 column 1."
     assert sentences[20:] == ["and 80 more lines that are not valid"]
+    assert len(restored(storage, b"x\n" * 20)[1]) == 20
 
 
 @pytest.mark.parametrize(
