@@ -27,7 +27,7 @@ ask() {
         failure=0
         # On standard input the key stays out of the process list.
         code=$(printf 'Authorization: Bearer %s\n' "$PERFGATE_KEY" |
-            curl -q -gsS --path-as-is --connect-timeout 10 --max-time 40 -H @- -w '%{http_code}' "$@") || failure=$?
+            curl -gsS --path-as-is --connect-timeout 10 --max-time 60 -H @- -w '%{http_code}' "$@") || failure=$?
         case "$failure $code" in
         0\ 429 | 0\ 50[0234] | [67]\ * | 18\ * | 28\ * | 35\ * | 5[256]\ * | 92\ *) sleep "$pause" ;;
         *) break ;;

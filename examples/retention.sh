@@ -10,7 +10,7 @@ kept_ref=${KEEP_REF-refs/heads/main} # empty: of no ref
 
 ask() {
     printf 'Authorization: Bearer %s\n' "$PERFGATE_KEY" |
-        curl -q --fail-with-body -L --max-redirs 0 -gsS --path-as-is --max-time 60 -H @- "$@"
+        curl --fail-with-body -L --max-redirs 0 -gsS --path-as-is --max-time 60 -H @- "$@"
 }
 
 list() { # the names of records: benchmark/versions/version
@@ -29,9 +29,9 @@ delete() {
     esac
 }
 
-if [ "$kept_ref" ] && [ -z "$(list -d limit=1 --data-urlencode "git_ref=$kept_ref")" ]; then
-    echo "nothing has the git_ref $kept_ref: set KEEP_REF, to nothing if you use none" >&2
-    exit 1
+if [ "$kept_ref" ]; then
+    of_ref=$(list -d limit=1 --data-urlencode "git_ref=$kept_ref") || exit 1
+    [ "$of_ref" ] || { echo "nothing has the git_ref $kept_ref: set KEEP_REF, to nothing if you use none" >&2; exit 1; }
 fi
 kept=0
 while :; do

@@ -209,14 +209,16 @@ class Object(Schema):
 
 
 def all_valid(*checks: Callable[[], Any]) -> list[Any]:
-    """Return what each check returns; raises one ValidationError with all that they find wrong."""
+    """Return what each check returns; raises one ValidationError with all that they find wrong, of
+    each path what the first one says."""
     found: list[Any] = []
     wrong: dict[str, str] = {}
     for check in checks:
         try:
             found.append(check())
         except ValidationError as error:
-            wrong |= flatten(error.messages)
+            for path, sentence in flatten(error.messages).items():
+                wrong.setdefault(path, sentence)
     if wrong:
         raise ValidationError(wrong)
     return found

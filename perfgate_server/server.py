@@ -94,13 +94,13 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn is not ty
         return self.app
 
 
-#: Seconds between two looks at the workers' hearts, which are one apart, after which this process
-#: cannot have run all the time.
+#: Seconds between two looks at the workers' hearts, which are one apart or less, after which this
+#: process cannot have run all the time; and in which all hearts beat again.
 _STOOD_STILL = 5.0
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn is not typed
-    _looked_at = 0.0
+    _looked_at = _went_on_at = 0.0
 
     def handle_hup(self) -> None:
         """Replace the workers, but for the one that is all there is of storage `memory`.
@@ -143,10 +143,13 @@ class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn is not typed
             return None
 
     def murder_workers(self) -> None:
-        """Kill workers whose hearts have stopped, but look twice where this process was stopped
+        """Kill workers whose hearts have stopped, but not at once where this process was stopped
         itself, as by Ctrl-Z or with its machine: theirs stood still as long."""
-        before, self._looked_at = self._looked_at, time.monotonic()
-        if self._looked_at - before < _STOOD_STILL:
+        now = time.monotonic()
+        if now - self._looked_at >= _STOOD_STILL:
+            self._went_on_at = now
+        self._looked_at = now
+        if now - self._went_on_at >= _STOOD_STILL:
             super().murder_workers()
 
     def handle_quit(self) -> None:

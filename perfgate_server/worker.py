@@ -29,10 +29,11 @@ from perfgate_server.clients import (
 
 logger = logging.getLogger(__name__)
 
-#: The signals that stop a worker, and those that are for the main process alone: Ctrl-C, the end of
-#: a terminal and some service managers send theirs to the whole process group, and gunicorn's
-#: worker would die of them, with its requests in flight.
+#: The signals that stop a worker.
 _STOPPING = {signal.SIGTERM, signal.SIGQUIT}
+#: Those that are for the main process alone: Ctrl-C, the end of a terminal and some service
+#: managers send theirs to the whole process group, and gunicorn's worker would die of them, with
+#: its requests in flight.
 _IGNORED = {signal.SIGINT, signal.SIGHUP, signal.SIGUSR2}
 #: What a worker does otherwise than the main process.
 OWN_SIGNALS = _STOPPING | _IGNORED

@@ -535,7 +535,7 @@ def test_routes_without_parameters_say_so(api: Api) -> None:
         ("PUT V?receipt=1", "receipt R"),
         ("POST baselines?x=1&x=2", "x benchmark receipt"),
         ("POST baselines/b/promote?x=1", "x from_version to_version"),
-        ("POST baselines/b/compare?gate=1&gate=1&foo=1", "gate foo R"),
+        ("POST baselines/b/compare?gate=1&gate=x&foo=1&git_ref=x", "gate foo git_ref R"),
         ("POST verdicts?git_ref=%FF", "git_ref benchmark run_id status counts reasons"),
     ],
 )
@@ -548,6 +548,8 @@ def test_a_refusal_names_all_that_is_wrong(api: Api, call: str, wrong: str) -> N
     receipts = {name for name in details if name.startswith("receipt.")}
     assert {*details} - receipts == {*wrong.split(" ")} - {"R"}
     assert len(receipts) == (6 if "R" in wrong else 0)
+    for name in ("limit", "git_sha", "gate"):  # the first to find fault with it is heard
+        assert details.get(name, "Must be given once.") == "Must be given once."
 
 
 def test_an_unknown_parameter_is_told_the_known_ones(api: Api) -> None:

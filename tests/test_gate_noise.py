@@ -20,7 +20,7 @@ def normal(n: int, mean: float = 100.0, sigma: float = 5.0, seed: int = 1) -> li
 
 
 @pytest.mark.parametrize(
-    ("freedom", "quantile"),
+    ("degrees_of_freedom", "quantile"),
     [
         (4, 4.604095),
         (5, 4.032143),
@@ -31,13 +31,15 @@ def normal(n: int, mean: float = 100.0, sigma: float = 5.0, seed: int = 1) -> li
         (120, 2.617421),
     ],
 )
-def test_students_quantile_is_that_of_the_tables(freedom: int, quantile: float) -> None:
+def test_the_quantile_of_t_is_that_of_the_tables(degrees_of_freedom: int, quantile: float) -> None:
     # The expansion ends before the term of the fifth power.
-    assert t_quantile(freedom) == pytest.approx(quantile, rel=0, abs=11 / freedom**5 + 1e-6)
-    assert t_quantile(freedom) == pytest.approx(quantile, rel=0.003)
+    assert t_quantile(degrees_of_freedom) == pytest.approx(
+        quantile, rel=0, abs=11 / degrees_of_freedom**5 + 1e-6
+    )
+    assert t_quantile(degrees_of_freedom) == pytest.approx(quantile, rel=0.003)
 
 
-def test_students_quantile_tends_to_the_normal_one() -> None:
+def test_the_quantile_of_t_tends_to_the_normal_one() -> None:
     assert t_quantile(10**9) == pytest.approx(NormalDist().inv_cdf(0.995), rel=1e-8)
 
 

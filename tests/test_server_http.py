@@ -209,9 +209,14 @@ def test_connections_are_kept_alive(server: Server) -> None:
     connection.close()
 
 
-def test_a_client_that_asks_for_the_end_of_its_connection_gets_it(server: Server) -> None:
+@pytest.mark.parametrize("asks", [b"close", b"TE, close"])
+def test_a_client_that_asks_for_the_end_of_its_connection_gets_it(
+    server: Server, asks: bytes
+) -> None:
     """Also where its body was not read, and is short enough to keep the connection."""
-    head = b"PUT /projects/p/baselines/b/versions/v HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    head = (
+        b"PUT /projects/p/baselines/b/versions/v HTTP/1.1\r\nHost: x\r\nConnection: %b\r\n" % asks
+    )
     with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
         client.sendall(head + b"Content-Length: 5\r\n\r\nhello")
         answer = b"".join(iter(lambda: client.recv(65536), b""))

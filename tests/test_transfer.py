@@ -140,10 +140,10 @@ def test_an_import_ends_once_what_was_there_is_as_safe_as_what_it_kept(
 ) -> None:
     """As on the standbys of a database, for which another may have given up waiting."""
     fill(storage)
-    text, settled = exported(storage), list[float]()
-    monkeypatch.setattr(storage, "ensure_durable", lambda *, deadline: settled.append(deadline))
+    text, ensured = exported(storage), list[float]()
+    monkeypatch.setattr(storage, "ensure_durable", lambda *, deadline: ensured.append(deadline))
     restored(storage, text)
-    assert len(settled) == 1
+    assert len(ensured) == 1
 
 
 def test_an_import_can_be_run_again(storage: Storage) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
+import io
 import os
 import runpy
 import selectors
@@ -461,6 +462,31 @@ def test_a_request_that_fails_whole_ends_neither_worker_nor_count(
         future = threads.submit(worker.handle, conn)
     worker.finish_request(conn, future)
     assert (worker.requests, worker.nr_conns, closed) == (0, 0, [True])
+
+
+def test_a_connection_that_was_said_to_be_closed_is_not_kept(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest of a body that nobody wanted may come just then."""
+    body = SimpleNamespace(reader=SimpleNamespace(length=10))
+    closes: list[bool] = []
+    req = SimpleNamespace(
+        headers=[],
+        body=body,
+        unreader=SimpleNamespace(buf=io.BytesIO()),
+        should_close=lambda: bool(closes),
+        force_close=lambda: closes.append(True),
+    )
+    here, there = socket.socketpair()
+    with there, Client(here, 30.0) as sock:
+
+        def answer(self: Any, req: Any, conn: Any) -> list[bool]:
+            before = req.should_close()
+            there.sendall(bytes(10))
+            return [before, req.should_close()]
+
+        monkeypatch.setattr(ThreadWorker, "handle_request", answer)
+        assert worker.handle_request(req, SimpleNamespace(sock=sock)) == [True, True]
 
 
 def test_each_request_of_a_kept_connection_has_its_time(

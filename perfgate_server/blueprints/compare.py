@@ -90,8 +90,11 @@ def _asked(pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, Any]
 
 
 def _options(pairs: list[tuple[str, str]]) -> dict[str, Any]:
-    options = requests.query(COMPARE_QUERY, pairs)
-    _check_recorded(pairs)
+    options: dict[str, Any]
+    options, _ = all_valid(
+        functools.partial(requests.query, COMPARE_QUERY, pairs),
+        functools.partial(_check_recorded, pairs),
+    )
     return options
 
 

@@ -419,8 +419,8 @@ class Storage(Protocol):
         `after` is the sequence of the record that precedes it in its benchmark, None if it is
         the first. Where the benchmark has records behind that one, keeping it would move
         `latest`: without a `place` it is Outcome.REFUSED; with one (a sequence from `reserve`)
-        it is kept there, and they are moved behind all that is reserved, in their order. A record
-        that is there already, and was moved so, is put to its `place`.
+        it is kept there, and they are moved behind all that is reserved, in their order. One that
+        is there already, and stands behind its `place`, is put there if nothing lies before it.
         """
 
     def restore_verdict(

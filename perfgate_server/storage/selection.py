@@ -49,7 +49,7 @@ _INDEXES = indexes(
 class Selection:
     """Which rows a list holds: `place` is the SQL of their sequence, `table` the FROM clause.
 
-    `table` names the index to walk, where the database lets us. `whole` is the table whose rows of
+    `table` holds the session's `index_hint`. `whole` is the table whose rows of
     the project are all in it, or None.
     """
 
