@@ -426,7 +426,10 @@ def answering(
     first = iter(before)
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # in which it answers Expect, for which curl waits a second
+
         def answer(self) -> None:
+            self.close_connection = True
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             part = next(first, None)
             if part is not None:
@@ -448,7 +451,7 @@ def answering(
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"
