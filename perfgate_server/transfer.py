@@ -123,7 +123,7 @@ def restore(
     if report.invalid > _MOST_INVALID:
         complain(f"and {report.invalid - _MOST_INVALID} more lines that are not valid")
     if not report.outcomes and not report.invalid:
-        complain("there is no record in it: did the export fail?")
+        complain("there is no record in the file: did the export fail?")
     return report
 
 

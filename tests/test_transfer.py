@@ -432,7 +432,7 @@ def test_a_file_without_a_record_changes_nothing_and_is_told(storage: Storage, m
         keep(storage, "b", f"own{len(text)}")
         report, said = restored(storage, text, merge=merge)
         assert not report.complete and not report.outcomes
-        assert said == ["there is no record in it: did the export fail?"]
+        assert said == ["there is no record in the file: did the export fail?"]
     keep(storage, "b", "last")
     assert listed(storage) == ["last", "own1", "own0"]
 
