@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import datetime
 import re
+from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -180,6 +182,28 @@ class Query(Object):
         """The names of the parameters, as a query string has them."""
         return [field.data_key or name for name, field in self.fields.items()]
 
+    #: The one that may be given more than once, if there is one.
+    repeatable: str | None = None
+
+    def read(self, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        """Return the parameters of a query string, given as pairs; raises marshmallow's
+        ValidationError, also for unknown and for repeated ones."""
+        loaded: dict[str, Any]
+        _, loaded = all_valid(
+            partial(self._check_repeated, pairs), partial(self.load, self.gathered(pairs))
+        )
+        return loaded
+
+    def _check_repeated(self, pairs: Sequence[tuple[str, str]]) -> None:
+        counts = Counter(name for name, _ in pairs if name != self.repeatable)
+        repeated = [name for name, count in counts.items() if count > 1]
+        if repeated:
+            raise ValidationError(dict.fromkeys(repeated, "Must be given once."))
+
+    def gathered(self, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        """Return the pairs as `load` takes them."""
+        return dict(pairs)
+
     def load(self, data: Any) -> dict[str, Any]:  # type: ignore[override]  # as in Object
         """Return the parameters; raises marshmallow's ValidationError, also for unknown ones."""
         loaded: dict[str, Any]
@@ -239,13 +263,30 @@ class ReadQuery(Query):
 
 
 class PutQuery(Query):
-    """The query string of an upload by PUT, its ``tag`` and ``meta.NAME`` already gathered."""
+    """What the query string of an upload by PUT says about the receipt, as an envelope has it."""
 
     git_ref = GitName()
     git_sha = GitName()
     tags = Tags(data_key="tag")
     metadata = Metadata(data_key="meta")
     normalize = BooleanParameter()
+
+    repeatable = "tag"
+
+    def gathered(self, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        """Return the pairs with every ``tag`` in one list, and every ``meta.NAME`` in one object;
+        raises ValidationError for a ``meta`` without a name."""
+        gathered: dict[str, Any] = {}
+        for name, value in pairs:
+            if name == "tag":
+                gathered.setdefault("tag", []).append(value)
+            elif name == "meta":
+                raise ValidationError({name: self.unknown_rule()})
+            elif name.startswith("meta."):
+                gathered.setdefault("meta", {})[name.removeprefix("meta.")] = value
+            else:
+                gathered[name] = value
+        return gathered
 
     def unknown_rule(self) -> str:
         return super().unknown_rule().replace("meta,", "meta.NAME,")

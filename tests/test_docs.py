@@ -116,6 +116,8 @@ def test_the_files_that_are_shown_are_the_files_that_are_there(language: str, na
     assert (ROOT / "examples" / name).read_text("utf-8") in blocks(language)
 
 
+#: The scripts that ask the server one thing, and try again.
+ASKING = ("upload-baseline.sh", "fetch-baseline.sh", "gate.sh")
 #: The pauses of the scripts, and shorter ones: they try again just as often.
 PAUSES, NO_PAUSES = "in 2 4 8 16 0;", "in 0 0 0 0 0;"
 
@@ -124,11 +126,17 @@ PAUSES, NO_PAUSES = "in 2 4 8 16 0;", "in 0 0 0 0 0;"
 def scripts(tmp_path: Path) -> Path:
     """The folder of the examples' scripts, which do not pause."""
     (tmp_path / "scripts").mkdir()
-    for name in ("upload-baseline.sh", "fetch-baseline.sh", "gate.sh"):
+    for name in ASKING:
         text = (ROOT / "examples" / name).read_text()
         assert text.count(PAUSES) == 1
         (tmp_path / "scripts" / name).write_text(text.replace(PAUSES, NO_PAUSES))
     return tmp_path / "scripts"
+
+
+def test_each_script_asks_as_the_others_do() -> None:
+    """It is copied alone, and so has all that it needs."""
+    texts = [(ROOT / "examples" / name).read_text() for name in ASKING]
+    assert len({text[text.index("ask() {") : text.index("\n}\n")] for text in texts}) == 1
 
 
 def test_the_ci_scripts_work_and_tell_by_their_exit_status(tmp_path: Path, scripts: Path) -> None:

@@ -198,29 +198,10 @@ def _put() -> dict[str, Any]:
     sent = jsonio.loads(requests.body())
     if isinstance(sent, dict) and "receipt" in sent and "schema" not in sent:
         raise ValidationError({"receipt": "Must be the receipt itself; an envelope is for POST."})
-    envelope, receipt = all_valid(_put_envelope, partial(requests.receipt, sent))
-    return {**envelope, "receipt": receipt}
-
-
-def _put_envelope() -> dict[str, Any]:
-    """Return what the query string of an upload by PUT says about the receipt."""
-    parameters = requests.pairs()
-    gathered: dict[str, Any] = {}
-    for name, value in parameters:
-        if name == "tag":
-            gathered.setdefault("tag", []).append(value)
-        elif name == "meta":
-            raise ValidationError({name: _put_query.unknown_rule()})
-        elif name.startswith("meta."):
-            gathered.setdefault("meta", {})[name.removeprefix("meta.")] = value
-        else:
-            gathered[name] = value
-    loaded: dict[str, Any]
-    _, loaded = all_valid(
-        partial(requests.check_repeated, parameters, besides="tag"),
-        partial(_put_query.load, gathered),
+    envelope, receipt = all_valid(
+        partial(requests.query, _put_query), partial(requests.receipt, sent)
     )
-    return loaded
+    return {**envelope, "receipt": receipt}
 
 
 def _create(

@@ -83,19 +83,12 @@ def _asked(pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, Any]
             raise ValidationError(
                 {"options": "Stand beside the member `receipt`, not in a receipt."}
             )
-    receipt, options = all_valid(
-        functools.partial(requests.receipt, sent), functools.partial(_options, pairs)
-    )
-    return receipt, options, ignored
-
-
-def _options(pairs: list[tuple[str, str]]) -> dict[str, Any]:
-    options: dict[str, Any]
-    options, _ = all_valid(
+    receipt, options, _ = all_valid(
+        functools.partial(requests.receipt, sent),
         functools.partial(requests.query, COMPARE_QUERY, pairs),
         functools.partial(_check_recorded, pairs),
     )
-    return options
+    return receipt, options, ignored
 
 
 def _check_recorded(pairs: list[tuple[str, str]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
@@ -152,20 +151,7 @@ def _is_utf8(text: str) -> bool:
 def query(schema: Query, parameters: list[tuple[str, str]] | None = None) -> dict[str, Any]:
     """Return the query string as `schema` has it; raises 400, also for what it does not know
     and for a repeated parameter."""
-    parameters = pairs() if parameters is None else parameters
-    loaded: dict[str, Any]
-    _, loaded = all_valid(
-        partial(check_repeated, parameters), partial(schema.load, dict(parameters))
-    )
-    return loaded
-
-
-def check_repeated(parameters: list[tuple[str, str]], besides: str | None = None) -> None:
-    """Raise 400 for the parameters that are given more than once, but for `besides`."""
-    counts = Counter(name for name, _ in parameters if name != besides)
-    repeated = [name for name, count in counts.items() if count > 1]
-    if repeated:
-        raise ValidationError(dict.fromkeys(repeated, "Must be given once."))
+    return schema.read(pairs() if parameters is None else parameters)
 
 
 def without_query(schema: Object, sent: Any) -> dict[str, Any]:

@@ -122,8 +122,7 @@ class SqlStorage:
                 return target, False
             if normalize is not None and source.content_hash != normalized_of:
                 # It came, or was replaced, meanwhile.
-                whole = self._find(db, project, benchmark, source.version, receipt=True)
-                normal = normalize(whole.receipt or b"") if whole else None
+                normal = normalize(self._receipt(db, project, receipt_id_of(db, source)))
             if normal is not None and normal.content_hash == source.content_hash:
                 normal = None  # the source's own will do
             new = promotion.result(source, (normal or source).content_hash)
