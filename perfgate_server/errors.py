@@ -138,8 +138,8 @@ def _unavailable(error: storage.Unavailable) -> Response:
     headers = {"Retry-After": str(RETRY_AFTER)}
     # Nobody knows whether anything changed: the answer to a commit may be lost. A retry is safe:
     # an upload or a promotion that was done gets its first answer.
-    message = "The storage is busy, full, down or read-only. Try again."
-    return _answer(ApiError(503, message, headers=headers))
+    message = f"The storage is {error.reason.replace('_', '-')}. Try again."
+    return _answer(ApiError(503, message, {"reason": error.reason}, headers))
 
 
 def _http_error(error: HTTPException) -> ApiError:

@@ -564,18 +564,26 @@ def test_an_unknown_parameter_is_told_the_known_ones(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "message", "after"),
+    ("error", "status", "message", "details", "after"),
     [
-        (Unavailable("x"), 503, "The storage is busy, full, down or read-only. Try again.", "1"),
-        (OSError("x"), 500, "Internal error; see this request id in the server's log.", None),
+        (Unavailable("x"), 503, "The storage is down. Try again.", {"reason": "down"}, "1"),
+        (
+            Unavailable("x", "read_only"),
+            503,
+            "The storage is read-only. Try again.",
+            {"reason": "read_only"},
+            "1",
+        ),
+        (OSError("x"), 500, "Internal error; see this request id in the server's log.", {}, None),
     ],
 )
-def test_what_fails_within_is_told_without_its_reason(
+def test_what_fails_within_is_told_without_its_text(
     api: Api,
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
     status: int,
     message: str,
+    details: dict[str, str],
     after: str | None,
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
@@ -584,7 +592,7 @@ def test_what_fails_within_is_told_without_its_reason(
     monkeypatch.setattr(api.client.application.extensions["perfgate"].storage, "list", fail)
     answer = api.list()
     told = fails(answer, status)
-    assert (told["message"], told["details"]) == (message, {})
+    assert (told["message"], told["details"]) == (message, details)
     assert answer.headers.get("Retry-After") == after
 
 
@@ -612,7 +620,7 @@ def test_health_without_a_storage_is_503_and_told_in_the_log(
 
     def ping(*, deadline: float) -> None:
         waited.append(deadline - time.monotonic())
-        raise Unavailable("it is gone")
+        raise Unavailable("it is gone", "busy")
 
     app = create(replace(config, timeout=timeout))
     monkeypatch.setattr(app.extensions["perfgate"].storage, "ping", ping)
@@ -620,6 +628,7 @@ def test_health_without_a_storage_is_503_and_told_in_the_log(
     assert (answer.status_code, answer.headers["Cache-Control"]) == (503, "no-store")
     assert answer.headers["Retry-After"] == "1"
     assert answer.json["status"] == answer.json["storage"]["status"] == "unhealthy"
+    assert answer.json["storage"]["reason"] == "busy"
     (said,) = [record for record in caplog.records if "it is gone" in record.getMessage()]
     assert vars(said)["request_id"] == answer.headers["X-Request-ID"]
     assert patience - 1 < waited[0] <= patience

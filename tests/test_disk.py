@@ -92,6 +92,9 @@ def fill_and_free(server: Server, free: Callable[[], None]) -> None:
     assert {found(server, version) for version in kept} == {200}
     lost = next(version for version, status in statuses.items() if status == 503)
     assert found(server, lost) == 404
+    path = f"/projects/p/baselines/b/versions/{lost}"
+    status, _, body = server.request("PUT", path, json.dumps(BIG))
+    assert (status, json.loads(body)["error"]["details"]) == (503, {"reason": "full"})
     assert health(server) == 200
     free()
     wait_for(lambda: server.put("b", lost, BIG) == 201, "an upload")

@@ -78,9 +78,10 @@ def test_a_statement_that_takes_too_long_is_ended_by_the_server(
 
     monkeypatch.setattr(engine, "_GRACE", PATIENCE)  # however busy the machine is
     with contextlib.closing(opened(url)) as storage:
-        with pytest.raises(Unavailable, match="statement timeout"):
+        with pytest.raises(Unavailable, match="statement timeout") as raised:
             with storage._engine.single(soon(0.5)) as session:
                 session.execute("SELECT pg_sleep(4)")
+        assert raised.value.reason == "busy"
 
 
 def test_a_machine_that_died_keeps_no_lock_beyond_its_deadline(url: str) -> None:
@@ -280,8 +281,9 @@ def test_a_session_that_may_only_read_is_not_used_again(postgres: Postgres, url:
     storage = opened(url)
     name = database_of(url)
     postgres.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-    with pytest.raises(Unavailable, match="read-only"):
+    with pytest.raises(Unavailable, match="read-only") as raised:
         storage.create(*stored(), deadline=soon())
+    assert raised.value.reason == "read_only"
     postgres.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
     wait_for(lambda: _creates(storage), "a session that may write")
     storage.close()
@@ -309,8 +311,9 @@ def test_a_server_that_hangs_is_given_up_at_the_deadline(own: OwnPostgres) -> No
         try:
             for _ in range(2):
                 began = time.monotonic()
-                with pytest.raises(Unavailable):
+                with pytest.raises(Unavailable) as raised:
                     storage.latest("p", "b", receipt=True, deadline=soon(0.5))
+                assert raised.value.reason == "down"
                 assert time.monotonic() - began < 5
         finally:
             own.send(signal.SIGCONT)
@@ -363,8 +366,10 @@ def test_the_database_goes_away_and_comes_back_under_load(
         own.stop(number)
         wait_for(lambda: 503 in statuses, "a 503")
         status, headers, body = server.request("GET", "/health", role=None)
-        assert (status, json.loads(body)["status"]) == (503, "unhealthy")
-        assert server.request("GET", LATEST)[1]["retry-after"] == "1"
+        assert (status, json.loads(body)["storage"]["reason"]) == (503, "down")
+        _, headers, body = server.request("GET", LATEST)
+        assert headers["retry-after"] == "1"
+        assert json.loads(body)["error"]["details"] == {"reason": "down"}
         own.start()
         wait_for(lambda: server.request("GET", "/health", role=None)[0] == 200, "health")
         before = len(acknowledged)
@@ -453,8 +458,9 @@ def test_a_process_has_as_many_connections_as_it_is_to_have(url: str) -> None:
     ):
         for _ in range(6):
             stack.enter_context(storage._engine.single(soon()))
-        with pytest.raises(Unavailable, match="no connection before the deadline"):
+        with pytest.raises(Unavailable, match="no connection was free") as raised:
             storage.ping(deadline=soon(0.2))
+        assert raised.value.reason == "busy"
 
 
 def test_what_fails_before_a_transaction_gives_the_connection_back(

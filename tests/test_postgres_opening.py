@@ -406,10 +406,10 @@ def test_what_cannot_be_opened_is_one_line_without_the_password(own: OwnPostgres
 
 
 @pytest.mark.parametrize(("said", "told"), [("a\nHINT: b", "a"), ("", "OperationalError")])
-def test_the_reason_is_one_line_also_of_an_error_without_words(said: str, told: str) -> None:
-    from perfgate_server.storage.postgres_opening import reason
+def test_what_is_told_is_one_line_also_of_an_error_without_words(said: str, told: str) -> None:
+    from perfgate_server.storage.postgres_opening import first_line
 
-    assert reason(psycopg.OperationalError(said)) == told
+    assert first_line(psycopg.OperationalError(said)) == told
 
 
 @pytest.mark.parametrize("password", ["a@b", "a/b", "a%b", "a@b/c"])
@@ -477,7 +477,7 @@ def test_connections_that_are_lost_at_once_are_not_asked_for_without_a_pause(url
 
     asked: list[float] = []
     pool: Any = SimpleNamespace(
-        getconn=lambda timeout: asked.append(timeout) or Lost(), putconn=lambda _: None
+        lend=lambda deadline: asked.append(deadline) or Lost(), give_back=lambda _: None
     )
     engine = PostgresEngine(url, 1)
     with pytest.raises(Unavailable, match="closed the connection"):

@@ -176,8 +176,9 @@ def test_uploads_go_on_while_an_import_waits_for_a_vacuum(url: str) -> None:
 def test_what_is_waited_for_too_long_by_an_import_is_unavailable(url: str) -> None:
     with contextlib.closing(opened(url)) as storage, psycopg.connect(url) as vacuum:
         vacuum.execute("LOCK TABLE baselines IN SHARE UPDATE EXCLUSIVE MODE")
-        with pytest.raises(Unavailable, match="lock timeout|statement timeout"):
+        with pytest.raises(Unavailable, match="lock timeout|statement timeout") as raised:
             storage.reserve("baselines", 5, deadline=soon(0.5))
+        assert raised.value.reason == "busy"
         vacuum.rollback()
         assert storage.reserve("baselines", 5, deadline=soon()) > 0
 

@@ -680,8 +680,9 @@ def test_a_lock_held_by_another_program_is_waited_for_until_the_deadline(
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
     began = time.monotonic()
-    with pytest.raises(Unavailable, match="locked"):
+    with pytest.raises(Unavailable, match="locked") as raised:
         storage.create(*stored(), deadline=soon(0.5))
+    assert raised.value.reason == "busy"
     assert 0.3 < time.monotonic() - began < 5
     timer = threading.Timer(0.2, other.rollback)
     timer.start()
@@ -700,11 +701,13 @@ def test_reading_does_not_wait_for_a_writer(storage: SqlStorage, path: Path) -> 
 
 def test_a_long_query_is_given_up_at_the_deadline(storage: SqlStorage) -> None:
     """And the connection is good for the next one."""
-    with pytest.raises(Unavailable, match="interrupted"), storage._engine.single(soon(0.1)) as db:
-        db.execute(
-            """WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)
-               SELECT count(*) FROM n"""
-        )
+    with pytest.raises(Unavailable, match="interrupted") as raised:
+        with storage._engine.single(soon(0.1)) as db:
+            db.execute(
+                """WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)
+                   SELECT count(*) FROM n"""
+            )
+    assert raised.value.reason == "busy"
     storage.ping(deadline=soon())
 
 
@@ -719,8 +722,9 @@ def test_a_full_disk_is_unavailable_and_nothing_is_half_written(
     from support import receipt
 
     big = stored("b", "v2", value=receipt(samples=[huge]))
-    with pytest.raises(Unavailable, match="full"):
+    with pytest.raises(Unavailable, match="full") as raised:
         storage.create(*big, deadline=soon())
+    assert raised.value.reason == "full"
     assert storage.latest("p", "b", receipt=True, deadline=soon()).version == "v1"
     # The connection was given up with its limit: there is room now.
     assert storage.create(*big, deadline=soon())[1]

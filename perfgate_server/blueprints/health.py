@@ -24,18 +24,14 @@ _TIMEOUT = 4.5
 @blueprint.get("/health")
 def get_health() -> Response:
     state = current_app.extensions["perfgate"]
-    status, headers = "healthy", {"Cache-Control": "no-store"}
+    storage = {"backend": state.storage.backend, "status": "healthy"}
+    headers = {"Cache-Control": "no-store"}
     set_deadline()
     try:
         state.storage.ping(deadline=min(g.deadline, time.monotonic() + _TIMEOUT))
     except Unavailable as error:
         logger.error("storage unavailable: %s", error, extra={"request_id": g.request_id})
-        status = "unhealthy"
+        storage |= {"status": "unhealthy", "reason": error.reason}
         headers["Retry-After"] = str(RETRY_AFTER)
-    body = {
-        "status": status,
-        "version": VERSION,
-        "storage": {"backend": state.storage.backend, "status": status},
-    }
-    code = 200 if status == "healthy" else 503
-    return responses.json(body, code, headers)
+    body = {"status": storage["status"], "version": VERSION, "storage": storage}
+    return responses.json(body, 200 if storage["status"] == "healthy" else 503, headers)

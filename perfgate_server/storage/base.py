@@ -270,8 +270,18 @@ class PreconditionFailed(StorageError):
     """The caller's precondition does not hold; the text is the caller's own."""
 
 
+#: Why a storage is unavailable. A moment may end ``busy``; the others wait for somebody, and while
+#: it is ``full`` or ``read_only`` what is stored can be read.
+Reason = Literal["busy", "full", "read_only", "down"]
+
+
 class Unavailable(StorageError):
-    """The storage is busy past the deadline, or down. Its text is for the log, not for clients."""
+    """The storage cannot do it by the deadline, for this `reason`. The text is for the log, not for
+    clients."""
+
+    def __init__(self, text: str, reason: Reason = "down") -> None:
+        super().__init__(text)
+        self.reason: Reason = reason
 
 
 class Storage(Protocol):

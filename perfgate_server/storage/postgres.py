@@ -17,13 +17,13 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
-from perfgate_server.storage.base import Kind, Unavailable
+from perfgate_server.storage.base import Kind, Reason, Unavailable
 from perfgate_server.storage.postgres_opening import (
     IS_WHOLE,
     ORIGIN,
+    first_line,
     options_of,
     prepare,
-    reason,
     value_of,
 )
 
@@ -157,6 +157,65 @@ def _placeholders(sql: str) -> bytes:
     return sql.replace("%", "%%").replace("?", "%s").encode()
 
 
+class _Pool(ConnectionPool[_Connection]):
+    """The connections of a process."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._lent: set[_Connection] = set()
+        super().__init__(*args, **kwargs)
+
+    def lend(self, deadline: float) -> _Connection:
+        """Take a connection out of the pool. Raises Unavailable if none is free before the
+        deadline."""
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                connection = self.getconn(timeout=max(0.01, min(left, _ASK_ANEW)))
+            except PoolTimeout:
+                if left <= _ASK_ANEW:
+                    raise self._none() from None
+            except PoolClosed as error:  # the process ends
+                raise Unavailable(f"PostgreSQL: {error}") from None
+            else:
+                self._lent.add(connection)
+                return connection
+
+    def _none(self) -> Unavailable:
+        if len(self._lent) < self.max_size:
+            return Unavailable("PostgreSQL: no connection could be made before the deadline")
+        return Unavailable("PostgreSQL: no connection was free before the deadline", "busy")
+
+    def give_back(self, connection: _Connection) -> None:
+        """Return a connection to the pool: out of its transaction, or closed."""
+        status = connection.info.transaction_status
+        try:
+            if status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+                connection.execute("ROLLBACK")
+            elif status is not TransactionStatus.IDLE:
+                connection.close()
+        except psycopg.Error:
+            connection.close()
+        connection.deadline = float("inf")
+        self._lent.discard(connection)
+        self.putconn(connection)
+
+
+#: Of what PostgreSQL says, by its SQLSTATE; of all else, that it is down.
+_REASONS: dict[str | None, Reason] = {
+    "25006": "read_only",  # read_only_sql_transaction
+    "53100": "full",  # disk_full
+    "40P01": "busy",  # deadlock_detected
+    "53300": "busy",  # too_many_connections
+    "55P03": "busy",  # lock_not_available: the deadline's end, as the next
+    "57014": "busy",  # query_canceled
+}
+
+
+def _unavailable(error: psycopg.Error) -> Unavailable:
+    """Return what an error of PostgreSQL's means to whoever asked."""
+    return Unavailable(f"PostgreSQL: {first_line(error)}", _REASONS.get(error.sqlstate, "down"))
+
+
 class PostgresEngine:
     """See `engine.Engine`. `url` is a ``postgresql://`` URL; the database is migrated here.
 
@@ -169,7 +228,7 @@ class PostgresEngine:
         self.backend = "postgres"
         self._url = url
         self._pool_size = pool_size
-        self._pool: ConnectionPool[_Connection] | None = None
+        self._pool: _Pool | None = None
         self._opening = threading.Lock()
         self._origin = prepare(url, create)
 
@@ -216,11 +275,11 @@ class PostgresEngine:
             if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
                 # A new one may find another server, or this one as it is by then.
                 connection.close()
-            raise Unavailable(f"PostgreSQL: {reason(error)}") from error
+            raise _unavailable(error) from error
         finally:
-            _give_back(pool, connection)
+            pool.give_back(connection)
 
-    def _begin(self, pool: ConnectionPool[_Connection], begin: str, deadline: float) -> _Connection:
+    def _begin(self, pool: _Pool, begin: str, deadline: float) -> _Connection:
         """Return a connection on which a transaction has begun.
 
         That is also the check of a connection that has lain in the pool: one that the server
@@ -228,7 +287,7 @@ class PostgresEngine:
         """
         pause = 0.0
         while True:
-            connection = _lent(pool, deadline)
+            connection = pool.lend(deadline)
             connection.deadline = deadline
             milliseconds = max(1, int((deadline - time.monotonic()) * 1000))
             try:
@@ -245,11 +304,11 @@ class PostgresEngine:
                 is_lost = connection.closed
                 # A new one may find another server, or schema; this one would lead there again.
                 connection.close()
-                _give_back(pool, connection)
+                pool.give_back(connection)
                 if not isinstance(error, psycopg.Error):
                     raise
                 if not is_lost or time.monotonic() > deadline:
-                    raise Unavailable(f"PostgreSQL: {reason(error)}") from error
+                    raise _unavailable(error) from error
                 # A new one is lost as fast where a PgBouncer stands before no database.
                 time.sleep(pause)
                 pause = _RETRY_DELAY
@@ -274,11 +333,11 @@ class PostgresEngine:
             raise Unavailable("PostgreSQL: the database is not restored whole")
         connection.known = table
 
-    def _open(self) -> ConnectionPool[_Connection]:
+    def _open(self) -> _Pool:
         """Return this process's pool. It is opened on first use, and so after a fork."""
         with self._opening:
             if self._pool is None:
-                self._pool = ConnectionPool(
+                self._pool = _Pool(
                     connection_class=_Connection,
                     kwargs=options_of(self._url),
                     min_size=1,
@@ -296,30 +355,3 @@ def _listen_to_warnings(connection: _Connection) -> None:
             connection.warning = said.message_primary
 
     connection.add_notice_handler(note)
-
-
-def _lent(pool: ConnectionPool[_Connection], deadline: float) -> _Connection:
-    """Take a connection out of the pool. Raises Unavailable if none is free before the deadline."""
-    while True:
-        left = deadline - time.monotonic()
-        try:
-            return pool.getconn(timeout=max(0.01, min(left, _ASK_ANEW)))
-        except PoolTimeout:
-            if left <= _ASK_ANEW:
-                raise Unavailable("PostgreSQL: no connection before the deadline") from None
-        except PoolClosed as error:  # the process ends
-            raise Unavailable(f"PostgreSQL: {error}") from None
-
-
-def _give_back(pool: ConnectionPool[_Connection], connection: _Connection) -> None:
-    """Return a connection to the pool: out of its transaction, or closed."""
-    status = connection.info.transaction_status
-    try:
-        if status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
-            connection.execute("ROLLBACK")
-        elif status is not TransactionStatus.IDLE:
-            connection.close()
-    except psycopg.Error:
-        connection.close()
-    connection.deadline = float("inf")
-    pool.putconn(connection)

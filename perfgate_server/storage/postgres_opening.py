@@ -86,7 +86,7 @@ def prepare(url: str, create: bool) -> str:
         except (psycopg.Error, StorageError) as error:
             if not isinstance(error, _PASSING) or seconds == _LOCK_TIMEOUTS[-1]:
                 hint = _HINTS.get(type(error), "")
-                raise CannotOpen(f"cannot open the database: {reason(error)}{hint}") from error
+                raise CannotOpen(f"cannot open the database: {first_line(error)}{hint}") from error
         time.sleep(_LOCK_PAUSE)
     raise AssertionError("the last attempt returns or raises")
 
@@ -169,7 +169,7 @@ def value_of(db: psycopg.Connection[Any], query: LiteralString) -> Any:
     return row[0] if row else None
 
 
-def reason(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """Return the first line of what PostgreSQL says: what follows are hints and contexts."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 

@@ -16,8 +16,8 @@ from perfgate_server.storage.sqlite_connection import (
     ERRORS,
     Connection,
     connect,
-    reason,
     transaction,
+    unavailable,
 )
 from perfgate_server.storage.sqlite_writer import Writer
 
@@ -80,7 +80,7 @@ class SqliteEngine:
         try:
             connection = self._slots.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
-            raise Unavailable("all database connections are in use") from None
+            raise Unavailable("all database connections are in use", "busy") from None
         try:
             if look or connection is None or time.monotonic() >= self._looks_at:
                 connection = self._checked_for_a_while(connection, deadline)
@@ -91,7 +91,7 @@ class SqliteEngine:
             if connection is not None and self._path is not None:
                 connection.close()
                 connection = None
-            raise Unavailable(reason(error)) from error
+            raise unavailable(error) from error
         finally:
             self._slots.put(connection)
 
@@ -137,7 +137,7 @@ class SqliteEngine:
     def _open_anchor(self, path: Path, deadline: float) -> None:
         """Open the anchor, unless another thread has done so by then."""
         if not self._opening.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise Unavailable("another thread is opening the database")
+            raise Unavailable("another thread is opening the database", "busy")
         try:
             if self._anchor is None:
                 if sqlite_log.has_lost_its_log(path, deadline):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from perfgate_server.storage.base import Kind
+from perfgate_server.storage.base import Kind, Reason, Unavailable
 
 #: What Python's sqlite3 raises; of SQLite without memory it makes a MemoryError.
 ERRORS = (sqlite3.Error, MemoryError)
@@ -89,11 +89,22 @@ def connect(path: Path | None, mode: str, timeout: float) -> Connection:
     return db
 
 
-def reason(error: BaseException) -> str:
-    """Return what SQLite says."""
-    return f"SQLite: {str(error) or type(error).__name__}"
+#: Of what SQLite says, by its primary result code; of all else, that it is down.
+_REASONS: dict[int, Reason] = {
+    sqlite3.SQLITE_BUSY: "busy",
+    sqlite3.SQLITE_LOCKED: "busy",
+    sqlite3.SQLITE_INTERRUPT: "busy",  # the deadline's end: `Connection.is_late`
+    sqlite3.SQLITE_FULL: "full",
+    sqlite3.SQLITE_READONLY: "read_only",
+}
 
 
-def primary_code(error: Exception) -> int:
+def unavailable(error: BaseException) -> Unavailable:
+    """Return what an error of SQLite's means to whoever asked."""
+    text = f"SQLite: {str(error) or type(error).__name__}"
+    return Unavailable(text, _REASONS.get(primary_code(error), "down"))
+
+
+def primary_code(error: BaseException) -> int:
     """Return SQLite's primary result code, 0 for what is no error of SQLite's."""
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from perfgate_server.storage.base import Unavailable
-from perfgate_server.storage.sqlite_connection import ERRORS, Connection, primary_code, reason
+from perfgate_server.storage.sqlite_connection import ERRORS, Connection, primary_code, unavailable
 
 #: Seconds between two attempts to get the lock that another process has, at first and at most.
 #: SQLite's own waiting goes in steps of 1, 2, 5, 10 ms: longer than the lock is held mostly.
@@ -95,7 +95,7 @@ class Writer:
                 # Also in the place of what the block raised, such as a Conflict: what it saw may be
                 # of those with whom it shares the transaction, and is not kept.
                 if group.failure is not None:
-                    raise Unavailable(reason(group.failure)) from group.failure
+                    raise unavailable(group.failure) from group.failure
         finally:
             if patient:
                 self._patient.release()
@@ -109,7 +109,7 @@ class Writer:
     def _join(self, deadline: float, patient: bool) -> _Group:
         """Wait for the turn; return the transaction that was left open, or a new one."""
         if not self._take_turn(deadline, patient):
-            raise Unavailable("other threads are writing, or waiting for a lock")
+            raise Unavailable("other threads are writing, or waiting for a lock", "busy")
         self._turn_began = now = time.monotonic()
         if self._group is None:
             try:
@@ -124,7 +124,7 @@ class Writer:
                 self.close()
                 self._pass_turn_on()
                 if isinstance(error, ERRORS):
-                    raise Unavailable(reason(error)) from error
+                    raise unavailable(error) from error
                 raise
         return self._group
 
@@ -170,7 +170,7 @@ class Writer:
         except BaseException as error:
             _undo(group, alone, error)
             if isinstance(error, ERRORS):
-                raise Unavailable(reason(error)) from error
+                raise unavailable(error) from error
             raise
 
     def _leave(self, group: _Group) -> None:
