@@ -20,6 +20,7 @@ from perfgate_server.config import (
     ServerConfig,
     misspelt,
     option_of,
+    variable_of,
 )
 from perfgate_server.files import whole
 from perfgate_server.storage.base import CannotOpen, StorageError
@@ -63,7 +64,7 @@ _SERVER_OPTIONS = (
 def _options(options: Any) -> Callable[[Any], Any]:
     def decorate(command: Any) -> Any:
         for name, metavar, text, default in reversed(options):
-            described = f"{text}  [env: PERFGATE_{name.upper()}; default: {default}]"
+            described = f"{text}  [env: {variable_of(name)}; default: {default}]"
             command = click.option(option_of(name), metavar=metavar, help=described)(command)
         return command
 

@@ -296,6 +296,11 @@ def option_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def variable_of(name: str) -> str:
+    """Return the environment's variable for a field."""
+    return str(ServerConfig.__dataclass_fields__[name].metadata["env"])
+
+
 def _variable(environ: Mapping[str, str], name: str) -> list[tuple[str, str]]:
     return [(name, environ[name])] if environ.get(name, "").strip() else []
 
