@@ -1,5 +1,5 @@
 """For WSGI servers: ``gunicorn wsgi:app``. Settings come from the environment (PERFGATE_…)."""
 
-from perfgate_server.server import create_wsgi_app
+from perfgate_server.wsgi import create_wsgi_app
 
 app = create_wsgi_app()

@@ -14,8 +14,9 @@ from types import SimpleNamespace
 
 from flask import Flask, Response, request
 
+from perfgate_server.arbiter import Arbiter
 from perfgate_server.config import ServerConfig
-from perfgate_server.server import _Application, _Arbiter, gunicorn_settings
+from perfgate_server.server import Application, gunicorn_settings
 
 
 @functools.cache
@@ -48,7 +49,7 @@ def create_bare_app(config: ServerConfig) -> Flask:
 def main() -> None:
     config = ServerConfig(storage_type="sqlite")
     settings = gunicorn_settings(config) | {"bind": f"127.0.0.1:{sys.argv[1]}"}
-    _Arbiter(_Application(create_bare_app(config), settings)).run()
+    Arbiter(Application(create_bare_app(config), settings)).run()
 
 
 if __name__ == "__main__":

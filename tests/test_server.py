@@ -47,11 +47,11 @@ from perfgate_server.config import ConfigError
 from perfgate_server.server import (
     _bind,
     _listen,
-    _started,
     _url,
     gunicorn_settings,
-    wsgi_settings,
+    started,
 )
+from perfgate_server.wsgi import wsgi_settings
 
 # -- the launch modes
 
@@ -321,7 +321,7 @@ def test_one_line_on_start_tells_where_what_and_who(tmp_path: Path) -> None:
 
 def test_the_line_on_start_shows_no_password() -> None:
     url = "postgresql://perfgate:secret@localhost/perfgate"
-    line = _started(ServerConfig(storage_type="postgres", database_url=url), "http://localhost")
+    line = started(ServerConfig(storage_type="postgres", database_url=url), "http://localhost")
     assert "localhost/perfgate" in line and "secret" not in line
 
 

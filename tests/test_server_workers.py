@@ -34,7 +34,7 @@ from support import (
     wait_for,
 )
 
-from perfgate_server import server as server_module
+from perfgate_server import arbiter as module
 from perfgate_server.worker import _STUCK
 
 # -- clients are shared out
@@ -393,9 +393,9 @@ def test_workers_that_stood_still_with_the_main_process_are_not_killed(
     """A job is stopped and goes on, or a machine: all clocks have run on."""
     looks: list[float] = []
     now = 100.0
-    monkeypatch.setattr(server_module.time, "monotonic", lambda: now)
-    monkeypatch.setattr(server_module.Arbiter, "murder_workers", lambda _: looks.append(now))
-    arbiter: Any = server_module._Arbiter.__new__(server_module._Arbiter)
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(module.arbiter.Arbiter, "murder_workers", lambda _: looks.append(now))
+    arbiter: Any = module.Arbiter.__new__(module.Arbiter)
     # It looks again for each signal, as of the children that go on, and not once a second alone.
     for now in (*range(100, 107), 200.0, 200.001, 201.0, 204.9, 205.0):  # noqa: B007  # the clock
         arbiter.murder_workers()
