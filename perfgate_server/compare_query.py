@@ -115,7 +115,8 @@ class DurationParameter(Parameter):
 
 class MetricsParameter(Parameter):
     def parse(self, text: str) -> tuple[str, ...]:
-        metrics = tuple(dict.fromkeys(text.split(",")))
+        # Of a text of megabytes no list of as many pieces is made.
+        metrics = tuple(dict.fromkeys(text.split(",", 2 * len(METRICS))))
         if any(metric not in METRICS for metric in metrics):
             raise ValidationError(f"Must be a list of {', '.join(METRICS)}, separated by commas.")
         return metrics

@@ -51,9 +51,9 @@ ENTRY_RULE = (
     + f" and key is {KEY_RULE}"
 )
 
-_KEY = re.compile(r"pg_(?:live|test)_[A-Za-z0-9]{32,}\Z")
+_KEY = re.compile(r"pg_(?:live|test)_[A-Za-z0-9]{32,}")
 # Matches also a key cut in half, two keys run together, and one whose underscores are still
-# percent-encoded; but no name, such as pg_test_connection_pool.
+# percent-encoded; and so a name such as pg_test_connectionpooling, but not pg_test_connection_pool.
 _KEY_WITHIN = re.compile(
     r"(pg(?:_|%5[Ff])(?:live|test)(?:_|%5[Ff]))[A-Za-z0-9]{16,}"
     r"(?:(?:_|%5[Ff])(?:live|test)(?:_|%5[Ff])[A-Za-z0-9]*)*"
@@ -132,7 +132,7 @@ def id_of(digest: str) -> str:
 
 def is_well_formed(key: str) -> bool:
     """Whether a text has the form of a key: see KEY_RULE."""
-    return _KEY.match(key) is not None
+    return _KEY.fullmatch(key) is not None
 
 
 def printable(text: str) -> str:
@@ -169,7 +169,7 @@ def _compile(pattern: str | None) -> re.Pattern[str] | None:
         return None
     if not pattern:
         raise ValueError("the benchmark pattern is empty; leave it out, or write *, for all")
-    if _KEY_WITHIN.search(pattern):
+    if _KEY.search(pattern):
         # A misspelt role after a comma would otherwise hide a whole key in the pattern.
         raise ValueError(
             "the benchmark pattern holds another key; is the role after a comma right?"

@@ -16,15 +16,15 @@ _PASSWORD = re.compile(
 
 
 def say(sentence: str) -> None:
-    """Print one line on standard error: what does not belong there, as keys, passwords and the
-    codes that steer a terminal, does not come through. Output that cannot be written is ignored:
-    what was done is done."""
-    shown = _PASSWORD.sub(r"\1\2…", keys.redact(keys.printable(sentence)))
+    """Print one line on standard error: what does not belong there, as keys and the codes that
+    steer a terminal, does not come through. Output that cannot be written is ignored: what was
+    done is done."""
     with contextlib.suppress(OSError):
-        print(shown, file=sys.stderr)
+        print(keys.redact(keys.printable(sentence)), file=sys.stderr)
 
 
 def end(reason: object, status: int = 2) -> NoReturn:
-    """End the process with one line on standard error that says why."""
-    say(f"Error: {reason}")
+    """End the process with one line on standard error that says why. It may quote a database URL,
+    or an argument in whose place one was given, whose password does not come through."""
+    say(_PASSWORD.sub(r"\1\2…", keys.printable(f"Error: {reason}")))
     sys.exit(status)

@@ -103,6 +103,17 @@ def test_what_an_import_says_of_a_line_steers_no_terminal(tmp_path: Path) -> Non
     assert KEYS["admin"].encode() not in result.stderr
 
 
+def test_an_import_names_a_record_as_it_is_called(tmp_path: Path) -> None:
+    """Also where its name looks like a URL with a password."""
+    source = sqlite_file(tmp_path)
+    keep(source, "tests/io.py:read@size=4k/password=on", "v1")
+    text = exported(source)
+    source.close()
+    result = run("import", "-", folder=tmp_path, text=text.replace(b'"tags":[]', b'"tags":["x"]'))
+    assert result.returncode == 1
+    assert b": tests/io.py:read@size=4k/password=on v1: differs" in result.stderr
+
+
 def test_what_is_no_export_is_told_at_once(tmp_path: Path) -> None:
     sqlite_file(tmp_path, "source.db").close()
     (tmp_path / "all.ndjson.gz").write_bytes(gzip.compress(b"{}"))

@@ -159,6 +159,12 @@ def test_a_bad_entry_is_refused_without_being_shown(entry: str) -> None:
     assert str(error.value)
 
 
+def test_a_pattern_may_name_what_only_begins_like_a_key() -> None:
+    assert keys.parse(f"viewer:{KEY}:web:pg_test_connectionpooling/.*").sees(
+        "pg_test_connectionpooling/a"
+    )
+
+
 def test_a_doubtful_pattern_is_refused_whatever_becomes_of_warnings() -> None:
     """It may mean another thing in a later version of Python."""
     with warnings.catch_warnings():

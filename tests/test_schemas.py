@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from types import NoneType
 from typing import Any
@@ -14,6 +16,8 @@ from marshmallow import ValidationError
 from support import PATIENCE
 
 from perfgate_server.columns import ABSENT, AbsentType, Rows, columns_of
+from perfgate_server.compare_query import pairs_of
+from perfgate_server.fields import MAX_ERRORS, Field, Strings, Tags
 from perfgate_server.schemas import Samples
 
 _NUMBERS = st.sampled_from([0, 1, 2**31 - 1, 2**31, 2**32, 2**64 - 1, 2**64, -1, -(2**31)])
@@ -161,3 +165,29 @@ def test_a_member_of_one_sample_alone_counts_too(place: int) -> None:
     assert columns["max_rss_kb"].values == [ABSENT] * place + [5] + [ABSENT] * (2499 - place)
     samples[place] = {f"x{number}": 1 for number in range(64)}
     assert columns_of(samples) is None
+
+
+@pytest.mark.parametrize(
+    "field", [Strings(), Tags(), Samples()], ids=["strings", "tags", "samples"]
+)
+def test_what_is_wrong_takes_no_more_memory_the_more_it_is(field: Field) -> None:
+    """A body of 16 MiB with eight million wrong items took 1.2 GB."""
+    wrong = [1] * 1_000_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValidationError) as raised:
+            field.deserialize(wrong)
+        assert tracemalloc.get_traced_memory()[1] < 2 * sys.getsizeof(wrong)
+    finally:
+        tracemalloc.stop()
+    assert [*raised.value.messages][:MAX_ERRORS] == [*range(MAX_ERRORS)]
+
+
+def test_of_a_long_option_no_list_as_long_is_made() -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValidationError, match="Must be a list of wall_ms"):
+            pairs_of({"metrics": "x," * 1_000_000})
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
