@@ -8,14 +8,17 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import click
 
 from perfgate_server.config import (
     DEFAULT_SQLITE_PATH,
+    LOG_FORMATS,
+    LOG_LEVELS,
+    STORAGE_TYPES,
     ConfigError,
     ServerConfig,
     misspelt,
@@ -33,37 +36,50 @@ if TYPE_CHECKING:
 #: Seconds that a question about the whole of a database may take.
 _TIMEOUT = 600
 
-# name of the field, metavar, help, default: the text goes to ServerConfig.load, which also reads
-# the variable, so both have one parser and one set of errors.
-_DATABASE_OPTION = (
+
+class _Option(NamedTuple):
+    """An option whose text goes to ServerConfig.load, which also reads the variable: both have one
+    parser and one set of errors."""
+
+    field: str
+    metavar: str
+    help: str
+    #: What the help says of the default; None: what the field has.
+    default: str | None = None
+
+
+_DATABASE_OPTION = _Option(
     "database_url",
     "PATH|URL",
     "The database: for sqlite the path of its file, for postgres its URL.",
     DEFAULT_SQLITE_PATH,
 )
 _STORAGE_OPTIONS = (
-    ("storage_type", "sqlite|postgres", "Where baselines are kept.", "sqlite"),
+    _Option("storage_type", "sqlite|postgres", "Where baselines are kept.", "sqlite"),
     _DATABASE_OPTION,
 )
 _SERVER_OPTIONS = (
-    ("bind", "ADDRESS", "Address to listen on.", "0.0.0.0"),
-    ("port", "PORT", "Port to listen on; 0 takes any free one.", "8080"),
-    ("storage_type", "memory|sqlite|postgres", "Where baselines are kept.", "memory"),
+    _Option("bind", "ADDRESS", "Address to listen on."),
+    _Option("port", "PORT", "Port to listen on; 0 takes any free one."),
+    _Option("storage_type", "|".join(STORAGE_TYPES), "Where baselines are kept."),
     _DATABASE_OPTION,
-    ("timeout", "SECONDS", "Time to receive a request or await storage.", "30"),
-    ("log_level", "trace|debug|info|warn|error", "Lowest level to log.", "info"),
-    ("log_format", "json|pretty", "How log lines look.", "json"),
-    ("workers", "N", "Processes.", "one a core; one for memory"),
-    ("threads", "N", "Threads in each process.", "4"),
-    ("max_body_size", "SIZE", "The largest request body, such as 16MiB.", "16MiB"),
-    ("pool_size", "N", "Connections to postgres in each process.", "one a thread"),
-    ("trusted_proxies", "N", "How many hops of X-Forwarded-* to believe.", "0"),
+    _Option("timeout", "SECONDS", "Time to receive a request or await storage."),
+    _Option("log_level", "|".join(LOG_LEVELS), "Lowest level to log."),
+    _Option("log_format", "|".join(LOG_FORMATS), "How log lines look."),
+    _Option("workers", "N", "Processes.", "one a core; one for memory"),
+    _Option("threads", "N", "Threads in each process."),
+    _Option("max_body_size", "SIZE", "The largest request body, such as 16MiB.", "16MiB"),
+    _Option("pool_size", "N", "Connections to postgres in each process.", "one a thread"),
+    _Option("trusted_proxies", "N", "How many hops of X-Forwarded-* to believe."),
 )
 
 
-def _options(options: Any) -> Callable[[Any], Any]:
+def _options(options: Sequence[_Option]) -> Callable[[Any], Any]:
     def decorate(command: Any) -> Any:
         for name, metavar, text, default in reversed(options):
+            if default is None:
+                value = getattr(ServerConfig, name)
+                default = f"{value:g}" if isinstance(value, float) else str(value)
             described = f"{text}  [env: {variable_of(name)}; default: {default}]"
             command = click.option(option_of(name), metavar=metavar, help=described)(command)
         return command

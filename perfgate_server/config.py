@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from types import UnionType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -90,7 +91,8 @@ class ServerConfig:
     timeout: seconds to receive a request, or 256 KiB of it; a request that waits for the storage
         for nine tenths of them is answered 503.
     log_level, log_format: as LOG_LEVELS and LOG_FORMATS.
-    workers, threads: processes (None: one a core, at most 8), threads in each (None: 4).
+    workers, threads: processes (None: one a core, at most 8), threads in each: they overlap waiting
+        (disk, locks), not Python.
     max_body_size: bytes a request body may have.
     pool_size: connections to postgres in each process; None for one a thread.
     trusted_proxies: how many hops of ``X-Forwarded-*`` to believe.
@@ -107,7 +109,7 @@ class ServerConfig:
     log_level: str = _setting("PERFGATE_LOG_LEVEL", str.lower, "info")
     log_format: str = _setting("PERFGATE_LOG_FORMAT", str.lower, "json")
     workers: int | None = _setting("PERFGATE_WORKERS", _integer, None)
-    threads: int | None = _setting("PERFGATE_THREADS", _integer, None)
+    threads: int = _setting("PERFGATE_THREADS", _integer, 4)
     max_body_size: int = _setting("PERFGATE_MAX_BODY_SIZE", _size, 16 * 2**20)
     pool_size: int | None = _setting("PERFGATE_POOL_SIZE", _integer, None)
     trusted_proxies: int = _setting("PERFGATE_TRUSTED_PROXIES", _integer, 0)
@@ -118,15 +120,22 @@ class ServerConfig:
         _check_choice("log level", self.log_level, LOG_LEVELS)
         _check_choice("log format", self.log_format, LOG_FORMATS)
         _check_range("port", self.port, 0, 65535)
-        _check_range("timeout", self.timeout, 0.1, 3600)
-        _check_range("workers", self.workers, 1, 512)
+        _check_range("timeout", self.timeout, 0.1, 3600, int | float)
         _check_range("threads", self.threads, 1, 512)
-        _check_range("pool size", self.pool_size, 1, 512)
         _check_range("max body size", self.max_body_size, 1024, 2**30)
         _check_range("trusted proxies", self.trusted_proxies, 0, 16)
+        if self.workers is not None:
+            _check_range("workers", self.workers, 1, 512)
+        if self.pool_size is not None:
+            _check_range("pool size", self.pool_size, 1, 512)
         if not self.bind:
             raise ConfigError("the address to bind is empty; 0.0.0.0 is every IPv4 address")
-        _check_storage(self.storage_type, self.database_url, self.workers)
+        if self.storage_type == "postgres":
+            _check_postgres_url(self.database_url or "")
+        elif self.storage_type == "memory":
+            _check_memory(self.database_url or "", self.workers)
+        elif self.database_url is not None:
+            _check_sqlite_path(self.database_url)
         digests = set()
         for key in self.api_keys:
             if key.digest in digests:
@@ -172,10 +181,10 @@ class ServerConfig:
 
     @property
     def effective_pool_size(self) -> int:
-        """How many use the storage at once in each process: all threads, unless postgres is to
-        have fewer connections, or more."""
+        """Concurrent users of the storage in each process: `pool_size` for postgres if it is set,
+        else all threads."""
         chosen = self.pool_size if self.storage_type == "postgres" else None
-        return chosen or self.effective_threads
+        return chosen or self.threads
 
     @property
     def effective_workers(self) -> int:
@@ -183,11 +192,6 @@ class ServerConfig:
         if self.storage_type == "memory":
             return 1
         return self.workers or min(_cores(), 8)
-
-    @property
-    def effective_threads(self) -> int:
-        """Threads in each process: they overlap waiting (disk, locks), not Python."""
-        return self.threads or 4
 
     @classmethod
     def load(
@@ -208,22 +212,23 @@ class ServerConfig:
         arguments = arguments or {}
         environ = os.environ if environ is None else environ
         values: dict[str, Any] = {"storage_type": storage_type}
-        for setting in fields(cls):
-            if "env" not in setting.metadata:
-                continue
-            source = option_of(setting.name)
-            text = arguments.get(setting.name)
+        for name, setting in _settings().items():
+            source, text = option_of(name), arguments.get(name)
             if text is None:
-                source = setting.metadata["env"]
-                text = _from_environment(setting.name, source, environ)
+                source, text = setting["env"], _from_environment(name, setting["env"], environ)
             if text is None:
                 continue
             try:
-                values[setting.name] = setting.metadata["parse"](text)
+                values[name] = setting["parse"](text)
             except ValueError as error:
                 raise ConfigError(f"{source}: {error}, not {text!r}") from None
         found = _all_keys(environ, api_keys, api_keys_files)
         return cls(api_keys=tuple(found), **values)
+
+
+def _settings() -> dict[str, Mapping[str, Any]]:
+    """Return what `_setting` was told of each field that has a variable."""
+    return {field.name: field.metadata for field in fields(ServerConfig) if field.metadata}
 
 
 def _from_environment(name: str, variable: str, environ: Mapping[str, str]) -> str | None:
@@ -252,11 +257,16 @@ def misspelt(variables: Iterable[str]) -> list[str]:
     """Return a sentence for each of these names that is nearly that of a variable of ours, or its
     beginning: PERFGATE_STORAGE would leave the data in memory without a word. So would one of ours
     in lower case, or behind a byte order mark, as the first in a file may be."""
-    names = {setting.metadata["env"] for setting in fields(ServerConfig) if setting.metadata}
-    names |= {"PERFGATE_API_KEYS", "PERFGATE_API_KEYS_FILE"}
+    names = {setting["env"] for setting in _settings().values()} | {
+        "PERFGATE_API_KEYS",
+        "PERFGATE_API_KEYS_FILE",
+    }
     found = []
     for name in sorted({*variables} - names):
         plain = name.removeprefix("\ufeff").upper()
+        if name == "PERFGATE_API_KEY":
+            found.append(f"{name} is the perfgate client's key; the server's are {name}S")
+            continue
         if not plain.startswith("PERFGATE_"):
             continue
         begun = [ours for ours in sorted(names) if ours.startswith(f"{plain}_")]
@@ -298,7 +308,7 @@ def option_of(name: str) -> str:
 
 def variable_of(name: str) -> str:
     """Return the environment's variable for a field."""
-    return str(ServerConfig.__dataclass_fields__[name].metadata["env"])
+    return str(_settings()[name]["env"])
 
 
 def _variable(environ: Mapping[str, str], name: str) -> list[tuple[str, str]]:
@@ -338,47 +348,53 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ConfigError(f"the {name} must be one of {', '.join(choices)}, not {value!r}")
 
 
-def _check_range(name: str, value: float | None, low: float, high: float) -> None:
-    if value is not None and not low <= value <= high:  # NaN is in no range
+def _check_range(
+    name: str, value: object, low: float, high: float, kind: type[int] | UnionType = int
+) -> None:
+    if not isinstance(value, kind) or not low <= value <= high:  # NaN is in no range
         raise ConfigError(f"{name} must be from {low} to {high}, not {value}")
 
 
-def _check_storage(storage_type: str, database_url: str | None, workers: int | None) -> None:
-    # Not shown below: what it is may hold a password.
-    is_of_postgres = (database_url or "").startswith(("postgresql://", "postgres://"))
-    if storage_type == "postgres":
-        if not is_of_postgres:
-            raise ConfigError(
-                "for postgres a database URL is needed that begins with postgresql://"
-            )
-        if _ASTRAY.search(database_url or ""):
-            raise ConfigError(
-                "the database URL has a control character in it, or white space at its end"
-            )
-    elif storage_type == "memory":
-        if database_url:
-            meant = "postgres" if is_of_postgres else "sqlite"
-            raise ConfigError(
-                "a database URL is given, but storage type memory keeps nothing;"
-                f" did you mean --storage-type {meant}?"
-            )
-        if workers is not None and workers > 1:
-            raise ConfigError(
-                f"storage type memory lives in one process, and {workers} workers are asked for"
-            )
-    elif database_url is not None:
-        if not database_url.strip():
-            raise ConfigError("the database URL is empty; for sqlite it is the path of a file")
-        if database_url == ":memory:":
-            raise ConfigError("the database URL is :memory:; use --storage-type memory for that")
-        if "://" in database_url or database_url.startswith("file:"):
-            hint = "; did you mean --storage-type postgres?" if is_of_postgres else ""
-            raise ConfigError(
-                f"for sqlite the database URL is a plain path, such as ./perfgate.db{hint}"
-            )
-        if _ASTRAY.search(database_url):
-            # It would name another file, of which a new, empty database would be made.
-            raise ConfigError(
-                f"the database path is {database_url!r}: with quotes or white space around it, or a"
-                " control character in it"
-            )
+def _is_of_postgres(url: str) -> bool:
+    return url.startswith(("postgresql://", "postgres://"))
+
+
+def _check_postgres_url(url: str) -> None:
+    # Not shown: what it is may hold a password.
+    if not _is_of_postgres(url):
+        raise ConfigError("for postgres a database URL is needed that begins with postgresql://")
+    if _ASTRAY.search(url):
+        raise ConfigError(
+            "the database URL has a control character in it, or white space at its end"
+        )
+
+
+def _check_memory(url: str, workers: int | None) -> None:
+    if url:
+        meant = "postgres" if _is_of_postgres(url) else "sqlite"
+        raise ConfigError(
+            "a database URL is given, but storage type memory keeps nothing;"
+            f" did you mean --storage-type {meant}?"
+        )
+    if workers is not None and workers > 1:
+        raise ConfigError(
+            f"storage type memory lives in one process, and {workers} workers are asked for"
+        )
+
+
+def _check_sqlite_path(path: str) -> None:
+    if not path.strip():
+        raise ConfigError("the database URL is empty; for sqlite it is the path of a file")
+    if path == ":memory:":
+        raise ConfigError("the database URL is :memory:; use --storage-type memory for that")
+    if "://" in path or path.startswith("file:"):  # not shown, as above
+        hint = "; did you mean --storage-type postgres?" if _is_of_postgres(path) else ""
+        raise ConfigError(
+            f"for sqlite the database URL is a plain path, such as ./perfgate.db{hint}"
+        )
+    if _ASTRAY.search(path):
+        # It would name another file, of which a new, empty database would be made.
+        raise ConfigError(
+            f"the database path is {path!r}: with quotes or white space around it, or a control"
+            " character in it"
+        )

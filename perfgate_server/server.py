@@ -33,7 +33,7 @@ def gunicorn_settings(config: ServerConfig) -> dict[str, Any]:
         "proc_name": "perfgate-server",
         # Set always: gunicorn's own default is taken from WEB_CONCURRENCY.
         "workers": config.effective_workers,
-        "threads": config.effective_threads,
+        "threads": config.threads,
         # The application is made once, before the workers: what is wrong shows before anything
         # listens, and a worker that is started later can neither create nor migrate a database.
         "preload_app": True,

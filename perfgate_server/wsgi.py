@@ -96,7 +96,7 @@ def _take_options(config: ServerConfig, server: Any) -> None:
             server.worker_class.__name__,
         )
     workers, threads = server.cfg.workers, server.cfg.threads
-    if (workers, threads) != (config.effective_workers, config.effective_threads):
+    if (workers, threads) != (config.effective_workers, config.threads):
         try:
             extensions["perfgate"] = make_state(replace(config, workers=workers, threads=threads))
         except (ConfigError, CannotOpen) as error:

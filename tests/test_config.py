@@ -27,7 +27,7 @@ def test_the_defaults() -> None:
     assert (config.timeout, config.max_body_size) == (30, 16 * 1024 * 1024)
     assert (config.log_level, config.log_format) == ("info", "json")
     assert (config.no_cors, config.trusted_proxies, config.api_keys) == (False, 0, ())
-    assert config.effective_threads == config.effective_pool_size == 4
+    assert config.threads == config.effective_pool_size == 4
 
 
 def test_arguments_win_over_the_environment_and_that_over_the_default() -> None:
@@ -63,7 +63,7 @@ def test_every_setting_has_a_variable_with_its_name(name: str, text: str, value:
 
 
 def test_no_setting_is_without_a_variable() -> None:
-    named = {setting.name for setting in fields(ServerConfig) if "env" in setting.metadata}
+    named = {setting.name for setting in fields(ServerConfig) if setting.metadata}
     assert {setting.name for setting in fields(ServerConfig)} - named == {"api_keys"}
     for setting in fields(ServerConfig):
         if setting.name != "api_keys":
@@ -229,6 +229,21 @@ def test_a_variable_that_is_nearly_one_of_ours_or_its_beginning_is_told() -> Non
         f"{name} is not a perfgate-server variable: did you mean {meant[name]}?"
         for name in sorted(meant)
     ]
+
+
+def test_the_clients_variable_is_no_mistake_but_is_told_from_ours() -> None:
+    assert misspelt(["PERFGATE_API_KEY"]) == [
+        "PERFGATE_API_KEY is the perfgate client's key; the server's are PERFGATE_API_KEYS"
+    ]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"port": None}, {"port": "80"}, {"timeout": None}, {"threads": None}, {"workers": 2.5}],
+)
+def test_a_program_that_gives_what_is_no_number_is_told(given: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(given))} must be from"):
+        ServerConfig(**given)
 
 
 @pytest.mark.parametrize(
