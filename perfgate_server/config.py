@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from perfgate_server import keys
 from perfgate_server.keys import ApiKey, Role
+from perfgate_server.terminal import printable
 
 STORAGE_TYPES = ("memory", "sqlite", "postgres")
 LOG_LEVELS = ("trace", "debug", "info", "warn", "error")
@@ -177,7 +178,7 @@ class ServerConfig:
         location = self.location or ""
         if self.storage_type == "postgres":
             location = without_password(location)
-        return keys.printable(location)
+        return printable(location)
 
     @property
     def effective_pool_size(self) -> int:

@@ -135,11 +135,6 @@ def is_well_formed(key: str) -> bool:
     return _KEY.fullmatch(key) is not None
 
 
-def printable(text: str) -> str:
-    """Return a text that can be printed as it is, on one line and in UTF-8: else escaped."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
-
-
 def redact(text: str) -> str:
     """Return `text` without the keys in it: one in a path or an option is somebody's mistake."""
     return _KEY_WITHIN.sub(r"\1…", text) if "pg" in text else text

@@ -17,7 +17,8 @@ from gunicorn.glogging import Logger
 from pythonjsonlogger.json import JsonFormatter
 from werkzeug.datastructures import EnvironHeaders
 
-from perfgate_server.keys import printable, redact
+from perfgate_server.keys import redact
+from perfgate_server.terminal import printable
 
 TRACE = 5
 _LEVELS = {
@@ -40,7 +41,7 @@ _SECRET = re.compile(
 _LONGEST_ERROR = 300
 
 #: What a line for people shows of a record's own fields.
-_SHOWN = ("request_id", "reason", "client", "headers")
+_SHOWN = ("request_id", "status", "reason", "error", "client", "headers")
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("perfgate_server.access")

@@ -15,16 +15,21 @@ _PASSWORD = re.compile(
 )
 
 
+def printable(text: str) -> str:
+    """Return a text that can be printed as it is, on one line and in UTF-8: else escaped."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
 def say(sentence: str) -> None:
     """Print one line on standard error: what does not belong there, as keys and the codes that
     steer a terminal, does not come through. Output that cannot be written is ignored: what was
     done is done."""
     with contextlib.suppress(OSError):
-        print(keys.redact(keys.printable(sentence)), file=sys.stderr)
+        print(keys.redact(printable(sentence)), file=sys.stderr)
 
 
 def end(reason: object, status: int = 2) -> NoReturn:
     """End the process with one line on standard error that says why. It may quote a database URL,
     or an argument in whose place one was given, whose password does not come through."""
-    say(_PASSWORD.sub(r"\1\2…", keys.printable(f"Error: {reason}")))
+    say(_PASSWORD.sub(r"\1\2…", printable(f"Error: {reason}")))
     sys.exit(status)
