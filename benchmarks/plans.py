@@ -226,7 +226,7 @@ def verdicts(storage: Any, half: str) -> Iterator[tuple[str, Callable[[], Any]]]
     yield "verdicts since, half match, with the total", lambda: listing(True, since=half)
     yield (
         "verdicts of a tenth of the benchmarks",
-        lambda: listing(visible=lambda name: name.startswith("team3/")),
+        lambda: listing(is_visible=lambda name: name.startswith("team3/")),
     )
 
 

@@ -93,14 +93,14 @@ class ApiKey:
         return bool(names.BENCHMARK.match(benchmark) and self.benchmarks.fullmatch(benchmark))
 
     @property
-    def within(self) -> str:
+    def visible_prefix(self) -> str:
         """The prefix that every benchmark has which the key sees; it may be empty."""
-        return "" if self.benchmarks is None else _beginning(self.benchmarks.pattern)[0]
+        return "" if self.benchmarks is None else _literal_prefix(self.benchmarks.pattern)[0]
 
     @property
-    def visible(self) -> Callable[[str], bool] | None:
+    def is_visible(self) -> Callable[[str], bool] | None:
         """A test for names with that prefix, or None if the key sees all of them."""
-        if self.benchmarks is None or _beginning(self.benchmarks.pattern)[1] == ".*":
+        if self.benchmarks is None or _literal_prefix(self.benchmarks.pattern)[1] == ".*":
             return None
         return self.sees
 
@@ -110,7 +110,7 @@ _LITERAL = re.compile(r"(?:[A-Za-z0-9_/:@=,<>-]|\\[.+()\[\]])*")
 
 
 @functools.cache
-def _beginning(pattern: str) -> tuple[str, str]:
+def _literal_prefix(pattern: str) -> tuple[str, str]:
     """Return the text with which all begins that a pattern matches, and the rest of the pattern."""
     match = _LITERAL.match(pattern)
     if match is None or "|" in pattern:

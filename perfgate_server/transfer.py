@@ -101,8 +101,8 @@ def restore(
     """
     report = Report()
     lines = _count_lines(source) if merge else None
-    with closing(_Places()) as places:
-        orders = {kind: _Order(storage, kind, places, lines) for kind in get_args(Kind)}
+    with closing(_LastSequences()) as ends:
+        orders = {kind: _Order(storage, kind, ends, lines) for kind in get_args(Kind)}
         for number, line in enumerate(_lines(source), 1):
             progress(len(line))
             if not line.strip():
@@ -161,13 +161,15 @@ def _count_lines(source: BinaryIO) -> int:
 class _Order:
     """The order of a file's baselines, or of its verdicts: where the next of a benchmark goes.
 
-    With `merge` each has a place that is reserved for its line; `lines` is how many there are, None
+    With `merge` a sequence is reserved for each line; `lines` is how many there are, None
     without `merge`.
     """
 
-    def __init__(self, storage: Storage, kind: Kind, places: _Places, lines: int | None) -> None:
-        self._storage, self._kind, self._places, self._lines = storage, kind, places, lines
-        #: The place of a line, less its number; None: nothing is reserved.
+    def __init__(
+        self, storage: Storage, kind: Kind, ends: _LastSequences, lines: int | None
+    ) -> None:
+        self._storage, self._kind, self._ends, self._lines = storage, kind, ends, lines
+        #: The sequence reserved for a line, less its number; None: nothing is reserved.
         self._offset: int | None = None
 
     def restore(
@@ -176,15 +178,15 @@ class _Order:
         """Restore the record of that line, by `keep`, behind the last one of its benchmark in the
         file."""
         benchmark = self._kind, record.project, record.benchmark
-        last = self._places.last(benchmark)
-        restored = keep(after=last, place=self._place(number, last), deadline=_deadline())
+        last = self._ends.last(benchmark)
+        restored = keep(after=last, reserved=self._reserved(number, last), deadline=_deadline())
         # Without `merge` nothing goes before a record that is another than the file's.
         is_ours = self._lines is not None or restored.outcome is not Outcome.DIFFERS
         if restored.sequence is not None and is_ours:
-            self._places.put(benchmark, restored.sequence)
+            self._ends.put(benchmark, restored.sequence)
         return restored.outcome
 
-    def _place(self, number: int, last: int | None) -> int | None:
+    def _reserved(self, number: int, last: int | None) -> int | None:
         if self._lines is None:
             return None
         if number > self._lines:  # the file has grown since its lines were counted
@@ -201,27 +203,27 @@ class _Order:
 _Benchmark = tuple[Kind, str, str]
 
 
-class _Places:
+class _LastSequences:
     """Where the last record of each benchmark went: on disk, as there may be very many."""
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None)  # a file that SQLite removes
         self._db.execute(
-            """CREATE TABLE places (kind TEXT, project TEXT, benchmark TEXT, seq INTEGER,
+            """CREATE TABLE ends (kind TEXT, project TEXT, benchmark TEXT, seq INTEGER,
                PRIMARY KEY (kind, project, benchmark)) WITHOUT ROWID"""
         )
         self._db.execute("BEGIN")
 
     def last(self, benchmark: _Benchmark) -> int | None:
         row = self._execute(
-            "SELECT seq FROM places WHERE kind = ? AND project = ? AND benchmark = ?", benchmark
+            "SELECT seq FROM ends WHERE kind = ? AND project = ? AND benchmark = ?", benchmark
         ).fetchone()
         return row[0] if row else None
 
     def put(self, benchmark: _Benchmark, sequence: int) -> None:
-        """Note the place of a record, unless one of its benchmark went behind it."""
+        """Note the sequence of a record, unless one of its benchmark went behind it."""
         self._execute(
-            """INSERT INTO places VALUES (?, ?, ?, ?)
+            """INSERT INTO ends VALUES (?, ?, ?, ?)
                ON CONFLICT (kind, project, benchmark) DO UPDATE SET seq = max(seq, excluded.seq)""",
             (*benchmark, sequence),
         )

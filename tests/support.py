@@ -141,11 +141,11 @@ class Server:
         self.process = process
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
-        self._log = log
+        self._wal = log
 
     @property
     def log(self) -> str:
-        return self._log.read_text("utf-8", errors="surrogateescape")
+        return self._wal.read_text("utf-8", errors="surrogateescape")
 
     def lines(self, message: str = "request") -> list[dict[str, Any]]:
         """Return the JSON log lines with that message."""

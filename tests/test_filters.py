@@ -47,8 +47,8 @@ BOTH: dict[str, list[Choice]] = {
     "git_sha": same("git_sha", "aa", "bb", "none"),
     "since": [(day, lambda record, day=day: record.created_at >= day) for day in DAYS[::5]],
     "until": [(day, lambda record, day=day: record.created_at <= day) for day in DAYS[::5]],
-    "within": BEGINNINGS,
-    "visible": [seen("cpu", "io/read"), seen("iot"), seen(*BENCHMARKS), seen()],
+    "visible_prefix": BEGINNINGS,
+    "is_visible": [seen("cpu", "io/read"), seen("iot"), seen(*BENCHMARKS), seen()],
 }
 CHOICES: dict[str, list[Choice]] = BOTH | {
     "benchmark_prefix": BEGINNINGS,
@@ -158,7 +158,7 @@ def divided() -> Iterator[SqlStorage]:
         ({"git_ref": "often", "until": "2026"}, "baselines_by_git_ref"),
         ({"git_ref": "often", "benchmark_prefix": "team/r"}, "baselines_by_benchmark"),
         ({"git_ref": "often", "benchmark_prefix": "team/o"}, "baselines_by_git_ref"),
-        ({"git_ref": "often", "visible": "team/rare".__eq__}, "baselines_by_benchmark"),
+        ({"git_ref": "often", "is_visible": "team/rare".__eq__}, "baselines_by_benchmark"),
         ({"benchmark": "team/often", "since": "2027"}, "baselines_by_created_at"),
         ({"benchmark": "team/rare", "since": "2027"}, "baselines_by_created_at"),
         ({"benchmark": "team/rare", "since": "2026"}, "baselines_by_benchmark"),
@@ -184,7 +184,7 @@ def test_the_filter_that_leaves_the_fewest_leads(
 
 def test_the_names_that_a_key_may_see_are_sought_one_by_one(divided: SqlStorage) -> None:
     """Also those with a prefix, of which SQLite would walk all."""
-    filters = Filters(benchmark_prefix="team/", visible="team/rare".__eq__)
+    filters = Filters(benchmark_prefix="team/", is_visible="team/rare".__eq__)
     with divided._engine.reading(soon()) as db:
         found = selection.select(db, "p", filters)
     assert found
@@ -198,16 +198,16 @@ def test_a_key_that_sees_all_of_a_project_is_as_quick_as_one_without_a_limit(
     """No names are read, and its total is there."""
     monkeypatch.setattr(selection, "_benchmarks", lambda *_: pytest.fail("they are read"))
     with divided._engine.reading(soon()) as db:
-        found = selection.select(db, "p", Filters(within="team/"))
+        found = selection.select(db, "p", Filters(visible_prefix="team/"))
         assert found == selection.select(db, "p", Filters())
 
 
 def test_of_names_with_a_beginning_sqlite_is_given_each(divided: SqlStorage) -> None:
     """Of a range it would read all rows, and sort them, for each page."""
     for filters in (
-        Filters(within="team/r"),
-        Filters(within="team/r", visible="team/rare".__eq__),
-        Filters(within="team/r", benchmark_prefix="tea"),
+        Filters(visible_prefix="team/r"),
+        Filters(visible_prefix="team/r", is_visible="team/rare".__eq__),
+        Filters(visible_prefix="team/r", benchmark_prefix="tea"),
     ):
         with divided._engine.reading(soon()) as db:
             found = selection.select(db, "p", filters)
@@ -220,7 +220,7 @@ def test_postgres_is_given_the_range_and_reads_no_names(
     monkeypatch.setattr(Connection, "has_statistics", True)
     monkeypatch.setattr(selection, "_benchmarks", lambda *_: pytest.fail("they are read"))
     with divided._engine.reading(soon()) as db:
-        found = selection.select(db, "p", Filters(within="team/r"))
+        found = selection.select(db, "p", Filters(visible_prefix="team/r"))
     assert found and found.values == ["p", "team/r", "team/r\x7f"]
 
 

@@ -146,7 +146,10 @@ def test_a_line_for_people_tells_who_was_refused_before_the_application_and_why(
         server.raw(b"nonsense\r\n\r\n")
         wait_for(lambda: "refused by gunicorn" in server.log, "the line")
         (line,) = [line for line in server.log.splitlines() if "refused by gunicorn" in line]
-        assert re.search(r" request_id=\w{32} status=400 reason=Invalid\w+ error=The .* client=127\.0\.0\.1$", line), line
+        assert re.search(
+            r" request_id=\w{32} status=400 reason=Invalid\w+ error=The .* client=127\.0\.0\.1$",
+            line,
+        ), line
 
 
 def test_with_level_warn_a_server_that_does_well_says_nothing(tmp_path: Path) -> None:

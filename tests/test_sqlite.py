@@ -39,11 +39,11 @@ from perfgate_server.storage import (
     sqlite,
     sqlite_connection,
     sqlite_file,
-    sqlite_log,
+    sqlite_wal,
 )
 from perfgate_server.storage.base import CannotOpen, Filters, Page, Selector, Unavailable
 from perfgate_server.storage.sql import SqlStorage
-from perfgate_server.storage.sqlite import _LOOK_LASTS, SqliteEngine
+from perfgate_server.storage.sqlite import _CHECK_LASTS, SqliteEngine
 
 
 def opened(path: Path) -> SqlStorage:
@@ -367,7 +367,7 @@ def test_who_may_only_read_leaves_nothing_that_keeps_the_owner_out(shared: Path)
     (shared / "copy").chmod(0o444)
     with closing(open_storage("sqlite", str(path), pool_size=1)) as storage:
         storage.create(*stored(), deadline=soon())
-        for log in sqlite_log.log_paths(path):
+        for log in sqlite_wal.wal_paths(path):
             Path(log).chmod(0o644)
         path.chmod(0o444)
         with not_root():
@@ -380,7 +380,7 @@ def test_a_log_to_which_the_user_may_not_write_is_named(shared: Path) -> None:
     path = shared / "perfgate.db"
     opened(path)
     path.chmod(0o666)
-    for log in sqlite_log.log_paths(path):
+    for log in sqlite_wal.wal_paths(path):
         Path(log).touch(0o444)
     with not_root(), pytest.raises(CannotOpen, match="write to .*db-wal and .*db-shm too"):
         opened(path)
@@ -440,7 +440,7 @@ def test_a_removed_database_is_noticed_at_once_by_health_and_writers_and_then_by
     path.unlink()
     with pytest.raises(Unavailable):
         calls[first]()
-    time.sleep(_LOOK_LASTS)
+    time.sleep(_CHECK_LASTS)
     for name in ("latest", "ping", "create", "latest"):
         with pytest.raises(Unavailable):
             calls[name]()
@@ -449,7 +449,7 @@ def test_a_removed_database_is_noticed_at_once_by_health_and_writers_and_then_by
 def test_health_looks_each_time_whether_the_database_is_there(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "_LOOK_LASTS", 600.0)
+    monkeypatch.setattr(sqlite, "_CHECK_LASTS", 600.0)
     with closing(SqlStorage(SqliteEngine(path, threads=1))) as storage:
         storage.ping(deadline=soon())
         path.unlink()
@@ -501,7 +501,7 @@ def test_a_removed_database_is_noticed_by_reads_alone(path: Path) -> None:
         storage.create(*stored(), deadline=soon())
         assert storage.latest("p", "b", receipt=True, deadline=soon())
         path.unlink()
-        time.sleep(_LOOK_LASTS)
+        time.sleep(_CHECK_LASTS)
         with pytest.raises(Unavailable, match="is gone"):
             storage.latest("p", "b", receipt=True, deadline=soon())
 

@@ -38,7 +38,7 @@ class Explaining:
         self.plans += [row[3] for row in self.db.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
         return self.db.execute("SELECT 1 WHERE 0")
 
-    def of_places(self) -> list[str]:
+    def of_pages(self) -> list[str]:
         """Return the plans without the last sort, of the page's own rows; a newer SQLite knows
         that they are in order, and leaves it out."""
         sorts = self.plans[-1] == "USE TEMP B-TREE FOR ORDER BY"
@@ -83,10 +83,10 @@ def test_a_page_is_found_in_an_index(
         page = Page(limit=50, cursor=10, total=False)
         explaining: Any = Explaining(db)
         storage._page(explaining, "p", selection, page)
-    plans = explaining.of_places()
+    plans = explaining.of_pages()
     found = [plan for plan in plans if index in plan]
     assert found, plans
-    assert not any(plan.startswith("SCAN") and "places" not in plan for plan in plans), plans
+    assert not any(plan.startswith("SCAN") and "page" not in plan for plan in plans), plans
     assert sorts == any("TEMP B-TREE" in plan for plan in plans), plans
 
 
@@ -179,7 +179,7 @@ def test_a_page_of_verdicts_is_found_in_an_index(
         page = Page(limit=50, cursor=10, total=False)
         explaining: Any = Explaining(db)
         page_rows(explaining, selection, page, "p", sql_verdicts.COLUMNS, sql_verdicts._JOIN)
-    plans = explaining.of_places()
+    plans = explaining.of_pages()
     assert any(index in plan for plan in plans), plans
-    assert not any(plan.startswith("SCAN") and "places" not in plan for plan in plans), plans
+    assert not any(plan.startswith("SCAN") and "page" not in plan for plan in plans), plans
     assert sorts == any("TEMP B-TREE" in plan for plan in plans), plans

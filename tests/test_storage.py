@@ -503,10 +503,10 @@ def shelf(storage: Storage) -> Storage:
         ({"git_ref": "main", "tags": ["x"], "benchmark_prefix": "io/"}, "31"),
         ({"benchmark": "cpu", "benchmark_prefix": "io"}, ""),
         ({"source": "promote", "tags": ["y"], "since": "2026-03-01T00:00:00.000000Z"}, "6"),
-        ({"visible": lambda name: name.startswith("io/")}, "321"),
-        ({"visible": lambda name: name == "cpu", "tags": ["y"]}, "65"),
-        ({"visible": lambda name: False}, ""),
-        ({"visible": lambda name: name == "iot", "benchmark": "cpu"}, ""),
+        ({"is_visible": lambda name: name.startswith("io/")}, "321"),
+        ({"is_visible": lambda name: name == "cpu", "tags": ["y"]}, "65"),
+        ({"is_visible": lambda name: False}, ""),
+        ({"is_visible": lambda name: name == "iot", "benchmark": "cpu"}, ""),
         ({"git_sha": "aa", "tags": ["x"]}, "1"),
         ({"git_sha": "aa", "tags": ["x", "y"]}, "1"),
         ({"git_sha": "aa", "tags": ["z"]}, ""),
@@ -586,7 +586,7 @@ def test_counting_can_be_left_out(shelf: Storage) -> None:
     found = shelf.list("p", Filters(), Page(limit=2, total=False), deadline=soon())
     assert found.total is None
     assert found.has_more
-    nothing = Filters(visible=lambda benchmark: False)
+    nothing = Filters(is_visible=lambda benchmark: False)
     assert shelf.list("p", nothing, Page(limit=2, total=False), deadline=soon()).total is None
 
 

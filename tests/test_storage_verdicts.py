@@ -131,11 +131,11 @@ def court(storage: Storage) -> Storage:
         ({"since": "2026-03-02T12:00:00.000000Z", "until": "2026-03-04T12:00:00.000000Z"}, "432"),
         ({"benchmark": "io/read", "status": "fail", "git_ref": "dev"}, "2"),
         ({"status": "skip", "since": "2026-03-05T12:00:00.000000Z"}, "5"),
-        ({"visible": lambda name: name.startswith("io/")}, "5321"),
-        ({"visible": lambda name: name == "cpu", "status": "fail"}, "4"),
-        ({"visible": lambda name: True, "git_ref": "main"}, "531"),
-        ({"visible": lambda name: False}, ""),
-        ({"visible": lambda name: name == "cpu", "benchmark": "io/read"}, ""),
+        ({"is_visible": lambda name: name.startswith("io/")}, "5321"),
+        ({"is_visible": lambda name: name == "cpu", "status": "fail"}, "4"),
+        ({"is_visible": lambda name: True, "git_ref": "main"}, "531"),
+        ({"is_visible": lambda name: False}, ""),
+        ({"is_visible": lambda name: name == "cpu", "benchmark": "io/read"}, ""),
     ],
     ids=range(20),
 )
@@ -181,7 +181,7 @@ def test_a_verdict_stays_when_its_baselines_are_deleted(storage: Storage) -> Non
     keep(storage)
     add(storage)
     delete(storage)
-    assert runs(storage, benchmark="b", visible=lambda name: name == "b") == "r"
+    assert runs(storage, benchmark="b", is_visible=lambda name: name == "b") == "r"
     counts = storage.counts(deadline=soon())
     assert (counts.baselines, counts.verdicts, counts.wrong_totals) == (0, 1, [])
 
@@ -189,7 +189,7 @@ def test_a_verdict_stays_when_its_baselines_are_deleted(storage: Storage) -> Non
 def test_a_verdict_is_restored_once(storage: Storage) -> None:
     """By its id within the project, and never over another."""
     first = verdict("1", reasons=["a"], created_at="2020-01-01T00:00:00.000000Z")
-    restore = functools.partial(storage.restore_verdict, after=None, place=None, deadline=soon())
+    restore = functools.partial(storage.restore_verdict, after=None, reserved=None, deadline=soon())
     kept = restore(first)
     assert kept.outcome is Outcome.KEPT
     assert restore(first) == Restored(Outcome.PRESENT, kept.sequence)

@@ -197,7 +197,7 @@ def test_latest_does_not_move_to_what_is_imported(storage: Storage) -> None:
 
 def test_latest_does_not_move_from_the_first_record_of_all(storage: Storage) -> None:
     keep(storage, "b", "own")
-    found = storage.restore(*stored("b", "v1"), after=None, place=None, deadline=soon())
+    found = storage.restore(*stored("b", "v1"), after=None, reserved=None, deadline=soon())
     assert (found.outcome, listed(storage)) == (Outcome.REFUSED, ["own"])
 
 
@@ -236,9 +236,9 @@ def test_what_lies_behind_all_that_is_merged_is_moved_once(storage: Storage) -> 
     keep(storage, "b", "own")
     first = storage.reserve("baselines", 2, deadline=soon())
     restore = functools.partial(storage.restore, deadline=soon())
-    restore(*stored("b", "v1"), after=None, place=first)
+    restore(*stored("b", "v1"), after=None, reserved=first)
     moved = storage.latest("p", "b", receipt=False, deadline=soon())
-    restore(*stored("b", "v2"), after=first, place=first + 1)
+    restore(*stored("b", "v2"), after=first, reserved=first + 1)
     assert storage.latest("p", "b", receipt=False, deadline=soon()) == moved
     assert listed(storage) == ["own", "v2", "v1"]
 
@@ -318,7 +318,7 @@ def test_merge_keeps_the_orders_of_the_file_and_of_what_is_there(
                 last = keep(storage, "b", f"own{number}-{other}", tags=["t"]).sequence
             if is_there:
                 parsed: Any = transfer._parse(lines[number])
-                last = storage.restore(*parsed, after=last, place=None, deadline=soon()).sequence
+                last = storage.restore(*parsed, after=last, reserved=None, deadline=soon()).sequence
         before = listed(storage)
         assert len(before) == sum(others + is_there for others, is_there in shape)
         assert restored(storage, text, merge=True)[0].complete
@@ -462,11 +462,11 @@ def test_a_record_of_the_file_that_lies_behind_its_next_moves_nothing_back(
 
 
 def test_a_temporary_folder_without_room_is_named() -> None:
-    with contextlib.closing(transfer._Places()) as places:
-        places._db.execute("PRAGMA max_page_count = 3")
+    with contextlib.closing(transfer._LastSequences()) as lasts:
+        lasts._db.execute("PRAGMA max_page_count = 3")
         with pytest.raises(Unavailable, match=r"TMPDIR.*full"):
             for number in range(1000):
-                places.put(("baselines", "p", f"b{number}"), number)
+                lasts.put(("baselines", "p", f"b{number}"), number)
 
 
 def test_the_places_of_a_file_never_go_back(storage: Storage) -> None:
@@ -475,7 +475,7 @@ def test_the_places_of_a_file_never_go_back(storage: Storage) -> None:
     lines = text.splitlines(keepends=True)
     restored(storage, lines[1])
     parsed: Any = transfer._parse(lines[0])
-    storage.restore(*parsed, after=2**62, place=None, deadline=soon())
+    storage.restore(*parsed, after=2**62, reserved=None, deadline=soon())
     assert listed(storage) == ["v1", "v2"]
     assert restored(storage, text)[0].complete
     assert listed(storage) == ["v3", "v1", "v2"]
@@ -488,7 +488,7 @@ def test_what_follows_a_record_that_was_refused_has_its_place(storage: Storage) 
     restored(storage, lines[0])
     keep(storage, "b", "own")
     parsed: Any = transfer._parse(lines[2])
-    storage.restore(*parsed, after=2**62, place=None, deadline=soon())
+    storage.restore(*parsed, after=2**62, reserved=None, deadline=soon())
     report, _ = restored(storage, text)
     assert report.outcomes == {Outcome.PRESENT: 2, Outcome.REFUSED: 1, Outcome.KEPT: 1}
     assert listed(storage) == ["v4", "v3", "own", "v1"]

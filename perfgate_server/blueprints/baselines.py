@@ -135,7 +135,7 @@ def list_baselines(project: str) -> Response:
     parameters = requests.pairs()
     query = requests.query(_list_query, parameters)
     page = requests.page(query, receipts=query.pop("include_receipt"))
-    filters = Filters(**query, within=g.key.within, visible=g.key.visible)
+    filters = Filters(**query, visible_prefix=g.key.visible_prefix, is_visible=g.key.is_visible)
     listing = requests.storage().list(project, filters, page, deadline=g.deadline)
     if page.receipts:
         entries: Iterable[bytes] = _with_receipts(listing.baselines)

@@ -40,7 +40,9 @@ def list_verdicts(project: str) -> Response:
     parameters = requests.pairs()
     query = requests.query(_verdicts_query, parameters)
     page = requests.page(query)
-    filters = VerdictFilters(**query, within=g.key.within, visible=g.key.visible)
+    filters = VerdictFilters(
+        **query, visible_prefix=g.key.visible_prefix, is_visible=g.key.is_visible
+    )
     listing = requests.storage().list_verdicts(project, filters, page, deadline=g.deadline)
     entries = responses.entries(map(records.verdict, listing.verdicts))
     return responses.listed("verdicts", entries, listing, page, parameters)

@@ -129,8 +129,8 @@ class Filters:
     source: str | None = None
     since: str | None = None
     until: str | None = None
-    within: str = ""
-    visible: Callable[[str], bool] | None = None
+    visible_prefix: str = ""
+    is_visible: Callable[[str], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,22 +421,22 @@ class Storage(Protocol):
         receipt: Receipt,
         *,
         after: int | None,
-        place: int | None,
+        reserved: int | None,
         deadline: float,
     ) -> Restored:
         """Keep a record as it was exported: with its id, its times and its source.
 
         `after` is the sequence of the record that precedes it in its benchmark, None if it is
         the first. Where the benchmark has records behind that one, keeping it would move
-        `latest`: without a `place` it is Outcome.REFUSED; with one (a sequence from `reserve`)
+        `latest`: without a `reserved` sequence it is Outcome.REFUSED; with one (from `reserve`)
         it is kept there, and they are moved behind all that is reserved, in their order. One that
-        is there already, and stands behind its `place`, is put there if nothing lies before it.
+        is there already, and stands behind it, is put there if nothing lies before it.
         """
 
     def restore_verdict(
-        self, verdict: VerdictRecord, *, after: int | None, place: int | None, deadline: float
+        self, verdict: VerdictRecord, *, after: int | None, reserved: int | None, deadline: float
     ) -> Restored:
-        """Keep a verdict as it was exported, as `restore` does, but without a `place` behind all
+        """Keep a verdict as it was exported, as `restore` does, but without one behind all
         there are. One of that id may be there already: PRESENT if it is the same, else DIFFERS."""
 
     def ensure_durable(self, *, deadline: float) -> None:

@@ -52,8 +52,8 @@ class Engine(Protocol):
 
     backend: str
 
-    def single(self, deadline: float, look: bool = False) -> AbstractContextManager[Session]:
-        """Lend a session that reads; two statements may see different states. With `look` it is
+    def single(self, deadline: float, recheck: bool = False) -> AbstractContextManager[Session]:
+        """Lend a session that reads; two statements may see different states. With `recheck` it is
         made sure now that the database is the one that was opened; without, a check of a few
         milliseconds ago will do."""
 

@@ -233,7 +233,7 @@ class PostgresEngine:
         self._origin = prepare(url, create)
 
     @contextmanager
-    def single(self, deadline: float, look: bool = False) -> Iterator[_Session]:
+    def single(self, deadline: float, recheck: bool = False) -> Iterator[_Session]:
         with self._transaction("BEGIN READ ONLY", deadline) as session:
             yield session
 

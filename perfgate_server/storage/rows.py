@@ -66,16 +66,16 @@ class Order(NamedTuple):
         return int(row[0]) if row else None
 
 
-def make_room(db: Session, order: Order, after: int | None, place: int | None) -> bool:
-    """Free `place` as the next after `after` (None: as the first): what lies between the two is
+def make_room(db: Session, order: Order, after: int | None, reserved: int | None) -> bool:
+    """Free `reserved` as the next after `after` (None: as the first): what lies between the two is
     moved, with all that follows, behind all there are. Return False only where something follows
-    and no place is given."""
+    and nothing is reserved."""
     first = order.next(db, after)
     if first is None:
         return True
-    if place is None:
+    if reserved is None:
         return False
-    if first < place:
+    if first < reserved:
         (last,) = db.execute(
             f"SELECT max(seq) FROM {order.kind} WHERE project = ? AND benchmark = ?",
             (order.project, order.benchmark),
@@ -84,22 +84,24 @@ def make_room(db: Session, order: Order, after: int | None, place: int | None) -
     return True
 
 
-def put_back(db: Session, order: Order, after: int | None, place: int | None, stored: int) -> int:
-    """Move the one whose sequence is `stored` to `place` if it stands behind that, as `make_room`
-    has moved it, and is the next after `after`; return its sequence. Where it stayed, each
-    that comes before its next would move the rest again."""
-    if place is None or stored < place or stored != order.next(db, after):
+def put_back(
+    db: Session, order: Order, after: int | None, reserved: int | None, stored: int
+) -> int:
+    """Move the one whose sequence is `stored` to `reserved` if it stands behind that, and is the
+    next after `after`; return its sequence. `make_room` may have moved it there for an earlier
+    line of the file: left there, each later line would move the rest again."""
+    if reserved is None or stored < reserved or stored != order.next(db, after):
         return stored
-    _move(db, order, stored, stored, place)
-    return place
+    _move(db, order, stored, stored, reserved)
+    return reserved
 
 
-def _move(db: Session, order: Order, first: int, last: int, place: int) -> None:
-    """Move those from sequence `first` to `last`, each by the same step, so that the first has
-    `place`."""
+def _move(db: Session, order: Order, first: int, last: int, target: int) -> None:
+    """Move those from sequence `first` to `last`, each by the same step, so that the first
+    comes to `target`."""
     those = "project = ? AND benchmark = ? AND seq BETWEEN ? AND ?"
     values = order.project, order.benchmark, first, last
-    step = place - first
+    step = target - first
     tagged: dict[str, list[int]] = {}
     if order.kind == "baselines":
         # No index leads from a record to its tags.
@@ -116,10 +118,10 @@ def _move(db: Session, order: Order, first: int, last: int, place: int) -> None:
         )
 
 
-def insert(db: Session, new: Baseline, receipt_id: int, place: int | None = None) -> Baseline:
-    """Keep a record with its tags, at a reserved place or behind all there are; return it with
+def insert(db: Session, new: Baseline, receipt_id: int, sequence: int | None = None) -> Baseline:
+    """Keep a record with its tags, at a reserved sequence or behind all there are; return it with
     its sequence."""
-    columns, values = ("", ()) if place is None else (", seq", (place,))
+    columns, values = ("", ()) if sequence is None else (", seq", (sequence,))
     row = db.execute(
         f"""INSERT INTO baselines (id, project, benchmark, version, git_ref, git_sha, metadata,
                tags, created_at, created_by, content_hash, source, promoted_from,

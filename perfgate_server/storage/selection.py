@@ -47,13 +47,13 @@ _INDEXES = indexes(
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which rows a list holds: `place` is the SQL of their sequence, `table` the FROM clause.
+    """Which rows a list holds: `sequence` is the SQL of their sequence, `table` the FROM clause.
 
     `table` holds the session's `index_hint`. `whole` is the table whose rows of
     the project are all in it, or None.
     """
 
-    place: str
+    sequence: str
     table: str
     conditions: list[str]
     values: list[Any]
@@ -63,9 +63,9 @@ class Selection:
         return f"SELECT {columns} FROM {self.table} WHERE {' AND '.join(self.conditions)}"
 
 
-#: Finds rows in some index. With ``alone=True`` all that the index finds by the filters that it
-#: answers, else those of them that fit the others too.
-Way = Callable[..., Selection]
+#: Finds rows in some index. With ``indexed_only=True`` all that the index finds by the filters that
+#: it answers, else those of them that fit the others too.
+AccessPath = Callable[..., Selection]
 
 
 def select(db: Session, project: str, filters: Filters) -> Selection | None:
@@ -78,13 +78,13 @@ def select(db: Session, project: str, filters: Filters) -> Selection | None:
     if visible is None:
         return None
     conditions = _conditions(filters, visible)
-    ways: list[Way] = []
+    paths: list[AccessPath] = []
     for index in fitting(_INDEXES, frozenset(conditions)):
         if index[0] == _BY_TAG:
-            ways += [partial(_by_tag, project, tag, tags, conditions) for tag in tags]
+            paths += [partial(_by_tag, project, tag, tags, conditions) for tag in tags]
         else:
-            ways.append(partial(by_index, db, "baselines b", project, index, conditions))
-    return narrowest(db, ways)
+            paths.append(partial(by_index, db, "baselines b", project, index, conditions))
+    return narrowest(db, paths)
 
 
 def _conditions(filters: Filters, names: Sequence[tuple[str, Any]]) -> dict[str, Condition]:
@@ -152,11 +152,14 @@ def by_index(
     index: Index,
     conditions: Mapping[str, Condition],
     *,
-    alone: bool = False,
+    indexed_only: bool = False,
 ) -> Selection:
-    """Find rows of `table`, which has its alias (``baselines b``), in an index: see `Way`."""
+    """Find rows of `table`, which has its alias (``baselines b``), in an index: see
+    `AccessPath`."""
     whole, alias = table.split()
-    texts, values = _together(conditions[name] for name in (index[1] if alone else conditions))
+    texts, values = _together(
+        conditions[name] for name in (index[1] if indexed_only else conditions)
+    )
     return Selection(
         f"{alias}.seq",
         f"{table} {db.index_hint(index[0])}",
@@ -172,12 +175,12 @@ def _by_tag(
     tags: Sequence[str],
     conditions: Mapping[str, Condition],
     *,
-    alone: bool = False,
+    indexed_only: bool = False,
 ) -> Selection:
-    """Find records by a tag, whose rows stand in the list's order: see `Way`. The records
+    """Find records by a tag, whose rows stand in the list's order: see `AccessPath`. The records
     themselves are looked at only if there is more to know of them."""
     table, found = "baseline_tags t", list[Condition]()
-    if not alone:
+    if not indexed_only:
         found = [conditions[name] for name in conditions if name != "tags"]
         if found:
             table += " CROSS JOIN baselines b"  # in this order, says SQLite of a cross join
@@ -189,17 +192,17 @@ def _by_tag(
     )
 
 
-def narrowest(db: Session, ways: Sequence[Way]) -> Selection:
-    """Return what is looked for by the way on which the fewest rows stand, within a factor of ten;
-    by the first way if all are long. Nothing is asked of a database that knows it by itself."""
-    if len(ways) > 1 and not db.has_statistics:
+def narrowest(db: Session, paths: Sequence[AccessPath]) -> Selection:
+    """Return the selection over the access path with the fewest rows, to a factor of ten, or the
+    first if all have more than 10,000. A database with statistics chooses itself."""
+    if len(paths) > 1 and not db.has_statistics:
         for most in _STEPS:
-            for way in ways:
-                probe = way(alone=True)
+            for path in paths:
+                probe = path(indexed_only=True)
                 sql = f"SELECT count(*) FROM ({probe.sql('1')} LIMIT {most})"
                 if db.execute(sql, probe.values).fetchone()[0] < most:
-                    return way()
-    return ways[0]()
+                    return path()
+    return paths[0]()
 
 
 def only_visible(
@@ -211,21 +214,21 @@ def only_visible(
 ) -> list[tuple[str, Any]] | None:
     """Return conditions, each with its value, that restrict a table's benchmarks with that prefix
     to those that the key sees: [] if it sees all of them, None if it sees none."""
-    within, visible, name = filters.within, filters.visible, filters.benchmark
+    within, is_visible, name = filters.visible_prefix, filters.is_visible, filters.benchmark
     if name is not None:  # which leaves no other
         is_seen = name.startswith(prefix) and name.startswith(within)
-        return [] if is_seen and (visible is None or visible(name)) else None
-    if visible is None and prefix.startswith(within):
+        return [] if is_seen and (is_visible is None or is_visible(name)) else None
+    if is_visible is None and prefix.startswith(within):
         return _beginning_with(prefix)
     if not within.startswith(prefix) and not prefix.startswith(within):
         return None
     first, last = _ends(db, project, table, prefix)
     all_within = first.startswith(within) and last.startswith(within)
-    if visible is None and (all_within or db.has_statistics):
+    if is_visible is None and (all_within or db.has_statistics):
         return _beginning_with(prefix if all_within else within)
     # SQLite would read all rows of a range. Of names it reads a page's of each, the newest first.
     names = _benchmarks(db, project, table, max(prefix, within, key=len))
-    seen = [*filter(visible, names)]
+    seen = [*filter(is_visible, names)]
     if not seen:
         return None
     if all_within and len(seen) == len(names):
@@ -281,16 +284,16 @@ def page_rows(
 ) -> Any:
     """Return the rows of a page of a selection, newest first, and one more if there are more.
 
-    The places are found in an index alone; whole rows are read for those on the page, by `join`, in
-    which one ``?`` is the project.
+    Their sequences are found in an index alone; whole rows are read for those on the page, by
+    `join`, in which one ``?`` is the project.
     """
-    place, values = selection.place, list(selection.values)
-    places = selection.sql(f"{place} AS seq")
+    sequence, values = selection.sequence, list(selection.values)
+    found = selection.sql(f"{sequence} AS seq")
     if page.cursor is not None:
-        places += f" AND {place} < ?"
+        found += f" AND {sequence} < ?"
         values.append(page.cursor)
     return db.execute(
-        f"""WITH places AS MATERIALIZED ({places} ORDER BY {place} DESC LIMIT ? OFFSET ?)
-            SELECT {columns} FROM places {join} ORDER BY places.seq DESC""",
+        f"""WITH page AS MATERIALIZED ({found} ORDER BY {sequence} DESC LIMIT ? OFFSET ?)
+            SELECT {columns} FROM page {join} ORDER BY page.seq DESC""",
         [*values, page.limit + 1, page.offset, project],
     ).fetchall()

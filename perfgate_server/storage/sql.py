@@ -46,7 +46,7 @@ from perfgate_server.storage.rows import (
 from perfgate_server.storage.selection import Selection, count, page_rows, select
 from perfgate_server.storage.verdicts import VerdictFilters, VerdictListing, VerdictRecord
 
-_JOIN = "JOIN baselines b ON b.project = ? AND b.seq = places.seq"
+_JOIN = "JOIN baselines b ON b.project = ? AND b.seq = page.seq"
 _RECEIPT = "JOIN receipts r ON r.project = b.project AND r.id = b.receipt_id"
 
 #: Finds the projects, and of what kind, whose kept totals are not what is there.
@@ -275,7 +275,7 @@ class SqlStorage:
         receipt: Receipt,
         *,
         after: int | None,
-        place: int | None,
+        reserved: int | None,
         deadline: float,
     ) -> Restored:
         project, benchmark = record.project, record.benchmark
@@ -284,18 +284,18 @@ class SqlStorage:
             stored = self._find(db, project, benchmark, record.version)
             if stored is not None:
                 outcome = Outcome.PRESENT if stored.is_copy_of(record) else Outcome.DIFFERS
-                sequence = put_back(db, order, after, place, stored.sequence)
+                sequence = put_back(db, order, after, reserved, stored.sequence)
                 return Restored(outcome, sequence)
-            if not make_room(db, order, after, place):
+            if not make_room(db, order, after, reserved):
                 return Restored(Outcome.REFUSED)
             receipt_id = self._shared_receipt(db, record) or insert_receipt(db, project, receipt)
-            return Restored(Outcome.KEPT, insert(db, record, receipt_id, place).sequence)
+            return Restored(Outcome.KEPT, insert(db, record, receipt_id, reserved).sequence)
 
     def restore_verdict(
-        self, verdict: VerdictRecord, *, after: int | None, place: int | None, deadline: float
+        self, verdict: VerdictRecord, *, after: int | None, reserved: int | None, deadline: float
     ) -> Restored:
         with self._engine.writing(verdict.project, verdict.benchmark, deadline) as db:
-            return sql_verdicts.restore(db, verdict, after, place)
+            return sql_verdicts.restore(db, verdict, after, reserved)
 
     def _shared_receipt(self, db: Session, record: Baseline) -> int | None:
         """Return the receipt of the record that `record` was promoted from, if it is the same."""
@@ -330,7 +330,7 @@ class SqlStorage:
             )
 
     def ping(self, *, deadline: float) -> None:
-        with self._engine.single(deadline, look=True) as db:
+        with self._engine.single(deadline, recheck=True) as db:
             db.execute("SELECT seq FROM baselines LIMIT 1").fetchall()
 
     def close(self) -> None:

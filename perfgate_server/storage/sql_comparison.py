@@ -15,8 +15,8 @@ from perfgate_server.storage.selection import Selection
 #: A history is read in steps of at least this many records; mostly the first holds all of it.
 _STEP = 20
 
-# In this order: SQLite takes the tables of cross joins as they stand. The benchmark's places and
-# the tag's are compared within two indexes, and whole rows are read only for what is in both.
+# In this order: SQLite takes the tables of cross joins as they stand. The benchmark's sequences
+# and the tag's are compared within two indexes, and whole rows are read only for what is in both.
 _TAGGED = "CROSS JOIN baseline_tags t CROSS JOIN baselines b"
 _WITH_TAG = """p.project = ? AND p.benchmark = ?
     AND t.project = p.project AND t.tag = ? AND t.seq = p.seq
@@ -111,7 +111,7 @@ def _newest_rows(db: Session, selection: Selection, limit: int, columns: str) ->
     selection = replace(selection, table=f"{selection.table} {_SUMMARIES}")
     columns = f"{columns}, {db.as_bytes('s.body')}"
     rows: list[Any] = db.execute(
-        f"{selection.sql(columns)} ORDER BY {selection.place} DESC LIMIT ?",
+        f"{selection.sql(columns)} ORDER BY {selection.sequence} DESC LIMIT ?",
         [*selection.values, limit],
     ).fetchall()
     return rows
@@ -134,10 +134,10 @@ def past(
     read: Callable[[bytes], tuple[Any, bool] | None],
 ) -> list[Any]:
     """See `base.Storage.past`."""
-    last = _place_of_run(db, baseline, git_ref)
+    last = _sequence_of_run(db, baseline, git_ref)
     if last is None:
         return []
-    # By content hash, for what was uploaded twice is one run; where no run is named, by place.
+    # By content hash, for what was uploaded twice is one run; where no run is named, by sequence.
     found: dict[str | int, Any] = {}
     those, is_run = Selector("latest"), _IS_RUN
     if git_ref is not None:
@@ -149,17 +149,17 @@ def past(
             db, baseline.project, baseline.benchmark, those, ["b.seq <= ?"], [last]
         )
         step = _newest_rows(db, selection, limit, f"b.seq, b.content_hash, {is_run}")
-        for place, content_hash, is_run_itself, summary in step:
+        for sequence, content_hash, is_run_itself, summary in step:
             if not is_run_itself or summary is None or content_hash in excluding:
                 continue
             if content_hash in found:
                 run = found.pop(content_hash)
                 if content_hash == baseline.content_hash:
                     found.clear()  # the others came after it
-                found[content_hash] = run  # at its oldest place
+                found[content_hash] = run  # where it is oldest
             elif (this := read(summary)) is not None:
                 run, is_named = this
-                found[content_hash if is_named else place] = run
+                found[content_hash if is_named else sequence] = run
             if len(found) == count:
                 break
         if len(step) < limit:
@@ -168,15 +168,15 @@ def past(
     return list(found.values())
 
 
-def _place_of_run(db: Session, baseline: Baseline, git_ref: str | None) -> int | None:
+def _sequence_of_run(db: Session, baseline: Baseline, git_ref: str | None) -> int | None:
     """Return the sequence of the run that a record was promoted from, or its own; with `git_ref`
     of the oldest in between that has that ref. None if one of them is deleted, or for a chain
     longer than anybody's."""
-    place = seen = baseline.sequence
+    sequence = seen = baseline.sequence
     source = baseline.promoted_from
     for _ in range(base.MAX_SCANNED):
         if source is None:
-            return place
+            return sequence
         row = db.execute(
             f"""SELECT b.seq, b.promoted_from, b.git_ref
                 FROM baselines b {db.index_hint("baselines_by_version")}
@@ -187,5 +187,5 @@ def _place_of_run(db: Session, baseline: Baseline, git_ref: str | None) -> int |
             return None
         seen, source = int(row[0]), row[1]
         if git_ref is None or row[2] == git_ref:
-            place = seen
+            sequence = seen
     return None

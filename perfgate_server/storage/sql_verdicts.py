@@ -32,7 +32,7 @@ from perfgate_server.storage.verdicts import (
 
 COLUMNS = """v.id, v.project, v.benchmark, v.run_id, v.status, v.counts, v.reasons, v.git_ref,
     v.git_sha, v.created_at, v.created_by, v.wall_ms_cv, v.flakiness_score, v.seq"""
-_JOIN = "JOIN verdicts v ON v.project = ? AND v.seq = places.seq"
+_JOIN = "JOIN verdicts v ON v.project = ? AND v.seq = page.seq"
 
 
 def verdict_of(row: Sequence[Any]) -> VerdictRecord:
@@ -51,9 +51,9 @@ def add(db: Session, new: VerdictRecord) -> VerdictRecord:
     return insert(db, replace(new, flakiness_score=flakiness(variations)))
 
 
-def insert(db: Session, new: VerdictRecord, place: int | None = None) -> VerdictRecord:
-    """Keep a verdict at a reserved place or behind all there are; return it with its sequence."""
-    columns, values = ("", ()) if place is None else (", seq", (place,))
+def insert(db: Session, new: VerdictRecord, sequence: int | None = None) -> VerdictRecord:
+    """Keep a verdict at a reserved sequence or behind all there are; return it with that."""
+    columns, values = ("", ()) if sequence is None else (", seq", (sequence,))
     row = db.execute(
         f"""INSERT INTO verdicts (id, project, benchmark, run_id, status, counts, reasons, git_ref,
                git_sha, created_at, created_by, wall_ms_cv, flakiness_score{columns})
@@ -83,7 +83,9 @@ def stream(db: Session) -> Iterator[VerdictRecord]:
     return map(verdict_of, db.stream(f"SELECT {COLUMNS} FROM verdicts v ORDER BY v.seq"))
 
 
-def restore(db: Session, verdict: VerdictRecord, after: int | None, place: int | None) -> Restored:
+def restore(
+    db: Session, verdict: VerdictRecord, after: int | None, reserved: int | None
+) -> Restored:
     """See `base.Storage.restore_verdict`."""
     order = Order("verdicts", verdict.project, verdict.benchmark)
     row = db.execute(
@@ -94,10 +96,10 @@ def restore(db: Session, verdict: VerdictRecord, after: int | None, place: int |
         stored = verdict_of(row)
         if not stored.is_copy_of(verdict):
             return Restored(Outcome.DIFFERS)  # it may be of another benchmark
-        sequence = put_back(db, order, after, place, stored.sequence)
+        sequence = put_back(db, order, after, reserved, stored.sequence)
         return Restored(Outcome.PRESENT, sequence)
-    make_room(db, order, after, place)
-    return Restored(Outcome.KEPT, insert(db, verdict, place).sequence)
+    make_room(db, order, after, reserved)
+    return Restored(Outcome.KEPT, insert(db, verdict, reserved).sequence)
 
 
 def listing(db: Session, project: str, filters: VerdictFilters, page: Page) -> VerdictListing:
@@ -132,5 +134,5 @@ def _select(db: Session, project: str, filters: VerdictFilters) -> Selection | N
     if filters.status is not None:
         conditions["status"] = ["v.status = ?"], [filters.status]
     fit = fitting(_INDEXES, frozenset(conditions))
-    ways = [partial(by_index, db, "verdicts v", project, index, conditions) for index in fit]
-    return narrowest(db, ways)
+    paths = [partial(by_index, db, "verdicts v", project, index, conditions) for index in fit]
+    return narrowest(db, paths)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from perfgate_server.storage import sqlite_file, sqlite_log
+from perfgate_server.storage import sqlite_file, sqlite_wal
 from perfgate_server.storage.base import Unavailable
 from perfgate_server.storage.sqlite_connection import (
     ERRORS,
@@ -23,9 +23,9 @@ from perfgate_server.storage.sqlite_writer import Writer
 
 #: SQLite's virtual machine instructions between two looks at the deadline: about a millisecond.
 _PROGRESS_STEPS = 20_000
-#: Seconds in which a read need not look again whether the file is still there: that takes three
-#: calls of the system, a fourteenth of the time of a small answer. Writers look each time.
-_LOOK_LASTS = 0.005
+#: Seconds in which a read need not check again whether the file is still there: that takes three
+#: calls of the system, a fourteenth of the time of a small answer. Writers check each time.
+_CHECK_LASTS = 0.005
 
 
 class SqliteEngine:
@@ -55,14 +55,14 @@ class SqliteEngine:
         # An idle connection to the file: while one is open, SQLite neither removes nor replaces
         # the write-ahead log.
         self._anchor: Connection | None = None
-        self._log: tuple[int, ...] | None = None
-        #: When it is looked again whether the file is still there.
-        self._looks_at = -math.inf
+        self._wal: tuple[int, ...] | None = None
+        #: When it is checked again whether the file is still there.
+        self._rechecks_at = -math.inf
         self._opening = threading.Lock()
         if path is not None:
             sqlite_file.prepare(path, create)
-            self._identity = sqlite_log.identity(path)
-            self._log_paths = sqlite_log.log_paths(path)
+            self._identity = sqlite_wal.identity(path)
+            self._wal_paths = sqlite_wal.wal_paths(path)
 
     def close(self) -> None:
         for connection in [self._slots.get_nowait() for _ in range(self._slots.qsize())]:
@@ -75,15 +75,15 @@ class SqliteEngine:
             self._anchor = None
 
     @contextmanager
-    def single(self, deadline: float, look: bool = False) -> Iterator[Connection]:
+    def single(self, deadline: float, recheck: bool = False) -> Iterator[Connection]:
         """Lend a connection; turn what the driver raises into Unavailable."""
         try:
             connection = self._slots.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
             raise Unavailable("all database connections are in use", "busy") from None
         try:
-            if look or connection is None or time.monotonic() >= self._looks_at:
-                connection = self._checked_for_a_while(connection, deadline)
+            if recheck or connection is None or time.monotonic() >= self._rechecks_at:
+                connection = self._checked_for_readers(connection, deadline)
             connection.deadline = deadline
             yield connection
         except ERRORS as error:
@@ -111,13 +111,13 @@ class SqliteEngine:
             with self._writer.writing(deadline) as db:
                 yield db
 
-    def _checked_for_a_while(self, connection: Connection | None, deadline: float) -> Connection:
-        """Do as `_checked`; unless that raises, readers need not look again for _LOOK_LASTS."""
-        self._looks_at = time.monotonic() + _LOOK_LASTS
+    def _checked_for_readers(self, connection: Connection | None, deadline: float) -> Connection:
+        """Do as `_checked`; unless that raises, readers need not check again for _CHECK_LASTS."""
+        self._rechecks_at = time.monotonic() + _CHECK_LASTS
         try:
             return self._checked(connection, deadline)
         except BaseException:
-            self._looks_at = -math.inf
+            self._rechecks_at = -math.inf
             raise
 
     def _checked(self, connection: Connection | None, deadline: float) -> Connection:
@@ -126,12 +126,12 @@ class SqliteEngine:
         lost at the end."""
         if self._path is None:
             return self._open(deadline) if connection is None else connection
-        if sqlite_log.identity(self._path) != self._identity:
+        if sqlite_wal.identity(self._path) != self._identity:
             raise Unavailable(f"{self._path} is gone, or is not the file that was opened")
         if self._anchor is None:
             self._open_anchor(self._path, deadline)
-        if sqlite_log.log_identity(self._log_paths) != self._log:
-            raise Unavailable(sqlite_log.LOST_LOG.format(self._path))
+        if sqlite_wal.wal_identity(self._wal_paths) != self._wal:
+            raise Unavailable(sqlite_wal.LOST_WAL.format(self._path))
         return self._open(deadline) if connection is None else connection
 
     def _open_anchor(self, path: Path, deadline: float) -> None:
@@ -140,10 +140,10 @@ class SqliteEngine:
             raise Unavailable("another thread is opening the database", "busy")
         try:
             if self._anchor is None:
-                if sqlite_log.has_lost_its_log(path, deadline):
-                    raise Unavailable(sqlite_log.NO_LOG.format(path))
+                if sqlite_wal.has_lost_its_wal(path, deadline):
+                    raise Unavailable(sqlite_wal.NO_WAL.format(path))
                 anchor = self._open(deadline)
-                self._log = sqlite_log.log_identity(self._log_paths)
+                self._wal = sqlite_wal.wal_identity(self._wal_paths)
                 self._anchor = anchor  # last: without the lock it tells that all is there
         finally:
             self._opening.release()

@@ -20,14 +20,14 @@ from perfgate_server.storage.sqlite_connection import (
     primary_code,
     transaction,
 )
-from perfgate_server.storage.sqlite_log import (
-    NO_LOG,
-    has_lost_its_log,
+from perfgate_server.storage.sqlite_wal import (
+    NO_WAL,
+    has_lost_its_wal,
     identity,
     is_in_wal_mode,
     kept_open,
     leave_wal_mode,
-    log_paths,
+    wal_paths,
 )
 
 #: How long opening may wait for other processes that open, or migrate, the same file, in seconds.
@@ -69,7 +69,7 @@ def prepare(path: Path, create: bool = True) -> None:
 def _why(error: Exception, path: Path) -> str:
     """Return what is said of a database that cannot be opened."""
     if primary_code(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-        log = [file for file in log_paths(path) if os.path.exists(file)]
+        log = [file for file in wal_paths(path) if os.path.exists(file)]
         if locked := [file for file in log if not _may_write(file)]:
             return f"{error}; this user must be able to write to {' and '.join(locked)} too"
         return f"{error}; this user must be able to write to it and to its folder, or open a copy"
@@ -113,7 +113,7 @@ def _existing(path: Path) -> Iterator[tuple[Connection, int]]:
 def _check_rights(path: Path) -> None:
     """Refuse a database that this user may only read, unless it has its log: SQLite would make one
     of this user's, to which its owner, and so the server, could not write."""
-    has_log = all(map(os.path.exists, log_paths(path)))
+    has_log = all(map(os.path.exists, wal_paths(path)))
     if not has_log and not _may_write(path) and is_in_wal_mode(kept_open(path)):
         raise CannotOpen(
             "it may only be read here, and SQLite would leave a log beside it to which its owner"
@@ -126,7 +126,7 @@ def _check_log(path: Path) -> None:
     database that is gone SQLite would throw the log away, and what was only in it; into a backup
     that was put in its place it would write the log, and destroy the backup."""
     # Looked at first: while other processes make the database, it comes before its log.
-    leftovers = [file for file in log_paths(path) if os.path.exists(file)]
+    leftovers = [file for file in wal_paths(path) if os.path.exists(file)]
     if leftovers and identity(path) is None:
         raise CannotOpen(
             f"it is gone or empty, but {' and '.join(leftovers)} of it is there; put that very"
@@ -137,8 +137,8 @@ def _check_log(path: Path) -> None:
             "it is a copy, and another database's log would be written into it: remove"
             f" {' and '.join(leftovers)}"
         )
-    if has_lost_its_log(path):
-        raise CannotOpen(NO_LOG.format(path))
+    if has_lost_its_wal(path):
+        raise CannotOpen(NO_WAL.format(path))
 
 
 def _enter_wal(db: sqlite3.Connection) -> None:

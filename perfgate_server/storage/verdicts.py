@@ -63,8 +63,8 @@ class VerdictFilters:
     git_sha: str | None = None
     since: str | None = None
     until: str | None = None
-    within: str = ""
-    visible: Callable[[str], bool] | None = None
+    visible_prefix: str = ""
+    is_visible: Callable[[str], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,15 +20,15 @@ def identity(path: Path) -> tuple[int, int] | None:
     return (status.st_dev, status.st_ino) if status.st_size else None
 
 
-def log_paths(path: Path) -> tuple[str, str]:
+def wal_paths(path: Path) -> tuple[str, str]:
     """Return where SQLite keeps a database's write-ahead log and the index of that, in which the
     locks are: beside the file to which a symbolic link leads."""
     target = os.path.realpath(path)
     return f"{target}-wal", f"{target}-shm"
 
 
-def log_identity(paths: tuple[str, str]) -> tuple[int, ...] | None:
-    """Return what tells a log and its index, at their `log_paths`, from any others: with two of
+def wal_identity(paths: tuple[str, str]) -> tuple[int, ...] | None:
+    """Return what tells a log and its index, at their `wal_paths`, from any others: with two of
     these two processes may write at once, and what one of them writes is lost. None if one is
     gone."""
     try:
@@ -40,8 +40,8 @@ def log_identity(paths: tuple[str, str]) -> tuple[int, ...] | None:
 
 #: What is said of a database of which the log was removed, or its index, while this process has it
 #: open; and where another process has.
-LOST_LOG = "the log of {} (-wal, -shm) is gone; stop the server to save it"
-NO_LOG = (
+LOST_WAL = "the log of {} (-wal, -shm) is gone; stop the server to save it"
+NO_WAL = (
     "the log of {} (-wal, -shm) is gone, or another program has the database for itself alone; stop"
     " what has it open to save it"
 )
@@ -52,7 +52,7 @@ _SHARED_FIRST, _SHARED_SIZE = 0x4000_0002, 510
 _OPENING = 1.0
 
 
-def has_lost_its_log(path: Path, deadline: float = math.inf) -> bool:
+def has_lost_its_wal(path: Path, deadline: float = math.inf) -> bool:
     """Tell whether another process has the database open, and its log is gone: whoever opens it
     now would make a second one, and only one of them would be kept. Waits for that process to make
     it, but not beyond the deadline.
@@ -61,14 +61,14 @@ def has_lost_its_log(path: Path, deadline: float = math.inf) -> bool:
     the process has on it.
     """
     give_up = min(time.monotonic() + _OPENING, deadline)
-    while log_identity(log_paths(path)) is None and _is_open_with_a_log(path):
+    while wal_identity(wal_paths(path)) is None and _is_open_with_a_wal(path):
         if time.monotonic() > give_up:
             return True
         time.sleep(0.005)
     return False
 
 
-def _is_open_with_a_log(path: Path) -> bool:
+def _is_open_with_a_wal(path: Path) -> bool:
     """Tell whether another process has a database in WAL mode open; False if that cannot be
     asked, as of a file that may only be read."""
     with suppress(OSError), path.open("r+b") as file:
