@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from perfgate_server.storage import open_storage
-from perfgate_server.storage.base import Filters, Page, Selector
+from perfgate_server.storage.base import Filters, Page, PastRun, Selector
 from perfgate_server.storage.verdicts import VerdictFilters
 
 _VALUES = """
@@ -181,7 +181,7 @@ def comparisons(storage: Any, rows: int) -> Iterator[tuple[str, Callable[[], Any
             git_ref=git_ref,
             excluding=newest,
             limit=20,
-            read=lambda summary: (summary, True) if wanted else None,
+            read=lambda summary: PastRun(summary, True) if wanted else None,
             deadline=soon,
         )
 

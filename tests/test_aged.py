@@ -122,12 +122,12 @@ def test_it_is_upgraded_with_everything_in_it(aged: Aged) -> None:
         assert newest.version == "normal" and newest.receipt
         for tag, versions in (("größer", ["v1"]), ("nightly", ["prod", "v1"])):
             found = storage.list("web", Filters(tags=[tag]), Page(limit=9), deadline=soon())
-            assert [record.version for record in found.baselines] == versions
+            assert [record.version for record in found.records] == versions
         for project in ("web", "cli"):
             found = storage.list(project, Filters(), Page(limit=99), deadline=soon())
-            assert found.total == len(found.baselines) > 0
+            assert found.total == len(found.records) > 0
             judged = storage.list_verdicts(project, VerdictFilters(), Page(99), deadline=soon())
-            assert judged.total == len(judged.verdicts)
+            assert judged.total == len(judged.records)
         # What was deleted last has had a place in the order; it is not given again.
         kept, created = storage.create(*stored("gone", "v1", "web"), deadline=soon())
         assert created and kept.sequence > 9

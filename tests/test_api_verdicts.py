@@ -196,7 +196,7 @@ def test_a_verdict_is_kept_with_who_submitted_it(api: Api) -> None:
     path = "/projects/p/baselines/b/compare?record=true"
     api("POST", path, role="contributor", data=json.dumps(receipt()))
     storage = api.client.application.extensions["perfgate"].storage
-    kept = storage.list_verdicts("p", VerdictFilters(), Page(50), deadline=soon()).verdicts
+    kept = storage.list_verdicts("p", VerdictFilters(), Page(50), deadline=soon()).records
     who = f"contributor:{id_of(digest(KEYS['contributor']))}"
     assert [verdict.created_by for verdict in kept] == [who, who]
 

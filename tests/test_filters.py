@@ -102,21 +102,21 @@ def test_all_filters_combine(storage: Storage, monkeypatch: pytest.MonkeyPatch) 
         wanted = Filters(**{name: value for name, (value, _) in filters.items()})
         found = storage.list("p", wanted, Page(limit=99), deadline=soon())
         expected = left(baselines, filters, "version")
-        assert [record.version for record in found.baselines] == expected, wanted
+        assert [record.version for record in found.records] == expected, wanted
         assert found.total == len(expected), wanted
         page = Page(limit=2, cursor=middle[0])
         found = storage.list("p", wanted, page, deadline=soon())
         rest = left(baselines[31:], filters, "version")
-        assert [record.version for record in found.baselines] == rest[:2], wanted
+        assert [record.version for record in found.records] == rest[:2], wanted
         assert (found.total, found.has_more) == (len(expected), len(rest) > 2), wanted
     for filters in combinations(VERDICT_CHOICES):
         asked = VerdictFilters(**{name: value for name, (value, _) in filters.items()})
         heard = storage.list_verdicts("p", asked, Page(limit=99), deadline=soon())
-        assert [record.run_id for record in heard.verdicts] == left(verdicts, filters, "run_id")
+        assert [record.run_id for record in heard.records] == left(verdicts, filters, "run_id")
         page = Page(limit=2, cursor=middle[1])
         heard = storage.list_verdicts("p", asked, page, deadline=soon())
         rest = left(verdicts[31:], filters, "run_id")
-        assert [record.run_id for record in heard.verdicts] == rest[:2], asked
+        assert [record.run_id for record in heard.records] == rest[:2], asked
 
 
 # -- which index leads, where the database does not know

@@ -152,7 +152,7 @@ def test_a_move_seeks_the_tags_of_each_record(storage: SqlStorage) -> None:
     found = [plan for plan in moving.plans if "baseline_tags" in plan]
     assert found == ["SEARCH baseline_tags USING PRIMARY KEY (project=? AND tag=? AND seq=?)"] * 2
     page = storage.list("p", Filters(tags=["y", "x"]), Page(limit=9), deadline=soon())
-    assert [record.sequence for record in page.baselines] == [100]
+    assert [record.sequence for record in page.records] == [100]
 
 
 @pytest.mark.parametrize(

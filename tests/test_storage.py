@@ -56,7 +56,7 @@ def promotion(source: str = "v1", target: str = "v2", **members: Any) -> Promoti
 
 def listed(storage: Storage, project: str = "p", page: Page | None = None, **filters: Any) -> Any:
     found = storage.list(project, Filters(**filters), page or Page(limit=50), deadline=soon())
-    return [baseline.version for baseline in found.baselines]
+    return [baseline.version for baseline in found.records]
 
 
 def get(storage: Storage, version: str = "v1", receipt: bool = True) -> Baseline:
@@ -269,7 +269,7 @@ def test_a_deleted_version_can_be_kept_again_with_anything_in_it(storage: Storag
     assert second.id != first.id
     for tag, versions in (("old", []), ("new", ["v1"])):
         found = storage.list("p", Filters(tags=[tag]), Page(limit=9), deadline=soon())
-        assert [record.version for record in found.baselines] == versions
+        assert [record.version for record in found.records] == versions
         assert (found.total, found.has_more) == (len(versions), False)
 
 
@@ -517,10 +517,10 @@ def shelf(storage: Storage) -> Storage:
 def test_filters_combine_and_count(shelf: Storage, filters: Any, expected: str) -> None:
     """A page, its total and a page without a limit agree on every filter."""
     found = shelf.list("p", Filters(**filters), Page(limit=50), deadline=soon())
-    assert "".join(baseline.version for baseline in found.baselines) == expected
+    assert "".join(baseline.version for baseline in found.records) == expected
     assert (found.total, found.has_more) == (len(expected), False)
     none = shelf.list("p", Filters(**filters), Page(limit=0), deadline=soon())
-    assert (none.baselines, none.total, none.has_more) == ([], len(expected), bool(expected))
+    assert (none.records, none.total, none.has_more) == ([], len(expected), bool(expected))
 
 
 def walk(storage: Storage, limit: int, **filters: Any) -> list[str]:
@@ -529,10 +529,10 @@ def walk(storage: Storage, limit: int, **filters: Any) -> list[str]:
     page = Page(limit=limit)
     while True:
         listing = storage.list("p", Filters(**filters), page, deadline=soon())
-        found += [baseline.version for baseline in listing.baselines]
+        found += [baseline.version for baseline in listing.records]
         if not listing.has_more:
             return found
-        page = Page(limit=limit, cursor=listing.baselines[-1].sequence)
+        page = Page(limit=limit, cursor=listing.records[-1].sequence)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 6, 7])
@@ -550,7 +550,7 @@ def test_a_walk_neither_repeats_nor_skips_while_others_write(shelf: Storage) -> 
     first = shelf.list("p", Filters(), Page(limit=3), deadline=soon())
     keep(shelf, "new", "7")
     shelf.delete("p", "io/write", "3", deadline=soon())
-    rest = Page(limit=3, cursor=first.baselines[-1].sequence)
+    rest = Page(limit=3, cursor=first.records[-1].sequence)
     assert listed(shelf, page=rest) == ["2", "1"]
 
 
@@ -594,12 +594,12 @@ def test_a_page_can_carry_receipts(shelf: Storage) -> None:
     page = Page(limit=50, receipts=True)
     for filters in (Filters(), Filters(tags=["x"])):
         found = shelf.list("p", filters, page, deadline=soon())
-        assert {baseline.receipt for baseline in found.baselines} == {stored()[1].body}
+        assert {baseline.receipt for baseline in found.records} == {stored()[1].body}
     part = shelf.list("p", Filters(), Page(limit=2, receipts=True), deadline=soon())
-    assert [baseline.version for baseline in part.baselines] == ["6", "5"]
+    assert [baseline.version for baseline in part.records] == ["6", "5"]
     assert (part.has_more, part.total) == (True, 6)
     without = shelf.list("p", Filters(), Page(limit=50), deadline=soon())
-    assert {baseline.receipt for baseline in without.baselines} == {None}
+    assert {baseline.receipt for baseline in without.records} == {None}
 
 
 @pytest.mark.parametrize("size", [len(stored()[1].body) + 1, 2 * len(stored()[1].body)])
@@ -609,11 +609,11 @@ def test_a_page_of_receipts_has_a_bounded_size(
     """It ends early and says that there is more; a walk still sees everything."""
     monkeypatch.setattr(base, "MAX_PAGE_BYTES", size)
     found = shelf.list("p", Filters(), Page(limit=50, receipts=True), deadline=soon())
-    assert [baseline.version for baseline in found.baselines] == ["6", "5"]
+    assert [baseline.version for baseline in found.records] == ["6", "5"]
     assert (found.has_more, found.total) == (True, 6)
 
 
-def history(storage: Storage, **page: Any) -> Listing:
+def history(storage: Storage, **page: Any) -> Listing[Baseline]:
     return storage.history("p", "b", Page(**({"limit": 50} | page)), deadline=soon())
 
 
@@ -624,13 +624,13 @@ def test_a_history_tells_its_current_record_on_every_page(storage: Storage) -> N
     keep(storage, "c", "v4")
     keep(storage, "b", "v5", "elsewhere")
     found = history(storage)
-    assert [baseline.version for baseline in found.baselines] == ["v3", "v2", "v1"]
+    assert [baseline.version for baseline in found.records] == ["v3", "v2", "v1"]
     assert found.total == 3
-    assert found.current == found.baselines[0].sequence
-    last = history(storage, cursor=found.baselines[1].sequence)
-    assert [baseline.version for baseline in last.baselines] == ["v1"]
+    assert found.current == found.records[0].sequence
+    last = history(storage, cursor=found.records[1].sequence)
+    assert [baseline.version for baseline in last.records] == ["v1"]
     assert last.current == found.current
-    assert history(storage, offset=3).baselines == []
+    assert history(storage, offset=3).records == []
 
 
 # -- at the same time
@@ -669,11 +669,11 @@ def test_no_newer_record_has_an_older_time(storage: Storage) -> None:
             storage.add_verdict(verdict(version), deadline=soon(), now=now)
 
     assert not any(race(8, write))
-    history = storage.history("p", "b", Page(limit=999), deadline=soon()).baselines
+    history = storage.history("p", "b", Page(limit=999), deadline=soon()).records
     verdicts = storage.list_verdicts("p", VerdictFilters(), Page(limit=999), deadline=soon())
     for times in (
         [record.created_at for record in history],
-        [record.created_at for record in verdicts.verdicts],
+        [record.created_at for record in verdicts.records],
     ):
         assert len(times) >= 48 and times == sorted(times, reverse=True)
 
@@ -733,7 +733,7 @@ def test_readers_see_whole_records_while_writers_write(storage: Storage) -> None
                 found = latest(storage, receipt=True)
                 assert found.receipt
                 page = storage.list("p", Filters(), Page(limit=1000), deadline=soon())
-                assert page.total == len(page.baselines)
+                assert page.total == len(page.records)
 
     assert race(8, work) == [None] * 8
 
@@ -794,7 +794,7 @@ def test_a_deleted_record_takes_nobody_elses_tags(storage: Storage) -> None:
     delete(storage, "1")
     assert listed(storage, tags=["x"]) == ["2"]
     found = storage.list("q", Filters(tags=["x"]), Page(limit=9), deadline=soon())
-    assert [record.version for record in found.baselines] == ["2", "1"]
+    assert [record.version for record in found.records] == ["2", "1"]
 
 
 def test_a_promotion_of_an_equal_record_is_another_promotion(storage: Storage) -> None:

@@ -11,7 +11,7 @@ from test_storage import delete, keep, promotion
 
 from perfgate_server import summaries
 from perfgate_server.storage import Storage, base
-from perfgate_server.storage.base import Baseline, Comparison, NotFound, Selector
+from perfgate_server.storage.base import Baseline, Comparison, NotFound, PastRun, Selector
 
 
 def compare(
@@ -39,7 +39,7 @@ def past(
         git_ref=git_ref,
         excluding=[excluding] if excluding else [],
         limit=limit,
-        read=lambda summary: None if read(summary) is None else (read(summary), is_named),
+        read=lambda summary: None if read(summary) is None else PastRun(read(summary), is_named),
         deadline=soon(),
     )
 
@@ -206,7 +206,7 @@ def test_a_baseline_that_is_deleted_meanwhile_has_a_past(shelf: Storage) -> None
         git_ref=None,
         excluding=[],
         limit=9,
-        read=lambda s: (wall_ms(s), True),
+        read=lambda s: PastRun(wall_ms(s), True),
         deadline=soon(),
     )
     assert found == [2, 1]

@@ -42,7 +42,7 @@ def runs(storage: Storage, page: Page | None = None, project: str = "p", **filte
     found = storage.list_verdicts(
         project, VerdictFilters(**filters), page or Page(limit=50), deadline=soon()
     )
-    return "".join(record.run_id for record in found.verdicts)
+    return "".join(record.run_id for record in found.records)
 
 
 def test_a_verdict_comes_back_as_it_was_kept(storage: Storage) -> None:
@@ -60,8 +60,8 @@ def test_a_verdict_comes_back_as_it_was_kept(storage: Storage) -> None:
     assert kept.sequence > 0
     assert kept.is_copy_of(new)
     found = storage.list_verdicts("p", VerdictFilters(), Page(limit=1), deadline=soon())
-    assert found.verdicts == [kept]
-    assert list(found.verdicts[0].counts) == ["pass", "warn", "fail", "skip"]
+    assert found.records == [kept]
+    assert list(found.records[0].counts) == ["pass", "warn", "fail", "skip"]
 
 
 def test_the_same_verdict_twice_is_two_verdicts(storage: Storage) -> None:
@@ -144,15 +144,15 @@ def test_filters_combine_and_count(court: Storage, filters: Any, expected: str) 
     assert runs(court, **filters) == expected
     wanted = VerdictFilters(**filters)
     none = court.list_verdicts("p", wanted, Page(limit=0), deadline=soon())
-    assert (none.verdicts, none.total, none.has_more) == ([], len(expected), bool(expected))
+    assert (none.records, none.total, none.has_more) == ([], len(expected), bool(expected))
     walked, page = "", Page(limit=2, total=False)
     while True:
         found = court.list_verdicts("p", wanted, page, deadline=soon())
         assert found.total is None
-        walked += "".join(record.run_id for record in found.verdicts)
+        walked += "".join(record.run_id for record in found.records)
         if not found.has_more:
             break
-        page = Page(limit=2, total=False, cursor=found.verdicts[-1].sequence)
+        page = Page(limit=2, total=False, cursor=found.records[-1].sequence)
     assert walked == expected
 
 
@@ -174,7 +174,7 @@ def test_a_page_and_its_total_are_of_one_moment(
 
     monkeypatch.setattr(sql_verdicts, "count", meanwhile)
     found = storage.list_verdicts("p", VerdictFilters(), Page(limit=9), deadline=soon())
-    assert ([record.run_id for record in found.verdicts], found.total) == (["1"], 1)
+    assert ([record.run_id for record in found.records], found.total) == (["1"], 1)
 
 
 def test_a_verdict_stays_when_its_baselines_are_deleted(storage: Storage) -> None:

@@ -64,13 +64,11 @@ def everything(storage: Storage) -> list[Any]:
     return [
         (etag_of(baseline), baseline.receipt)
         for project in "pq"
-        for baseline in storage.list(project, Filters(), page, deadline=soon()).baselines
+        for baseline in storage.list(project, Filters(), page, deadline=soon()).records
     ] + [
         exported_verdict(found)
         for project in "pq"
-        for found in storage.list_verdicts(
-            project, VerdictFilters(), page, deadline=soon()
-        ).verdicts
+        for found in storage.list_verdicts(project, VerdictFilters(), page, deadline=soon()).records
     ]
 
 
@@ -151,7 +149,7 @@ def test_an_import_can_be_run_again(storage: Storage) -> None:
     fill(storage)
     text = exported(storage)
     lines = text.splitlines(keepends=True)
-    for record in storage.list("p", Filters(), Page(limit=50), deadline=soon()).baselines:
+    for record in storage.list("p", Filters(), Page(limit=50), deadline=soon()).records:
         storage.delete("p", record.benchmark, record.version, deadline=soon())
     storage.delete("q", "b", "v1", deadline=soon())
     restored(storage, b"".join(lines[:2]))
@@ -393,7 +391,7 @@ def test_merge_puts_verdicts_before_those_that_are_there(storage: Storage, targe
     assert runs(storage, benchmark="b") == 17 * "0" + "9874321"
     (found,) = target.list_verdicts(
         "p", VerdictFilters(benchmark="c"), Page(limit=1), deadline=soon()
-    ).verdicts
+    ).records
     assert found.is_copy_of(other) and found.sequence > other.sequence
 
 

@@ -138,12 +138,12 @@ def list_baselines(project: str) -> Response:
     filters = Filters(**query, visible_prefix=g.key.visible_prefix, is_visible=g.key.is_visible)
     listing = requests.storage().list(project, filters, page, deadline=g.deadline)
     if page.receipts:
-        entries: Iterable[bytes] = _with_receipts(listing.baselines)
+        entries: Iterable[bytes] = _with_receipts(listing.records)
         if listing.has_more:
             # It may have been cut: who goes on by offset adds what the answer calls the limit.
-            page = replace(page, limit=len(listing.baselines))
+            page = replace(page, limit=len(listing.records))
     else:
-        entries = responses.entries(map(records.list_entry, listing.baselines))
+        entries = responses.entries(map(records.list_entry, listing.records))
     return responses.listed("baselines", entries, listing, page, parameters)
 
 
@@ -154,7 +154,7 @@ def get_history(project: str, benchmark: str) -> Response:
     page = requests.page(requests.query(_page_query, parameters))
     listing = requests.storage().history(project, benchmark, page, deadline=g.deadline)
     entries = responses.entries(
-        records.version_entry(baseline, listing.current) for baseline in listing.baselines
+        records.version_entry(baseline, listing.current) for baseline in listing.records
     )
     return responses.listed("versions", entries, listing, page, parameters)
 

@@ -23,7 +23,7 @@ from perfgate_server.gate.rule import FoundBaseline, Judgement, Options, is_comp
 from perfgate_server.keys import Permission
 from perfgate_server.lean import Answer
 from perfgate_server.queries import MAX_PARAMETERS, BooleanParameter
-from perfgate_server.storage.base import Baseline, Comparison, Selector
+from perfgate_server.storage.base import Baseline, Comparison, PastRun, Selector
 from perfgate_server.storage.verdicts import VerdictRecord
 from perfgate_server.summaries import Summary
 
@@ -144,11 +144,11 @@ def _history(
     git_ref selector, do runs of other refs, such as pull requests.
     """
 
-    def comparable(summary: bytes) -> tuple[Summary, bool] | None:
+    def comparable(summary: bytes) -> PastRun | None:
         past = summaries.parse(summary)
         if not is_comparable(current, past, options):
             return None
-        return past, past.run_id != records.NORMAL_RUN_ID
+        return PastRun(past, past.run_id != records.NORMAL_RUN_ID)
 
     past = requests.storage().past(
         baseline,

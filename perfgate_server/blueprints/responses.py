@@ -11,8 +11,7 @@ from flask import Response
 from perfgate_server import jsonio, queries
 from perfgate_server.keys import redact
 from perfgate_server.lean import Answer
-from perfgate_server.storage.base import Listing, Page
-from perfgate_server.storage.verdicts import VerdictListing
+from perfgate_server.storage.base import Listing, Page, Record
 
 #: Said of every answer in so many words: a mimetype is worked on, at each answer.
 JSON = "application/json"
@@ -40,7 +39,7 @@ def entries(members: Iterable[dict[str, Any]]) -> list[bytes]:
 def listed(
     name: str,
     entries: Iterable[bytes],
-    listing: Listing | VerdictListing,
+    listing: Listing[Record],
     page: Page,
     parameters: list[tuple[str, str]],
 ) -> Response:

@@ -6,9 +6,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
-from perfgate_server.storage.verdicts import VerdictFilters, VerdictListing, VerdictRecord
+from perfgate_server.storage.verdicts import VerdictFilters, VerdictRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +145,14 @@ class Page:
     receipts: bool = False
 
 
+Record = TypeVar("Record", Baseline, VerdictRecord)
+
+
 @dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(Generic[Record]):
     """A page: its records, whether there are more after it, and the count of all if asked for."""
 
-    baselines: list[Baseline]
+    records: list[Record]
     has_more: bool
     total: int | None
     #: The newest record's sequence, in a history.
@@ -158,7 +161,7 @@ class Listing:
     @property
     def last(self) -> int | None:
         """The sequence of the page's last record, behind which the next page begins."""
-        return self.baselines[-1].sequence if self.baselines else None
+        return self.records[-1].sequence if self.records else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +223,13 @@ class Counts:
     verdicts: int
     #: The projects whose kept totals are not what is there.
     wrong_totals: list[str]
+
+
+class PastRun(NamedTuple):
+    """What is wanted of a run's summary, and whether its receipt names the run."""
+
+    value: Any
+    is_named: bool
 
 
 #: Given the stored record or None, raises PreconditionFailed to stop the write.
@@ -336,13 +346,17 @@ class Storage(Protocol):
     def latest(self, project: str, benchmark: str, *, receipt: bool, deadline: float) -> Baseline:
         """Return the newest record of a benchmark, however it was made. Raises NotFound."""
 
-    def list(self, project: str, filters: Filters, page: Page, *, deadline: float) -> Listing:
+    def list(
+        self, project: str, filters: Filters, page: Page, *, deadline: float
+    ) -> Listing[Baseline]:
         """Return a page of a project's records, newest first.
 
         With `page.receipts` it may end early, with `has_more`, once it holds MAX_PAGE_BYTES.
         """
 
-    def history(self, project: str, benchmark: str, page: Page, *, deadline: float) -> Listing:
+    def history(
+        self, project: str, benchmark: str, page: Page, *, deadline: float
+    ) -> Listing[Baseline]:
         """Return a page of a benchmark's records, newest first. Raises NotFound without any."""
 
     def recent(
@@ -374,13 +388,13 @@ class Storage(Protocol):
         git_ref: str | None,
         excluding: Sequence[str],
         limit: int,
-        read: Callable[[bytes], tuple[Any, bool] | None],
+        read: Callable[[bytes], PastRun | None],
         deadline: float,
     ) -> Sequence[Any]:
-        """Return what `read(summary)` makes of the run of a stored baseline and of the runs of its
+        """Return what `read(summary)` finds in the run of a stored baseline and in the runs of its
         benchmark before it, newest first, up to `limit`. Where it returns None, the run is left
-        out. It also tells whether the receipt names its run: then one that was uploaded twice is
-        one run, as old as its first record among those that are looked at.
+        out. One that is named and was uploaded twice is one run, as old as its first record among
+        those that are looked at.
 
         With `git_ref` only runs of that ref count. Content hashes in `excluding` are passed over,
         and so are promotions, unless `git_ref` is theirs and not their source's. At most
@@ -407,7 +421,7 @@ class Storage(Protocol):
 
     def list_verdicts(
         self, project: str, filters: VerdictFilters, page: Page, *, deadline: float
-    ) -> VerdictListing:
+    ) -> Listing[VerdictRecord]:
         """Return a page of a project's verdicts, newest first, those of benchmarks that have
         no records included."""
 

@@ -24,6 +24,7 @@ from perfgate_server.storage.base import (
     NotFound,
     Outcome,
     Page,
+    PastRun,
     Precondition,
     Promotion,
     Receipt,
@@ -44,7 +45,7 @@ from perfgate_server.storage.rows import (
     receipt_id_of,
 )
 from perfgate_server.storage.selection import Selection, count, page_rows, select
-from perfgate_server.storage.verdicts import VerdictFilters, VerdictListing, VerdictRecord
+from perfgate_server.storage.verdicts import VerdictFilters, VerdictRecord
 
 _JOIN = "JOIN baselines b ON b.project = ? AND b.seq = page.seq"
 _RECEIPT = "JOIN receipts r ON r.project = b.project AND r.id = b.receipt_id"
@@ -59,6 +60,16 @@ WRONG_TOTALS = """SELECT project, kind FROM (
 
 def _dated(new: Baseline, now: Clock | None) -> Baseline:
     return new._replace(created_at=now()) if now else new
+
+
+def _same(db: Session, stored: Baseline, sent: Baseline, but: Sequence[str] = ()) -> Baseline:
+    """Return what is stored once it is durable; raises Conflict unless the same was sent, but for
+    those fields of a promotion that may differ."""
+    differs = stored.differences(sent, but)
+    if differs:
+        raise Conflict(stored, sent, differs)
+    db.ensure_durable()
+    return stored
 
 
 class SqlStorage:
@@ -84,11 +95,7 @@ class SqlStorage:
             if precondition is not None:
                 precondition(stored)
             if stored is not None:
-                differs = stored.differences(new)
-                if differs:
-                    raise Conflict(stored, new, differs)
-                db.ensure_durable()
-                return stored, False
+                return _same(db, stored, new), False
             receipt_id = insert_receipt(db, new.project, receipt)
             return insert(db, _dated(new, now), receipt_id), True
 
@@ -100,14 +107,8 @@ class SqlStorage:
         precondition: Precondition | None = None,
         now: Clock | None = None,
     ) -> tuple[Baseline, bool]:
-        project, benchmark, normalize = promotion.project, promotion.benchmark, promotion.normalize
-        normal, normalized_of = None, None
-        if normalize is not None:
-            # Of a large receipt it takes a second, for which nobody need wait.
-            with self._engine.single(deadline) as db:
-                early = self._find(db, project, benchmark, promotion.from_version, receipt=True)
-            if early is not None:
-                normal, normalized_of = normalize(early.receipt or b""), early.content_hash
+        project, benchmark = promotion.project, promotion.benchmark
+        early = self._normalized_early(promotion, deadline)
         with self._engine.writing(project, benchmark, deadline) as db:
             source = self._find(db, project, benchmark, promotion.from_version)
             target = self._find(
@@ -116,25 +117,53 @@ class SqlStorage:
             if precondition is not None:
                 precondition(target)
             if source is None:
-                if target is None or not promotion.may_have_made(target):
-                    raise self._missing(db, project, benchmark, promotion.from_version)
-                db.ensure_durable()
-                return target, False
-            if normalize is not None and source.content_hash != normalized_of:
-                # It came, or was replaced, meanwhile.
-                normal = normalize(self._receipt(db, project, receipt_id_of(db, source)))
-            if normal is not None and normal.content_hash == source.content_hash:
-                normal = None  # the source's own will do
-            new = promotion.result(source, (normal or source).content_hash)
-            if target is None:
-                receipt_id = (
-                    insert_receipt(db, project, normal) if normal else receipt_id_of(db, source)
-                )
-                return insert(db, _dated(new, now), receipt_id), True
-            if differs := target.differences(new, ("promoted_from",)):
-                raise Conflict(target, new, differs)
-            db.ensure_durable()
-            return target, False
+                return self._made_before(db, promotion, target), False
+            own = self._own_receipt(db, promotion, source, early)
+            new = promotion.result(source, (own or source).content_hash)
+            if target is not None:
+                return _same(db, target, new, but=("promoted_from",)), False
+            receipt_id = insert_receipt(db, project, own) if own else receipt_id_of(db, source)
+            return insert(db, _dated(new, now), receipt_id), True
+
+    def _normalized_early(
+        self, promotion: Promotion, deadline: float
+    ) -> tuple[str, Receipt] | None:
+        """Return the content hash of the source, and what it is normalized; None if nobody wants
+        that, or there is none. Of a large one it takes a second, for which nobody need wait."""
+        if promotion.normalize is None:
+            return None
+        with self._engine.single(deadline) as db:
+            source = self._find(
+                db, promotion.project, promotion.benchmark, promotion.from_version, receipt=True
+            )
+        if source is None:
+            return None
+        return source.content_hash, promotion.normalize(source.receipt or b"")
+
+    def _own_receipt(
+        self,
+        db: Session,
+        promotion: Promotion,
+        source: Baseline,
+        early: tuple[str, Receipt] | None,
+    ) -> Receipt | None:
+        """Return the receipt that a promotion makes, of which `early` is made already; None where
+        the source's own will do."""
+        if promotion.normalize is None:
+            return None
+        if early is not None and early[0] == source.content_hash:
+            normalized = early[1]
+        else:  # the source came, or was replaced, meanwhile
+            body = self._receipt(db, promotion.project, receipt_id_of(db, source))
+            normalized = promotion.normalize(body)
+        return None if normalized.content_hash == source.content_hash else normalized
+
+    def _made_before(self, db: Session, promotion: Promotion, target: Baseline | None) -> Baseline:
+        """Return what a promotion has made of a source that is gone since; raises NotFound."""
+        if target is None or not promotion.may_have_made(target):
+            raise self._missing(db, promotion.project, promotion.benchmark, promotion.from_version)
+        db.ensure_durable()
+        return target
 
     def get(
         self, project: str, benchmark: str, version: str, *, receipt: bool, deadline: float
@@ -194,14 +223,18 @@ class SqlStorage:
 
     # -- lists
 
-    def list(self, project: str, filters: Filters, page: Page, *, deadline: float) -> Listing:
+    def list(
+        self, project: str, filters: Filters, page: Page, *, deadline: float
+    ) -> Listing[Baseline]:
         with self._engine.reading(deadline) as db:
             selection = select(db, project, filters)
             if selection is None:
                 return Listing([], False, 0 if page.total else None)
             return self._page(db, project, selection, page)
 
-    def history(self, project: str, benchmark: str, page: Page, *, deadline: float) -> Listing:
+    def history(
+        self, project: str, benchmark: str, page: Page, *, deadline: float
+    ) -> Listing[Baseline]:
         with self._engine.reading(deadline) as db:
             newest = self._newest(db, project, benchmark)
             if newest is None:
@@ -240,7 +273,7 @@ class SqlStorage:
         git_ref: str | None,
         excluding: Sequence[str],
         limit: int,
-        read: Callable[[bytes], tuple[Any, bool] | None],
+        read: Callable[[bytes], PastRun | None],
         deadline: float,
     ) -> Sequence[Any]:
         with self._engine.reading(deadline) as db:
@@ -255,7 +288,7 @@ class SqlStorage:
 
     def list_verdicts(
         self, project: str, filters: VerdictFilters, page: Page, *, deadline: float
-    ) -> VerdictListing:
+    ) -> Listing[VerdictRecord]:
         with self._engine.reading(deadline) as db:
             return sql_verdicts.listing(db, project, filters, page)
 
@@ -370,7 +403,9 @@ class SqlStorage:
 
     # -- pages
 
-    def _page(self, db: Session, project: str, selection: Selection, page: Page) -> Listing:
+    def _page(
+        self, db: Session, project: str, selection: Selection, page: Page
+    ) -> Listing[Baseline]:
         total = count(db, selection) if page.total else None
         columns = f"{COLUMNS}, b.receipt_id" if page.receipts else COLUMNS
         rows = page_rows(db, selection, page, project, columns, _JOIN)

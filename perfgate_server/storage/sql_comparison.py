@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from perfgate_server.storage import base
-from perfgate_server.storage.base import Baseline, Comparison, Selector
+from perfgate_server.storage.base import Baseline, Comparison, PastRun, Selector
 from perfgate_server.storage.engine import Session
 from perfgate_server.storage.rows import COLUMNS, baseline_of
 from perfgate_server.storage.selection import Selection
@@ -131,47 +131,53 @@ def past(
     git_ref: str | None,
     excluding: Sequence[str],
     count: int,
-    read: Callable[[bytes], tuple[Any, bool] | None],
+    read: Callable[[bytes], PastRun | None],
 ) -> list[Any]:
     """See `base.Storage.past`."""
-    last = _sequence_of_run(db, baseline, git_ref)
-    if last is None:
-        return []
     # By content hash, for what was uploaded twice is one run; where no run is named, by sequence.
     found: dict[str | int, Any] = {}
+    for sequence, content_hash, summary in _runs(db, baseline, git_ref, max(_STEP, count)):
+        if len(found) == count:
+            break
+        if content_hash in excluding:
+            continue
+        if content_hash in found:
+            value = found.pop(content_hash)
+            if content_hash == baseline.content_hash:
+                found.clear()  # the others came after it
+            found[content_hash] = value  # where it is oldest
+        elif (run := read(summary)) is not None:
+            found[content_hash if run.is_named else sequence] = run.value
+    return list(found.values())
+
+
+def _runs(
+    db: Session, baseline: Baseline, git_ref: str | None, step: int
+) -> Iterator[tuple[int, str, bytes]]:
+    """Yield the run of a baseline and those before it, newest first: the sequence, the content hash
+    and the summary. They are read in steps of that many records, up to MAX_SCANNED."""
+    last = _sequence_of_run(db, baseline, git_ref)
     those, is_run = Selector("latest"), _IS_RUN
     if git_ref is not None:
         those, is_run = Selector("git_ref", git_ref), _IS_RUN_OF_REF
-    scanned = 0
-    while len(found) < count and scanned < base.MAX_SCANNED:
-        limit = min(max(_STEP, count - len(found)), base.MAX_SCANNED - scanned)
+    left = base.MAX_SCANNED
+    while last is not None and left > 0:
         selection = _of_kind(
             db, baseline.project, baseline.benchmark, those, ["b.seq <= ?"], [last]
         )
-        step = _newest_rows(db, selection, limit, f"b.seq, b.content_hash, {is_run}")
-        for sequence, content_hash, is_run_itself, summary in step:
-            if not is_run_itself or summary is None or content_hash in excluding:
-                continue
-            if content_hash in found:
-                run = found.pop(content_hash)
-                if content_hash == baseline.content_hash:
-                    found.clear()  # the others came after it
-                found[content_hash] = run  # where it is oldest
-            elif (this := read(summary)) is not None:
-                run, is_named = this
-                found[content_hash if is_named else sequence] = run
-            if len(found) == count:
-                break
-        if len(step) < limit:
-            break
-        scanned, last = scanned + len(step), step[-1][0] - 1
-    return list(found.values())
+        limit = min(step, left)
+        rows = _newest_rows(db, selection, limit, f"b.seq, b.content_hash, {is_run}")
+        for sequence, content_hash, is_run_itself, summary in rows:
+            if is_run_itself and summary is not None:
+                yield sequence, content_hash, summary
+        left -= len(rows)
+        last = rows[-1][0] - 1 if len(rows) == limit else None
 
 
 def _sequence_of_run(db: Session, baseline: Baseline, git_ref: str | None) -> int | None:
     """Return the sequence of the run that a record was promoted from, or its own; with `git_ref`
-    of the oldest in between that has that ref. None if one of them is deleted, or for a chain
-    longer than anybody's."""
+    of the oldest in between that has that ref. None if one of them is deleted, or if
+    the chain has MAX_SCANNED promotions or more."""
     sequence = seen = baseline.sequence
     source = baseline.promoted_from
     for _ in range(base.MAX_SCANNED):

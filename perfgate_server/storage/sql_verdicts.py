@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from perfgate_server.storage.base import Outcome, Page, Restored
+from perfgate_server.storage.base import Listing, Outcome, Page, Restored
 from perfgate_server.storage.engine import Session
 from perfgate_server.storage.rows import Order, make_room, put_back
 from perfgate_server.storage.selection import (
@@ -25,7 +25,6 @@ from perfgate_server.storage.selection import (
 from perfgate_server.storage.verdicts import (
     FLAKINESS_WINDOW,
     VerdictFilters,
-    VerdictListing,
     VerdictRecord,
     flakiness,
 )
@@ -102,15 +101,17 @@ def restore(
     return Restored(Outcome.KEPT, insert(db, verdict, reserved).sequence)
 
 
-def listing(db: Session, project: str, filters: VerdictFilters, page: Page) -> VerdictListing:
+def listing(
+    db: Session, project: str, filters: VerdictFilters, page: Page
+) -> Listing[VerdictRecord]:
     """See `base.Storage.list_verdicts`."""
     selection = _select(db, project, filters)
     if selection is None:
-        return VerdictListing([], False, 0 if page.total else None)
+        return Listing([], False, 0 if page.total else None)
     total = count(db, selection) if page.total else None
     rows = page_rows(db, selection, page, project, COLUMNS, _JOIN)
     verdicts = [verdict_of(row) for row in rows[: page.limit]]
-    return VerdictListing(verdicts, len(rows) > page.limit, total)
+    return Listing(verdicts, len(rows) > page.limit, total)
 
 
 #: Those that usually leave the fewest rows come first.

@@ -65,17 +65,3 @@ class VerdictFilters:
     until: str | None = None
     visible_prefix: str = ""
     is_visible: Callable[[str], bool] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class VerdictListing:
-    """A page: its verdicts, whether there are more after it, and the count of all if asked for."""
-
-    verdicts: list[VerdictRecord]
-    has_more: bool
-    total: int | None
-
-    @property
-    def last(self) -> int | None:
-        """See `base.Listing.last`."""
-        return self.verdicts[-1].sequence if self.verdicts else None
