@@ -18,6 +18,7 @@ from werkzeug.exceptions import NotFound
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from perfgate_server import errors, logs
+from perfgate_server.auth import enforce
 from perfgate_server.blueprints import baselines, compare, health, routes, verdicts
 from perfgate_server.config import ConfigError, ServerConfig, address, misspelt
 from perfgate_server.keys import ApiKey, redact
@@ -66,6 +67,7 @@ def create_app(config: ServerConfig | None = None) -> Flask:
     app.url_map.converters.update(routes.CONVERTERS)
     app.extensions["perfgate"] = make_state(config)
     app.before_request(_begin)
+    app.before_request(enforce)
     # Run in reverse order: `_finish` logs what is sent.
     app.after_request(_finish)
     if not config.no_cors:

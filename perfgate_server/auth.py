@@ -20,8 +20,8 @@ View = TypeVar("View", bound=Callable[..., Any])
 _FOR_STORAGE = 0.9
 
 
-def requires(permission: Permission) -> Callable[[View], View]:
-    """Mark a view with the permission that its callers need."""
+def requires(permission: Permission | None) -> Callable[[View], View]:
+    """Mark a view with the permission that its callers need; None: not even a key."""
 
     def mark(view: View) -> View:
         cast(Any, view).permission = permission
@@ -31,21 +31,24 @@ def requires(permission: Permission) -> Callable[[View], View]:
 
 
 def enforce() -> None:
-    """Let a request pass, or raise: 401 for its key, 403 for its reach, 400 for its path.
+    """Let a request to a view pass, or raise: 401 for its key, 403 for its reach, 400 for its path.
 
     It touches no body, and it does not look whether the thing asked for exists. From here on the
-    request has a key, and a deadline.
+    request has a deadline, and a key unless the view needs none.
     """
     # Each look through one of Flask's proxies costs a microsecond.
     app = current_app._get_current_object()  # type: ignore[attr-defined]  # the proxy's
     asked = request._get_current_object()  # type: ignore[attr-defined]  # the proxy's
-    if asked.method == "OPTIONS":
-        return
+    if asked.endpoint is None or asked.method == "OPTIONS":
+        return  # no view is called
     set_deadline()
+    # A view without a mark is nobody's: an error.
+    permission = cast(Any, app.view_functions[asked.endpoint]).permission
+    if permission is None:
+        return
     g.key = key = _authenticate(asked, app.extensions["perfgate"].keys)
     path = asked.view_args or {}
-    view = cast(Any, app.view_functions[asked.endpoint or ""])
-    check_permission(view.permission)
+    check_permission(permission)
     if not key.reaches(path["project"]):
         raise _forbidden("project", "The key does not reach this project.")
     if "benchmark" in path:

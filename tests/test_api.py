@@ -596,6 +596,13 @@ def test_what_fails_within_is_told_without_its_text(
     assert answer.headers.get("Retry-After") == after
 
 
+def test_a_view_that_says_nothing_of_keys_is_nobodys(config: ServerConfig, create: Create) -> None:
+    app = create(config)
+    app.add_url_rule("/new", view_func=lambda: "secret")
+    answer = app.test_client().get("/new", headers=bearer("admin"))
+    assert (answer.status_code, b"secret" in answer.data) == (500, False)
+
+
 # -- health
 
 

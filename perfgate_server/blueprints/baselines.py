@@ -12,7 +12,7 @@ from marshmallow import ValidationError
 from werkzeug.urls import iri_to_uri
 
 from perfgate_server import jsonio, queries, records, schemas
-from perfgate_server.auth import enforce, requires
+from perfgate_server.auth import requires
 from perfgate_server.blueprints import requests, responses
 from perfgate_server.blueprints.routes import BASELINES, BENCHMARK, VERSION
 from perfgate_server.errors import ApiError
@@ -29,7 +29,6 @@ from perfgate_server.storage.base import (
 )
 
 blueprint = Blueprint("baselines", __name__)
-blueprint.before_request(enforce)
 
 _upload_schema = schemas.UploadSchema()
 _promotion_schema = schemas.PromotionSchema()

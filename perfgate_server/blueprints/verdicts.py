@@ -5,14 +5,13 @@ from __future__ import annotations
 from flask import Blueprint, Response, g
 
 from perfgate_server import queries, record_schemas, records
-from perfgate_server.auth import enforce, requires
+from perfgate_server.auth import requires
 from perfgate_server.blueprints import requests, responses
 from perfgate_server.blueprints.routes import VERDICTS
 from perfgate_server.keys import Permission
 from perfgate_server.storage.verdicts import VerdictFilters, VerdictRecord
 
 blueprint = Blueprint("verdicts", __name__)
-blueprint.before_request(enforce)
 
 _verdict_schema = record_schemas.VerdictSchema()
 _verdicts_query = queries.VerdictsQuery()

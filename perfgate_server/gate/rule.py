@@ -8,6 +8,7 @@ old baseline, a failed command) are weighed after that.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from typing import Literal
 
 from perfgate_server.gate import hosts, noise
 from perfgate_server.names import COUNTS, METRICS, STATUSES
-from perfgate_server.summaries import Summary
+from perfgate_server.summaries import MetricStats, Summary
 
 Status = Literal["pass", "warn", "fail", "skip"]
 Skip = Literal["zero_baseline", "missing_baseline", "missing_current"]
@@ -89,7 +90,8 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """What the history said of a metric beyond its threshold; no interval: it is too short."""
+    """What the history said of a metric beyond its threshold: `n` past runs have it; `interval`, in
+    the metric's unit, is None if that is too short a history."""
 
     n: int
     interval: noise.Interval | None
@@ -181,42 +183,52 @@ def _doubts(
 
 def _compare(current: Summary, baseline: Summary, history: History, options: Options) -> Metrics:
     """Judge each metric by itself."""
-    records: Sequence[Summary] = []
-    metrics, named = Metrics(), options.named
+    metrics, history = Metrics(), functools.cache(history)
     for name in METRICS:
         before, now = baseline.stats.get(name), current.stats.get(name)
-        runs = (before is not None) + (now is not None)
-        if options.metrics is not None:
-            judged = name in named
-        else:
-            # One script may serve benchmarks of which some lack what it names.
-            judged = runs == 2 or (runs == 1 and name in named)
-        status: Status = "skip"
+        is_judged = _is_judged(name, before, now, options)
         if before is None or now is None:
-            if judged or runs:
+            if is_judged or before or now:
                 metrics.skipped[name] = "missing_baseline" if now else "missing_current"
-            quiet = False
+            status, is_told = "skip", True
         elif before["median"] <= 0:
             metrics.skipped[name] = "zero_baseline"
-            quiet = _worsening(name, before["median"], now["median"], options) == 0
+            is_worse = _worsening(name, before["median"], now["median"], options) > 0
+            status, is_told = "skip", is_worse
         else:
             delta = measure(name, before["median"], now["median"], options)
-            if judged and delta.status == "fail" and options.noise:
-                if metrics.records is None:
-                    records = history()
-                    metrics.records = len(records)
-                metrics.noise[name] = _noise(name, delta.current, records)
-                if metrics.noise[name].decided == "within_noise":
-                    delta = replace(delta, status="warn")
-            metrics.deltas[name] = delta if judged else replace(delta, status="skip")
-            status, quiet = delta.status, delta.status == "pass"
-        if judged:
+            if not is_judged:
+                delta = replace(delta, status="skip")
+            elif delta.status == "fail" and options.noise:
+                delta = _weighed(metrics, name, delta, history())
+            metrics.deltas[name] = delta
+            status, is_told = delta.status, delta.status != "pass"
+        if is_judged:
             metrics.counts[status] += 1
-            if not quiet:
+            if is_told:
                 metrics.reasons.append(f"{name}_{status}")
     if any(found.decided == "within_noise" for found in metrics.noise.values()):
         metrics.reasons.append("within_noise")
     return metrics
+
+
+def _is_judged(
+    name: str, before: MetricStats | None, now: MetricStats | None, options: Options
+) -> bool:
+    """Tell whether a metric counts, and is not only reported. One that has a limit of its own may
+    be missing on both sides: one script may serve benchmarks of which some lack what it names."""
+    if options.metrics is not None:
+        return name in options.named
+    both, one = bool(before and now), bool(before or now)
+    return both or (one and name in options.named)
+
+
+def _weighed(metrics: Metrics, name: str, failed: Delta, records: Sequence[Summary]) -> Delta:
+    """Return the delta of a metric that failed, as a warning if it is within the noise of the
+    records; note in `metrics` what they say."""
+    metrics.records = len(records)
+    metrics.noise[name] = found = _noise(name, failed.current, records)
+    return replace(failed, status="warn") if found.decided == "within_noise" else failed
 
 
 def budget(name: str, options: Options) -> Budget:
