@@ -13,7 +13,8 @@ from typing import Any, cast
 from gunicorn import arbiter
 from gunicorn.errors import HaltServer
 
-from perfgate_server.worker import NOBODY, OWN_SIGNALS, Worker, load_of
+from perfgate_server import balance
+from perfgate_server.worker import OWN_SIGNALS, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -78,14 +79,12 @@ class Arbiter(arbiter.Arbiter):  # type: ignore[misc]  # gunicorn is not typed
         if now - self._went_on_at >= _STOOD_STILL:
             super().murder_workers()
 
-    def handle_quit(self) -> None:
-        """Stop as on SIGTERM, and hear a second signal."""
-        raise StopIteration
-
     def handle_int(self) -> None:
         """Stop on Ctrl-C as on SIGTERM: gunicorn then hears a second one, and waits no longer for
         the requests in flight."""
         raise StopIteration
+
+    handle_quit = handle_int
 
     def _keeps_memory(self) -> bool:
         return bool(self.app.app.extensions["perfgate"].config.storage_type == "memory")
@@ -120,11 +119,10 @@ os.register_at_fork(after_in_parent=_after_fork)
 
 
 def _assign(server: Any, worker: Worker) -> None:
-    """Give a worker a place, and a core that the fewest others have, of those that this process
+    """Give a worker a slot, and a core that the fewest others have, of those that this process
     may use."""
     others = server.WORKERS.values()
-    places = {other.place for other in others}
-    worker.place = next((n for n in range(len(load_of)) if n not in places), None)
+    worker.slot = balance.free_slot({other.slot for other in others})
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         taken = Counter(other.core for other in others)
         cores = [*os.sched_getaffinity(0)]
@@ -132,7 +130,6 @@ def _assign(server: Any, worker: Worker) -> None:
         worker.core = min(cores, key=taken.__getitem__)
 
 
-def clear_place(_: Any, worker: Worker) -> None:
+def clear_slot(_: Any, worker: Worker) -> None:
     """gunicorn's hook child_exit: let no other worker count on one that has died."""
-    if worker.place is not None:
-        load_of[worker.place] = NOBODY
+    balance.clear(worker.slot)

@@ -14,7 +14,7 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 
 from perfgate_server.app import announce_key, configure_logs, create_app
-from perfgate_server.arbiter import Arbiter, before_fork, clear_place
+from perfgate_server.arbiter import Arbiter, before_fork, clear_slot
 from perfgate_server.config import ConfigError, ServerConfig, address
 from perfgate_server.worker import Worker
 
@@ -45,7 +45,7 @@ def gunicorn_settings(config: ServerConfig) -> dict[str, Any]:
         "graceful_timeout": int(config.timeout) + 5,
         "worker_tmp_dir": _heartbeats(),
         "pre_fork": before_fork,
-        "child_exit": clear_place,
+        "child_exit": clear_slot,
         "worker_exit": _close_storage,
         "control_socket_disable": True,
         # The longest that gunicorn takes: names and metadata in a query string need room.

@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import mmap
 import os
 import selectors
 import signal
 import socket
-import threading
 import time
 from typing import Any
 
 from gunicorn.workers.gthread import ThreadWorker
 
 from perfgate_server import refusals
+from perfgate_server.balance import Balance
 from perfgate_server.clients import (
     QUOTA,
     Client,
@@ -47,26 +46,8 @@ _LINGER, _LONGEST_LINGER = 2.0, 30.0
 #: tries again.
 _LAST_WORD = 0.5
 
-#: The load of each worker, one byte at its `Worker.place`, in memory shared with the main process:
-#: the number of its clients while it has a free thread, else _BUSY.
-load_of = mmap.mmap(-1, 256)
-#: What stands at the place of no worker, and at that of one without a free thread.
-NOBODY, _BUSY = 255, 254
-load_of[:] = bytes([NOBODY]) * len(load_of)
-
-#: Seconds after which a worker without a free thread, which has finished nothing, is stuck.
-_STUCK = 0.25
-#: Seconds until a worker without a free thread, which left a new connection to others, looks
-#: whether it is still there.
-_COURTESY = 0.05
 #: Seconds for which a worker takes no connection when one could not be taken.
 _RECOVERY = 1.0
-#: Seconds that a worker leaves a new connection to one with fewer clients, and between its checks
-#: whether that one has taken it.
-_TURN, _GLANCE = 0.002, 0.0001
-#: Seconds between two looks of a worker whether it has a client to give away.
-_PACE = 0.05
-
 #: Bytes to which glibc's mmap threshold is raised; it then keeps twice as many when freed.
 _KEPT = 2**20
 
@@ -75,8 +56,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
     """gunicorn's threaded worker, and what that lacks.
 
     - No client holds a thread, or the loop, for long: `Client`, `_await_data`, `_linger`.
-    - Clients are shared out among the workers: `load_of`, `_stands_back`, `_gives_way`,
-      `_has_too_many`.
+    - Clients are shared out among the workers: `Balance`.
     - It keeps to one core: `core`.
     - What gunicorn refuses is answered as the application would: `handle_error`.
     """
@@ -86,18 +66,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
     #: the first then has to get it back: a request cost twice the time (benchmarks/cores.py).
     core: int | None = None
 
-    #: Its place in `load_of`, or None.
-    place: int | None = None
+    #: Its slot in `balance.load_of`, or None.
+    slot: int | None = None
 
-    #: Until when new connections are left to the other workers.
-    standing_back_until = 0.0
     #: Until when no connection is taken, for the last one could not be.
     recovers_at = 0.0
-    #: Until when a connection is left to a worker with fewer clients, or 0, and whether this turn
-    #: of the loop left it.
-    turn_ends, gave_way = 0.0, False
-    #: When it is looked again whether a client is to be given away.
-    looks_at = 0.0
 
     def init_signals(self) -> None:
         super().init_signals()
@@ -130,7 +103,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         for listener in self.sockets:
             self._take_all(listener)
             listener.close()
-        self._leave_place()
+        self.balance.leave()
         self._cap_idle()
 
     def _cap_idle(self) -> None:
@@ -149,11 +122,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
                 super().accept(listener)
 
     def _accepts_at(self) -> float:
-        return max(self.standing_back_until, self.recovers_at)
+        return max(self.balance.stands_back_until, self.recovers_at)
 
     def accept(self, listener: socket.socket) -> None:
         """Take a new connection, unless it is left to another worker."""
-        if self._stands_back() or self._gives_way():
+        if self.balance.stands_back():
+            self.set_accept_enabled(False)
+            return
+        if self.balance.gives_way():
             return
         try:
             super().accept(listener)
@@ -163,73 +139,21 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
             self.recovers_at = time.monotonic() + _RECOVERY
             self.set_accept_enabled(False)
 
-    def _stands_back(self) -> bool:
-        """While all threads are busy, leave a connection to a worker that has a free thread; to
-        any, if this one is stuck. If all are busy and get on, it waits here: then a thread that
-        becomes free has its next request at once."""
-        now = time.monotonic()
-        is_stuck = now - self.finished_at > _STUCK
-        if not self._is_busy() or not (is_stuck or min(load_of[:]) < _BUSY):
-            return False
-        self.standing_back_until = now + _COURTESY
-        self.set_accept_enabled(False)
-        return True
-
-    def _gives_way(self) -> bool:
-        """While a thread is free, let another worker with a free thread and fewer clients have a
-        moment to take a connection: clients keep theirs, and a worker serves its own with one
-        core."""
-        if self._is_busy() or self.place is None or min(load_of[:]) >= load_of[self.place]:
-            return False
-        now = time.monotonic()
-        self.turn_ends = self.turn_ends or now + _TURN
-        self.gave_way = now < self.turn_ends
-        if self.gave_way:
-            # The loop comes back at once, with whatever else there is to do.
-            time.sleep(_GLANCE)
-        return self.gave_way
-
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         left = self._accepts_at() - time.monotonic()
-        self.gave_way = False
+        self.balance.begin_pass()
         if not self.alive:  # gunicorn would look for those to be closed once a second
             timeout = min(timeout, _LAST_WORD)
         super().wait_for_and_dispatch_events(min(timeout, left) if left > 0 else timeout)
-        if not self.gave_way:
-            self.turn_ends = 0.0  # the connection was taken, here or there
-        if self.place is not None and load_of[self.place] != self._load():
-            self._count(0)
+        self.balance.end_pass()
 
     def _clients(self) -> int:
-        return min(int(self.nr_conns) - len(self.lingering), _BUSY - 1)
-
-    def _load(self) -> int:
-        """Return what the other workers are to see at this one's place."""
-        return _BUSY if self._is_busy() else self._clients()
-
-    def _is_busy(self) -> bool:
-        return bool(self.requests >= self.cfg.threads)
-
-    def _count(self, step: int) -> None:
-        """Add `step` to the number of requests, and publish the load in `load_of`."""
-        with self.counting:
-            self.requests += step
-            if self.place is not None:
-                load_of[self.place] = self._load()
-
-    def _leave_place(self) -> None:
-        """Be counted on by no other worker."""
-        with self.counting:
-            if self.place is not None:
-                load_of[self.place] = NOBODY
-                self.place = None
+        """Return how many clients there are, but for those that are only to read their answers."""
+        return int(self.nr_conns) - len(self.lingering)
 
     def init_process(self) -> None:
         self.lingering: list[Any] = []
-        #: How many requests the threads have, or wait for one.
-        self.requests, self.finished_at = 0, 0.0
-        self.counting = threading.Lock()
-        self._count(0)
+        self.balance = Balance(self.slot, self.cfg.threads, self._clients)
         if self.core is not None:
             with contextlib.suppress(OSError):  # a sandbox may forbid it; it is only for speed
                 os.sched_setaffinity(0, {self.core})
@@ -248,7 +172,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
 
     def enqueue_req(self, conn: Any) -> None:
         if conn.data_ready:
-            self._count(1)
+            self.balance.begin_request()
             super().enqueue_req(conn)
         else:
             self._await_data(conn)
@@ -270,32 +194,18 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
         try:
             return super().handle(conn)
         finally:
-            self._count(-1)
+            self.balance.end_request()
 
     def handle_request(self, req: Any, conn: Any) -> Any:
-        if self._has_too_many() or asks_to_close(req):
+        if self.balance.has_too_many() or asks_to_close(req):
             req.force_close()  # with its answer, which says so
         elif is_unread(req):
             # Asked when the answer's head is written, and the application has read what it wants.
             req.should_close = functools.partial(closes_unread, req, conn.sock, req.should_close)
         return super().handle_request(req, conn)
 
-    def _has_too_many(self) -> bool:
-        """Tell whether to close a client's connection, for another worker to take its next one:
-        kept connections stay unevenly spread after a worker died or started first.
-
-        One at a time, so that each is counted where it goes before it is looked again.
-        """
-        if self.requests < 2 or self.place is None:
-            return False
-        now = time.monotonic()
-        if now < self.looks_at:
-            return False
-        self.looks_at = now + _PACE
-        return self._clients() >= min(load_of[:]) + 2
-
     def finish_request(self, conn: Any, future: Any) -> None:
-        self.finished_at, self.standing_back_until = time.monotonic(), 0.0
+        self.balance.note_finished()
         if future.cancelled() or future.exception() or future.result():
             super().finish_request(conn, future)
             if not self.alive:

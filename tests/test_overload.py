@@ -18,7 +18,7 @@ import pytest
 from crowd import Crowd, drip_body, drip_chunks, drip_head, overload
 from support import PATIENCE, Server, bearer, key_line, perfgate_server, receipt, serving, wait_for
 
-from perfgate_server.worker import _STUCK
+from perfgate_server.balance import _STUCK
 
 
 def answers_within(server: Server, seconds: float) -> None:

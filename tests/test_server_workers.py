@@ -35,7 +35,7 @@ from support import (
 )
 
 from perfgate_server import arbiter as module
-from perfgate_server.worker import _STUCK
+from perfgate_server.balance import _STUCK
 
 # -- clients are shared out
 

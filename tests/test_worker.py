@@ -11,7 +11,6 @@ import os
 import runpy
 import selectors
 import socket
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -21,38 +20,39 @@ import pytest
 from gunicorn.sock import TCPSocket
 from gunicorn.workers.gthread import ThreadWorker
 
-from perfgate_server import ServerConfig
+from perfgate_server import ServerConfig, balance
 from perfgate_server import worker as module
+from perfgate_server.balance import NOBODY, Balance, load_of
 from perfgate_server.clients import Client
 from perfgate_server.server import gunicorn_settings
-from perfgate_server.worker import NOBODY, Worker, load_of
+from perfgate_server.worker import Worker
 
 
-def test_a_worker_takes_the_first_place_that_is_free_if_there_is_one() -> None:
-    """There may be more workers than places; and a dead one's place is nobody's."""
+def test_a_worker_takes_the_first_slot_that_is_free_if_there_is_one() -> None:
+    """There may be more workers than slots; and a dead one's slot is nobody's."""
     settings = gunicorn_settings(ServerConfig())
-    others = {pid: SimpleNamespace(place=pid, core=None) for pid in range(len(load_of))}
-    new: Any = SimpleNamespace(place=0, core=None)
+    others = {pid: SimpleNamespace(slot=pid, core=None) for pid in range(len(load_of))}
+    new: Any = SimpleNamespace(slot=0, core=None)
     settings["pre_fork"](SimpleNamespace(WORKERS=others), new)
-    assert new.place is None
+    assert new.slot is None
     settings["child_exit"](None, new)
-    for place in (7, 0):
-        load_of[place] = 3
-        settings["child_exit"](None, others.pop(place))
-        assert load_of[place] == NOBODY
+    for slot in (7, 0):
+        load_of[slot] = 3
+        settings["child_exit"](None, others.pop(slot))
+        assert load_of[slot] == NOBODY
         settings["pre_fork"](SimpleNamespace(WORKERS=others), new)
-        assert new.place == place
+        assert new.slot == slot
 
 
-def test_at_no_place_is_a_worker_before_one_has_it() -> None:
+def test_in_no_slot_is_a_worker_before_one_has_it() -> None:
     """Else each would give its clients away, to nobody."""
-    assert set(runpy.run_path(module.__file__)["load_of"][:]) == {NOBODY}
+    assert set(runpy.run_path(balance.__file__)["load_of"][:]) == {NOBODY}
 
 
 def test_two_servers_do_not_begin_with_the_same_core(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of one worker: the other cores would idle."""
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
-    new: Any = SimpleNamespace(place=None, core=None)
+    new: Any = SimpleNamespace(slot=None, core=None)
     chosen = set()
     for _ in range(20):
         gunicorn_settings(ServerConfig())["pre_fork"](SimpleNamespace(WORKERS={}), new)
@@ -71,11 +71,10 @@ def listener() -> Iterator[socket.socket]:
 def worker(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A worker that keeps the connections which it takes in a list."""
     made: Any = Worker.__new__(Worker)
-    made.place, made.core, made.cfg = 0, None, SimpleNamespace(threads=4)
-    made.lingering, made.requests, made.finished_at = [], 0, 0.0
-    made.nr_conns, made.alive = 0, True
+    made.slot, made.core, made.cfg = 0, None, SimpleNamespace(threads=4)
+    made.lingering, made.nr_conns, made.alive = [], 0, True
     made.keepalived_conns, made.pending_conns = collections.deque(), collections.deque()
-    made.counting, made.taken = threading.Lock(), []
+    made.balance, made.taken = Balance(0, 4, made._clients), []
     made.poller = selectors.DefaultSelector()
     made.poller.register(listener, selectors.EVENT_READ, made.accept)
 
@@ -94,7 +93,7 @@ def worker(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> Iterator
 def has(worker: Any, clients: int, *others: int) -> None:
     """Let the worker have that many clients, and each of the others."""
     worker.nr_conns = clients
-    worker._count(0)
+    worker.balance._count(0)
     load_of[1 : 1 + len(others)] = bytes(others)
 
 
@@ -117,7 +116,7 @@ def passes(worker: Any, listener: socket.socket, most: int = 1000) -> int:
 
 @pytest.mark.parametrize(
     ("clients", "others"),
-    [(0, []), (3, [3]), (3, [4, 9]), (3, [module._BUSY]), (300, []), (300, [253])],
+    [(0, []), (3, [3]), (3, [4, 9]), (3, [balance._BUSY]), (300, []), (300, [253])],
 )
 def test_a_client_is_taken_at_once_where_no_other_worker_has_fewer(
     worker: Any, listener: socket.socket, clients: int, others: list[int]
@@ -129,7 +128,7 @@ def test_a_client_is_taken_at_once_where_no_other_worker_has_fewer(
 def test_a_worker_with_fewer_clients_goes_first(
     worker: Any, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_TURN", 0.05)  # on a busy machine one look may take a turn
+    monkeypatch.setattr(balance, "_TURN", 0.05)  # on a busy machine one look may take a turn
     has(worker, 3, 2)
     assert 2 < passes(worker, listener) < 1000
     # The next one too, also after one that the other has taken.
@@ -137,7 +136,7 @@ def test_a_worker_with_fewer_clients_goes_first(
     with socket.create_connection(listener.getsockname()):
         worker.wait_for_and_dispatch_events(1.0)
         listener.accept()[0].close()
-    worker.wait_for_and_dispatch_events(2 * module._TURN)
+    worker.wait_for_and_dispatch_events(2 * balance._TURN)
     assert 2 < passes(worker, listener) < 1000
 
 
@@ -152,21 +151,21 @@ def test_the_others_see_how_many_clients_a_worker_has(
     worker.lingering = [None]
     worker.wait_for_and_dispatch_events(0)
     assert load_of[0] == 2
-    worker._count(3)
+    worker.balance._count(3)
     assert load_of[0] == 2
-    worker._count(1)
-    assert load_of[0] == module._BUSY
+    worker.balance._count(1)
+    assert load_of[0] == balance._BUSY
 
 
-def test_a_worker_without_a_place_takes_clients_and_is_seen_by_none(
+def test_a_worker_without_a_slot_takes_clients_and_is_seen_by_none(
     worker: Any, listener: socket.socket
 ) -> None:
-    """There are more workers than places."""
-    worker.place = None
-    load_of[1] = 0
+    """There are more workers than slots."""
+    worker.balance = Balance(None, 4, worker._clients)
+    load_of[0], load_of[1] = NOBODY, 0
     assert passes(worker, listener) == 1
-    worker.requests = 3
-    assert not worker._has_too_many() and load_of[0] == NOBODY
+    worker.balance._count(3)
+    assert not worker.balance.has_too_many() and load_of[0] == NOBODY
 
 
 def test_a_worker_looks_again_when_it_has_stood_back_and_rests_meanwhile(
@@ -180,7 +179,7 @@ def test_a_worker_looks_again_when_it_has_stood_back_and_rests_meanwhile(
 
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
     monkeypatch.setattr(ThreadWorker, "wait_for_and_dispatch_events", wait)
-    worker.standing_back_until, worker.recovers_at = 100.25, 100.5
+    worker.balance.stands_back_until, worker.recovers_at = 100.25, 100.5
     worker.wait_for_and_dispatch_events(1.0)
     now += 1.0
     worker.wait_for_and_dispatch_events(1.0)
@@ -196,7 +195,7 @@ def test_it_has_one_turn_however_late_the_other_looks(
     worker: Any, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The threads of a busy worker keep its loop from the interpreter."""
-    monkeypatch.setattr(module, "_GLANCE", 5 * module._TURN)
+    monkeypatch.setattr(balance, "_GLANCE", 5 * balance._TURN)
     has(worker, 3, 2)
     assert passes(worker, listener, 20) == 2
 
@@ -315,26 +314,26 @@ def test_a_client_that_is_gone_when_it_is_closed_is_counted_no_longer(worker: An
         (2, 1, [0], False),  # nobody waits for anybody
         (2, 2, [1], False),  # the other would have more then
         (8, 8, [7], False),
-        (8, 8, [module._BUSY], False),
+        (8, 8, [balance._BUSY], False),
         (8, 8, [], False),
-        (300, 8, [module._BUSY], False),
+        (300, 8, [balance._BUSY], False),
     ],
 )
 def test_a_client_is_given_to_a_worker_with_fewer(
     worker: Any, clients: int, requests: int, others: list[int], gives: bool
 ) -> None:
-    worker.requests = requests
+    worker.balance._requests = requests
     has(worker, clients, *others)
-    assert worker._has_too_many() is gives
+    assert worker.balance.has_too_many() is gives
 
 
 @pytest.mark.parametrize(
     ("others", "is_stuck", "stands_back"),
     [
         ([], False, False),
-        ([module._BUSY], False, False),
+        ([balance._BUSY], False, False),
         ([2], False, True),
-        ([module._BUSY], True, True),
+        ([balance._BUSY], True, True),
         ([], True, True),
     ],
 )
@@ -349,15 +348,17 @@ def test_a_worker_without_a_free_thread_leaves_a_client_for_a_while(
     now = 100.0
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
     worker.sockets, worker.alive, worker._accepting = [listener], True, True
-    worker.requests = 4
+    worker.balance._requests = 4
     has(worker, 4, *others)
-    worker.finished_at = now - (module._STUCK + 1 if is_stuck else 0)
-    assert worker._stands_back() is stands_back
+    worker.balance._finished_at = now - (balance._STUCK + 1 if is_stuck else 0)
+    with socket.create_connection(listener.getsockname()):
+        worker.accept(listener)
+    assert len(worker.taken) == (0 if stands_back else 1)
     assert worker._accepting is not stands_back
-    assert not worker._gives_way()
+    assert not worker.balance.gives_way()
     worker.set_accept_enabled(True)
     assert worker._accepting is not stands_back
-    now += module._COURTESY
+    now += balance._STANDS_BACK
     worker.set_accept_enabled(True)
     assert worker._accepting
 
@@ -367,9 +368,9 @@ def test_a_finished_request_is_noted_and_ends_the_standing_back(
 ) -> None:
     monkeypatch.setattr(ThreadWorker, "finish_request", lambda *_: None)
     monkeypatch.setattr(module.time, "monotonic", lambda: 100.0)
-    worker.standing_back_until = 200.0
+    worker.balance.stands_back_until = 200.0
     worker.finish_request(None, SimpleNamespace(cancelled=lambda: True))
-    assert (worker.finished_at, worker.standing_back_until) == (100.0, 0.0)
+    assert (worker.balance._finished_at, worker.balance.stands_back_until) == (100.0, 0.0)
 
 
 def test_a_worker_that_stops_is_counted_on_by_nobody(worker: Any, listener: socket.socket) -> None:
@@ -393,9 +394,10 @@ def test_a_worker_that_is_told_to_stop_as_it_stands_back_takes_who_has_connected
     worker.set_accept_enabled(True)
     with socket.create_connection(wrapped.getsockname()):
         has(worker, 1, 0)
-        worker._count(4)
+        worker.balance._count(4)
         worker.alive = False
-        assert worker._stands_back()
+        worker.accept(wrapped)
+        assert worker.taken == []
         stop(worker)
         assert len(worker.taken) == 1
 
@@ -456,12 +458,12 @@ def test_a_request_that_fails_whole_ends_neither_worker_nor_count(
     closed: list[bool] = []
     monkeypatch.setattr(ThreadWorker, "handle", fail)
     has(worker, 1)
-    worker._count(1)
+    worker.balance._count(1)
     conn = SimpleNamespace(sock=None, close=lambda: closed.append(True))
     with ThreadPoolExecutor(1) as threads:
         future = threads.submit(worker.handle, conn)
     worker.finish_request(conn, future)
-    assert (worker.requests, worker.nr_conns, closed) == (0, 0, [True])
+    assert (worker.balance._requests, worker.nr_conns, closed) == (0, 0, [True])
 
 
 def test_a_connection_that_was_said_to_be_closed_is_not_kept(
@@ -511,11 +513,11 @@ def test_a_worker_without_its_main_process_stops_as_if_told_to(worker: Any) -> N
 def test_clients_are_given_away_one_at_a_time(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
-    worker.requests = 4
+    worker.balance._requests = 4
     has(worker, 8, 0)
-    assert worker._has_too_many() and not worker._has_too_many()
-    now += module._PACE
-    assert worker._has_too_many() and not worker._has_too_many()
-    now += module._PACE
-    worker._leave_place()  # as it stops
-    assert not worker._has_too_many()
+    assert worker.balance.has_too_many() and not worker.balance.has_too_many()
+    now += balance._PACE
+    assert worker.balance.has_too_many() and not worker.balance.has_too_many()
+    now += balance._PACE
+    worker.balance.leave()  # as it stops
+    assert not worker.balance.has_too_many()
