@@ -18,8 +18,9 @@ from perfgate_server.worker import OWN_SIGNALS, Worker
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at the workers' hearts, which are one apart or less, after which this
-#: process cannot have run all the time; and in which all hearts beat again.
+#: The workers' hearts are looked at once a second or more often. After this many seconds without a
+#: look this process was stopped itself, and the workers have as many for their hearts to beat
+#: again.
 _STOOD_STILL = 5.0
 
 

@@ -13,7 +13,8 @@ from typing import Any
 #: Bytes that a client must send in the time that it may pause (--timeout): what a line of 70
 #: kbit/s carries in the default 30 seconds.
 QUOTA = 256 * 1024
-#: Bytes of a body that nobody wanted, of which gunicorn reads less to keep the connection.
+#: Bytes of a body that nobody wanted, up to which gunicorn drains it to keep the connection:
+#: gunicorn.http.parser._DRAIN_MAX_BYTES.
 _MOST_DRAINED = 64 * 1024
 #: Descriptors that a worker keeps for itself, beside four for each thread: the rest is for clients.
 _OWN_FILES = 64
@@ -88,7 +89,8 @@ def is_unwanted(req: Any, sock: Any) -> bool:
 
 def closes_unread(req: Any, sock: Any, should_close: Callable[[], bool]) -> bool:
     """Tell whether to close the connection after a request that `is_unread`; `should_close` is the
-    request's own. Once said it holds, whatever has come when gunicorn asks again."""
+    request's own. gunicorn asks for the answer's Connection header, and again once it is sent: the
+    first yes holds, or what comes in between would give two answers."""
     if not should_close() and is_unwanted(req, sock):
         req.force_close()
     return should_close()

@@ -24,9 +24,8 @@ _CODES = {
     400: "VALIDATION_ERROR",
     409: "ALREADY_EXISTS",
     413: "PAYLOAD_TOO_LARGE",
-    # werkzeug has the phrases that these had before.
+    # werkzeug still has the phrases from before RFC 9110.
     414: "URI_TOO_LONG",
-    422: "UNPROCESSABLE_CONTENT",
     500: "INTERNAL_ERROR",
     503: "UNAVAILABLE",
 }
@@ -41,7 +40,7 @@ EXPOSED = (
 FAILED = "Internal error; see this request id in the server's log."
 
 #: Seconds after which a client may try again what was answered 503.
-RETRY_AFTER = 1
+_RETRY_AFTER = 1
 
 
 class ApiError(Exception):
@@ -67,7 +66,7 @@ def code_of(status: int) -> str:
     return _CODES.get(status) or re.sub(r"[^A-Z]+", "_", phrase.upper())
 
 
-def envelope(status: int, message: str, details: dict[str, Any], request_id: str) -> str:
+def error_json(status: int, message: str, details: dict[str, Any], request_id: str) -> str:
     """Return the JSON text of an error."""
     error = {
         "code": code_of(status),
@@ -104,7 +103,7 @@ def init_app(app: Flask) -> None:
 
 def _answer(error: ApiError) -> Response:
     g.error = error.message  # for the request's line in the log
-    text = envelope(error.status, error.message, error.details, g.request_id)
+    text = error_json(error.status, error.message, error.details, g.request_id)
     return Answer(text, error.status, error.headers, content_type="application/json")
 
 
@@ -133,9 +132,14 @@ def _precondition(header: str) -> ApiError:
     return ApiError(412, message, {"header": header})
 
 
-def _unavailable(error: storage.Unavailable) -> Response:
+def note_unavailable(error: storage.Unavailable) -> dict[str, str]:
+    """Log why the storage is unavailable; return the headers of a 503."""
     logger.error("storage unavailable: %s", error, extra={"request_id": g.request_id})
-    headers = {"Retry-After": str(RETRY_AFTER)}
+    return {"Retry-After": str(_RETRY_AFTER)}
+
+
+def _unavailable(error: storage.Unavailable) -> Response:
+    headers = note_unavailable(error)
     # Nobody knows whether anything changed: the answer to a commit may be lost. A retry is safe:
     # an upload or a promotion that was done gets its first answer.
     message = f"The storage is {error.reason.replace('_', '-')}. Try again."

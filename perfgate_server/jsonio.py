@@ -29,21 +29,21 @@ class MalformedJSON(ValueError):
     """A body that is not the JSON we take. Its text is one sentence for the client."""
 
 
-class _NoNumber(ValueError):
-    """A number that the parser would let pass."""
+class _RefusedNumber(ValueError):
+    """What the parser would let pass: NaN, Infinity, and a number that no double can hold."""
 
 
 _TOO_LARGE = "A number is too large for a double"
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise _NoNumber(f"{name} is not a JSON number")
+    raise _RefusedNumber(f"{name} is not a JSON number")
 
 
 def _parse_float(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise _NoNumber(_TOO_LARGE)
+        raise _RefusedNumber(_TOO_LARGE)
     return value
 
 
@@ -80,7 +80,7 @@ def loads(body: bytes, *, max_depth: int = MAX_DEPTH, max_containers: int = MAX_
         ) from None
     except RecursionError:
         raise MalformedJSON(f"The body is nested over {max_depth} levels.") from None
-    except _NoNumber as error:
+    except _RefusedNumber as error:
         raise _refusal(str(error), body, _is_no_number) from None
     except ValueError:  # int() refuses to convert over 4,300 digits
         raise _refusal(_TOO_LARGE, body, _is_too_large) from None
@@ -206,7 +206,7 @@ def _holds_huge_integer(text: bytes) -> bool:
 
 
 def dumps(value: Any) -> str:
-    """Return `value` as compact JSON, members in their order."""
+    """Return `value` as compact JSON, members in their order. Raises as `canonical` does."""
     return _by_orjson(value) or _ENCODER.encode(value)
 
 
@@ -243,7 +243,8 @@ _AT_ONCE = 250
 def canonical(value: Any) -> bytes:
     """Return `value` as canonical JSON: keys sorted, no white space, UTF-8.
 
-    Integers are written exactly, other numbers as the shortest text of the same double.
+    Integers are written exactly, other numbers as the shortest text of the same double. Raises
+    ValueError for NaN and infinity, which `loads` never returns; with orjson they are null.
     """
     if isinstance(value, dict) and any(map(_are_many, value.values())):
         return canonical_of(canonical_members(value))

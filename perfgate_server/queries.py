@@ -175,7 +175,7 @@ def decode_cursor(text: str) -> int:
 
 
 class Query(Object):
-    """Parameters; `unknown_rule` is the sentence about any other."""
+    """Parameters; `unknown_rule` words what is wrong with any other."""
 
     @cached_property
     def parameters(self) -> list[str]:

@@ -12,16 +12,16 @@ from gunicorn import util
 from gunicorn.http import errors as http
 from werkzeug.http import HTTP_STATUS_CODES
 
-from perfgate_server.errors import EXPOSED, FAILED, envelope
+from perfgate_server.errors import EXPOSED, FAILED, error_json
 
 logger = logging.getLogger(__name__)
 
-#: What is mostly wrong: curl sends what stands in a query as it is.
+#: The usual cause: curl sends what stands in a query as it is.
 _ENCODE = (
     "In a URL, spaces and letters beyond ASCII are percent-encoded, as curl does it with -G"
     " --data-urlencode."
 )
-#: What is mostly wrong with a header: a key comes from a file with the line ends of Windows.
+#: The usual cause of a bad header: a key comes from a file with the line ends of Windows.
 _HEADER = (
     "A header is not well-formed, or contradicts another: is there a carriage return, or the like,"
     " in its value?"
@@ -74,7 +74,7 @@ def _refusal(exc: Exception) -> tuple[int, str]:
 
 def _raw_answer(status: int, message: str, request_id: str, cors: bool) -> bytes:
     details = {400: {"request": message}, 404: {"missing": "route"}}.get(status, {})
-    body = envelope(status, message, details, request_id).encode()
+    body = error_json(status, message, details, request_id).encode()
     lines = [
         f"HTTP/1.1 {status} {HTTP_STATUS_CODES[status]}",
         f"Date: {util.http_date()}",

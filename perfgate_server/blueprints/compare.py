@@ -115,8 +115,7 @@ def _judge(
     """Return the verdict on a receipt, and what was found to compare it with."""
     options = _rule_options(asked)
     current = summaries.summary_of(receipt)
-    # A job that uploads first and compares then must not compare with itself.
-    # It may have been uploaded normalized.
+    # A job may upload, even normalized, before it compares, and must not compare with itself.
     itself = records.content_hashes(receipt)
     found = requests.storage().comparison(
         project,

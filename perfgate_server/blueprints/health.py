@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
 from flask import Blueprint, Response, current_app, g
 
 from perfgate_server.auth import requires
 from perfgate_server.blueprints import responses
-from perfgate_server.errors import RETRY_AFTER
+from perfgate_server.errors import note_unavailable
 from perfgate_server.storage.base import Unavailable
 from perfgate_server.version import VERSION
 
 blueprint = Blueprint("health", __name__)
-logger = logging.getLogger(__name__)
 
 #: The longest that a health check waits for the storage, in seconds: probes are impatient, and give
 #: up after 5 s mostly.
@@ -30,8 +28,7 @@ def get_health() -> Response:
     try:
         state.storage.ping(deadline=min(g.deadline, time.monotonic() + _TIMEOUT))
     except Unavailable as error:
-        logger.error("storage unavailable: %s", error, extra={"request_id": g.request_id})
         storage |= {"status": "unhealthy", "reason": error.reason}
-        headers["Retry-After"] = str(RETRY_AFTER)
+        headers |= note_unavailable(error)
     body = {"status": storage["status"], "version": VERSION, "storage": storage}
     return responses.json(body, 200 if storage["status"] == "healthy" else 503, headers)

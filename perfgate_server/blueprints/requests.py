@@ -19,7 +19,7 @@ from perfgate_server.storage import Storage
 from perfgate_server.storage.base import Baseline, Page, PreconditionFailed
 
 _CHUNK = 2**20
-#: What is mostly wrong: the headers end at a line break of the key, and with them the request.
+#: The usual cause: the headers end at a line break of the key, and with them the request.
 _UNANNOUNCED = (
     "Was not announced: there is neither a Content-Length nor a Transfer-Encoding. Perhaps a"
     " header, such as that of the key, ends with a line break."
@@ -162,12 +162,12 @@ def without_query(schema: Object, sent: Any) -> dict[str, Any]:
     return loaded
 
 
-def page(query: dict[str, Any], receipts: bool = False) -> Page:
+def page(asked: dict[str, Any], receipts: bool = False) -> Page:
     """Take the page's part out of a loaded query; raises 400 for both offset and cursor."""
-    offset, cursor = query.pop("offset", None), query.pop("cursor", None)
+    offset, cursor = asked.pop("offset", None), asked.pop("cursor", None)
     if offset is not None and cursor is not None:
         raise ValidationError({"cursor": "Must not be given together with offset."})
-    return Page(query.pop("limit"), offset or 0, cursor, query.pop("total"), receipts)
+    return Page(asked.pop("limit"), offset or 0, cursor, asked.pop("total"), receipts)
 
 
 def check_preconditions(stored: Baseline | None) -> None:

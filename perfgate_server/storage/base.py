@@ -258,8 +258,8 @@ class CannotOpen(StorageError):
 
 
 class NotFound(StorageError):
-    """There is no such record; the text says which, and `missing` whether it is the ``benchmark``
-    that has none, or just that ``version`` which it has not."""
+    """There is no such record; the text says which. `missing` is ``benchmark`` if that has no
+    records at all, else ``version``."""
 
     def __init__(self, missing: str, message: str) -> None:
         super().__init__(message)

@@ -129,8 +129,9 @@ class Writer:
         return self._group
 
     def _take_turn(self, deadline: float, patient: bool) -> bool:
-        """Wait for the turn; tell whether it was taken. Who is not patient gives up _IMPATIENCE
-        seconds after the turn began, and who gives up ends a group that was left to it meanwhile.
+        """Wait for the turn; tell whether it was taken. One who is not patient gives up _IMPATIENCE
+        seconds after the turn began. One who gives up, and to whom a group was left meanwhile,
+        ends that group.
         """
         with self._queue:
             self._waiting += 1
