@@ -114,6 +114,8 @@ class DurationParameter(Parameter):
 
 
 class MetricsParameter(Parameter):
+    """Metrics, separated by commas; duplicates collapse."""
+
     def parse(self, text: str) -> tuple[str, ...]:
         # Of a text of megabytes no list of as many pieces is made.
         metrics = tuple(dict.fromkeys(text.split(",", 2 * len(METRICS))))

@@ -115,6 +115,8 @@ class Name(Field):
 
 
 class Constant(Field):
+    """One text and no other."""
+
     def __init__(self, constant: str, **options: Any) -> None:
         super().__init__(**options)
         self.constant = constant
@@ -126,6 +128,8 @@ class Constant(Field):
 
 
 class Strings(Field):
+    """An array of strings."""
+
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> list[str]:
         if not isinstance(value, list):
             raise ValidationError("Must be an array of strings.")

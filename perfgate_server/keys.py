@@ -34,6 +34,7 @@ class Role(enum.Enum):
 
     @property
     def permissions(self) -> frozenset[Permission]:
+        """What a key with this role may do."""
         return _PERMISSIONS[self]
 
 
@@ -83,6 +84,7 @@ class ApiKey:
         return f"{self.role.value}:{self.id}"
 
     def reaches(self, project: str) -> bool:
+        """Whether `project` is the key's own."""
         return self.project in (None, project)
 
     def sees(self, benchmark: str) -> bool:

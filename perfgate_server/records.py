@@ -19,6 +19,7 @@ def now() -> str:
 
 
 def new_id() -> str:
+    """Return a new record's id: 128 random bits in hex."""
     return secrets.token_hex(16)
 
 
@@ -99,11 +100,12 @@ def baseline_json(head: bytes, receipt: bytes) -> bytes:
 
 
 def etag(head: bytes) -> str:
-    """Return the opaque part of a record's ETag."""
+    """Return the opaque part of a record's ETag, of its `record_head`."""
     return "sha256:" + hashlib.sha256(head).hexdigest()
 
 
 def etag_of(baseline: Baseline) -> str:
+    """Return the opaque part of the ETag of a record."""
     return etag(record_head(baseline))
 
 
@@ -124,6 +126,7 @@ def upload_answer(baseline: Baseline, tag: str) -> dict[str, Any]:
 
 
 def promotion_answer(baseline: Baseline) -> dict[str, Any]:
+    """Return the answer to a promotion that made the record."""
     return {
         "id": baseline.id,
         "benchmark": baseline.benchmark,

@@ -72,6 +72,7 @@ class Report:
         return is_whole and bool(self.outcomes)
 
     def summary(self) -> str:
+        """Return how many lines had each outcome, as one sentence."""
         counts = [f"{self.outcomes[outcome]} {outcome.value}" for outcome in Outcome]
         return ", ".join([*counts, f"{self.invalid} not valid"])
 

@@ -47,6 +47,7 @@ _CACHE_CONTROL = "private, no-cache"
 @blueprint.post(BASELINES)
 @requires(Permission.WRITE)
 def upload(project: str) -> Response:
+    """Upload an envelope: 201, or 200 for one that was there; 400, 409, 412, 413, 415."""
     envelope, ignored = _posted()
     version = envelope.get("version") or records.version_of(records.now())
     return _create(project, envelope["benchmark"], version, envelope, ignored)
@@ -55,12 +56,15 @@ def upload(project: str) -> Response:
 @blueprint.put(VERSION)
 @requires(Permission.WRITE)
 def upload_file(project: str, benchmark: str, version: str) -> Response:
+    """Upload a bare receipt: as `upload`, but for a 415 of its Content-Type."""
     return _create(project, benchmark, version, _put(), [])
 
 
 @blueprint.post(f"{BENCHMARK}/promote")
 @requires(Permission.PROMOTE)
 def promote(project: str, benchmark: str) -> Response:
+    """Make a record of another's receipt: 201, or 200 for one that was there; 400, 404, 409, 412,
+    413, 415."""
     sent = requests.json_body()
     envelope = requests.without_query(_promotion_schema, sent)
     promotion = Promotion(
@@ -90,6 +94,7 @@ def promote(project: str, benchmark: str) -> Response:
 @blueprint.delete(VERSION)
 @requires(Permission.DELETE)
 def delete(project: str, benchmark: str, version: str) -> Response:
+    """Delete a record for good: 200; 400, 404, 412."""
     requests.query(queries.NO_QUERY)
     baseline = requests.storage().delete(
         project, benchmark, version, deadline=g.deadline, precondition=requests.check_preconditions
@@ -111,6 +116,7 @@ def delete(project: str, benchmark: str, version: str) -> Response:
 @blueprint.get(f"{BENCHMARK}/latest")
 @requires(Permission.READ)
 def get_latest(project: str, benchmark: str) -> Response:
+    """The newest record: 200, or 304; 400, 404."""
     return _read(
         lambda receipt: requests.storage().latest(
             project, benchmark, receipt=receipt, deadline=g.deadline
@@ -121,6 +127,7 @@ def get_latest(project: str, benchmark: str) -> Response:
 @blueprint.get(VERSION)
 @requires(Permission.READ)
 def get_version(project: str, benchmark: str, version: str) -> Response:
+    """One record: 200, or 304; 400, 404."""
     return _read(
         lambda receipt: requests.storage().get(
             project, benchmark, version, receipt=receipt, deadline=g.deadline
@@ -131,6 +138,7 @@ def get_version(project: str, benchmark: str, version: str) -> Response:
 @blueprint.get(BASELINES)
 @requires(Permission.READ)
 def list_baselines(project: str) -> Response:
+    """A page of a project's records, newest first: 200, also for none; 400."""
     parameters = requests.pairs()
     query = requests.query(_list_query, parameters)
     page = requests.page(query, receipts=query.pop("include_receipt"))
@@ -149,6 +157,7 @@ def list_baselines(project: str) -> Response:
 @blueprint.get(f"{BENCHMARK}/versions")
 @requires(Permission.READ)
 def get_history(project: str, benchmark: str) -> Response:
+    """A page of a benchmark's records, newest first: 200; 400, 404."""
     parameters = requests.pairs()
     page = requests.page(requests.query(_page_query, parameters))
     listing = requests.storage().history(project, benchmark, page, deadline=g.deadline)
@@ -161,6 +170,7 @@ def get_history(project: str, benchmark: str) -> Response:
 @blueprint.get(f"{BENCHMARK}/trend")
 @requires(Permission.READ)
 def get_trend(project: str, benchmark: str) -> Response:
+    """A metric of a benchmark's newest records, oldest first: 200; 400, 404."""
     query = requests.query(_trend_query)
     metric = query["metric"]
     newest = requests.storage().recent(

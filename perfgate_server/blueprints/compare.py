@@ -45,6 +45,7 @@ _WRITTEN = {"markdown": render.markdown, "text": render.text}
 @blueprint.post(f"{BENCHMARK}/compare")
 @requires(Permission.READ)
 def compare(project: str, benchmark: str) -> Response:
+    """The verdict on a run: 200, or 422 where a gate closes; 400, 403, 413, 415."""
     pairs = requests.pairs()
     if any(name == "record" and BooleanParameter.values.get(value) for name, value in pairs):
         check_permission(Permission.WRITE)  # before the body is read

@@ -22,6 +22,7 @@ _TIMEOUT = 4.5
 @blueprint.get("/health")
 @requires(None)
 def get_health() -> Response:
+    """200 if the storage answers and is the one that was opened, else 503."""
     state = current_app.extensions["perfgate"]
     storage = {"backend": state.storage.backend, "status": "healthy"}
     headers = {"Cache-Control": "no-store"}

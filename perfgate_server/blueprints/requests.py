@@ -29,6 +29,7 @@ _receipt_schema = schemas.BareReceiptSchema()
 
 
 def storage() -> Storage:
+    """Return where the application keeps its records."""
     found: Storage = current_app.extensions["perfgate"].storage
     return found
 

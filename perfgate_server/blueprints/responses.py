@@ -21,6 +21,7 @@ _MOST_NAMES, _LONGEST_NAME = 256, 200
 
 
 def json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Answer a value as a line of JSON."""
     return Answer(jsonio.dumps(value) + "\n", status, headers, content_type=JSON)
 
 

@@ -20,6 +20,7 @@ _verdicts_query = queries.VerdictsQuery()
 @blueprint.post(VERDICTS)
 @requires(Permission.WRITE)
 def submit(project: str) -> Response:
+    """Keep a verdict: 201; 400, 413, 415."""
     sent = requests.benchmark_body()
     # Unlike an upload's, unknown members are not named: clients send more from release to release.
     new = VerdictRecord(
@@ -36,6 +37,7 @@ def submit(project: str) -> Response:
 @blueprint.get(VERDICTS)
 @requires(Permission.READ)
 def list_verdicts(project: str) -> Response:
+    """A page of a project's verdicts, newest first: 200, also for none; 400."""
     parameters = requests.pairs()
     query = requests.query(_verdicts_query, parameters)
     page = requests.page(query)

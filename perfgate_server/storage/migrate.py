@@ -20,6 +20,8 @@ NEWEST = {"sqlite": 6, "postgres": 8}
 
 @dataclass(frozen=True, slots=True)
 class Migration:
+    """A step from the schema's version before to this one."""
+
     version: int
     name: str
     sql: str

@@ -60,6 +60,7 @@ class Selection:
     whole: str | None = None
 
     def sql(self, columns: str) -> str:
+        """Return the SELECT of these columns, with ``?`` for each of `values`."""
         return f"SELECT {columns} FROM {self.table} WHERE {' AND '.join(self.conditions)}"
 
 

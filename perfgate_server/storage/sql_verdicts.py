@@ -35,6 +35,7 @@ _JOIN = "JOIN verdicts v ON v.project = ? AND v.seq = page.seq"
 
 
 def verdict_of(row: Sequence[Any]) -> VerdictRecord:
+    """Return the verdict of a row of COLUMNS."""
     members = [*row[:5], json.loads(row[5]), json.loads(row[6]), *row[7:]]
     return VerdictRecord(*members)
 

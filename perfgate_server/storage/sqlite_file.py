@@ -175,7 +175,8 @@ def _check_origin(db: sqlite3.Connection) -> int:
 
 def apply_migrations(db: sqlite3.Connection) -> tuple[int, list[migrate.Migration]]:
     """Apply what is missing, and record it, in one transaction under SQLite's write lock. Return
-    the version that the schema had, and what was applied."""
+    the version that the schema had, and what was applied. Raises CannotOpen for a database that
+    is not ours or is newer, and sqlite3.Error."""
     with transaction(db, "BEGIN IMMEDIATE"):
         version = _check_origin(db)
         if version == 0:
@@ -198,7 +199,8 @@ def apply_migrations(db: sqlite3.Connection) -> tuple[int, list[migrate.Migratio
 
 
 def statements(sql: str) -> Iterator[str]:
-    """Split a script; Connection.executescript would commit."""
+    """Split a script; Connection.executescript would commit. Raises ValueError for one that ends
+    within a statement."""
     statement = ""
     for line in sql.splitlines(keepends=True):
         statement += line
@@ -229,7 +231,7 @@ def backup(path: Path, target: str) -> None:
 
 
 def check_integrity(db: sqlite3.Connection) -> str | None:
-    """Return the first thing that is wrong with a database, or None."""
+    """Return the first thing that is wrong with a database, or None. Raises sqlite3.Error."""
     result = str(db.execute("PRAGMA integrity_check(1)").fetchone()[0])
     if result != "ok":
         return result
