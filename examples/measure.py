@@ -9,6 +9,7 @@ the warm-up alone.
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -16,8 +17,10 @@ import time
 import uuid
 from datetime import datetime
 
-if len(sys.argv) < 4 or not sys.argv[2].isdecimal() or sys.argv[2] == "0":
+if len(sys.argv) < 4 or not sys.argv[2].isdecimal() or int(sys.argv[2]) < 1:
     sys.exit("usage: measure.py NAME REPEAT COMMAND...")
+# Ignored, as some daemons leave it, no exit code reaches this program, and a failure looks well.
+signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 name, repeat, command = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 
 

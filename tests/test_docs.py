@@ -206,6 +206,33 @@ def test_the_ci_scripts_work_and_tell_by_their_exit_status(tmp_path: Path, scrip
         assert run("fetch-baseline.sh", **down) not in (0, 3)
 
 
+def test_what_stands_in_a_curlrc_changes_no_exit_status(tmp_path: Path, scripts: Path) -> None:
+    (tmp_path / ".curlrc").write_text("fail\ninclude\nlocation\n")
+    (tmp_path / "run.json").write_text(json.dumps(receipt(wall_ms=100)))
+    with serving(perfgate_server(), tmp_path) as server:
+        variables = environment(
+            HOME=str(tmp_path),
+            PERFGATE_URL=server.url,
+            PERFGATE_KEY=KEYS["contributor"],
+            PROJECT="p",
+            BENCHMARK="b",
+            GIT_SHA="v1",
+            GIT_REF="refs/heads/main",
+        )
+
+        def run(script: str) -> int:
+            command = ["sh", scripts / script]
+            return subprocess.run(
+                command, capture_output=True, cwd=tmp_path, env=variables
+            ).returncode
+
+        assert run("fetch-baseline.sh") == run("gate.sh") == 3
+        assert run("upload-baseline.sh") == run("fetch-baseline.sh") == 0
+        assert json.loads((tmp_path / "baseline.json").read_text()) == receipt(wall_ms=100)
+        (tmp_path / "run.json").write_text(json.dumps(receipt(wall_ms=900)))
+        assert (run("upload-baseline.sh"), run("gate.sh")) == (0, 1)
+
+
 @pytest.mark.parametrize("before", ["", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"])
 def test_the_scripts_try_again_what_failed_on_the_way(
     tmp_path: Path, scripts: Path, before: str
