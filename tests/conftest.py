@@ -13,7 +13,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from postgres_server import OwnPostgres, Postgres, database_of, own_postgres, running_postgres
-from support import KEYS, bearer, receipt
+from support import KEYS, bearer, environment, receipt
 
 from perfgate_server import Role, ServerConfig, create_app, jsonio
 from perfgate_server.storage import Storage, open_storage
@@ -22,8 +22,11 @@ BACKENDS = ("memory", "sqlite", "postgres")
 
 
 def pytest_configure() -> None:
-    """Told to stop, as by `timeout`, end the servers that the tests started, as at Ctrl-C."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Told to stop, as by `timeout`, or left by its terminal, end the servers that the tests
+    started, as at Ctrl-C."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(ending, signal.default_int_handler)
 
 
 @pytest.hookimpl(trylast=True)
@@ -48,6 +51,15 @@ def _no_proxy() -> Iterator[None]:
     others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "localhost"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("no_proxy", f"{others},127.0.0.1")
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _plain_environment() -> Iterator[None]:
+    """What runs in the tests' own process has the settings of the tests alone, as its servers."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in {*os.environ} - {*environment(), "PERFGATE_TEST_POSTGRES_URL"}:
+            patch.delenv(name)
         yield
 
 

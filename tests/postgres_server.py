@@ -103,7 +103,7 @@ class OwnPostgres(Postgres):
 
     def _run(self, name: str, *arguments: Any) -> None:
         command = [self._programs / name, *arguments]
-        subprocess.run(command, check=True, capture_output=True, user=self._user, cwd="/")
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, user=self._user, cwd="/")
 
     def start(self) -> None:
         log = (self._folder / "log").open("ab")
@@ -118,7 +118,7 @@ class OwnPostgres(Postgres):
                     "-c",
                     "listen_addresses=127.0.0.1",
                     "-c",
-                    f"unix_socket_directories={self._folder}",
+                    "unix_socket_directories=",
                     "-c",
                     "max_connections=200",
                     "-c",

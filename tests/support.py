@@ -18,6 +18,9 @@ from typing import Any, NoReturn
 from perfgate_server.records import new_id, now, receipt_of
 from perfgate_server.storage.base import Baseline, Receipt
 
+if not __debug__:  # also for what benchmarks share with the tests
+    sys.exit("without python's -O: what is checked is checked by assertions")
+
 ROOT = Path(__file__).parents[1]
 
 KEYS = {
@@ -111,20 +114,23 @@ def wait_for(condition: Callable[[], Any], what: str) -> Any:
 
 
 def not_installed(program: str) -> NoReturn:
-    """Skip the test, or the whole module, that needs a program; in CI every one must be there."""
+    """Skip the test, or the whole module, that needs a program, or root; in CI all must be there."""
     import pytest  # benchmarks do without
 
-    assert not os.environ.get("CI"), f"{program} is not installed"
-    pytest.skip(f"{program} is not installed", allow_module_level=True)
+    assert not os.environ.get("CI"), f"needs {program}"
+    pytest.skip(f"needs {program}", allow_module_level=True)
+
+
+#: Beginnings of variables that steer what the tests start. In a hook of git's, GIT_INDEX_FILE names
+#: the index of the commit that is being made, which `git clone` would write to.
+FOREIGN: tuple[str, ...]
+FOREIGN = ("PERFGATE_", "GUNICORN_", "FLASK_", "WEB_CONCURRENCY", "SCRIPT_NAME", "KEEP_REF")
+FOREIGN += ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE", "PYTHONIOENCODING", "PYTHONSAFEPATH")
 
 
 def environment(**variables: str) -> dict[str, str]:
     """Return this process's environment without settings of the server or of gunicorn."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PERFGATE_", "GUNICORN_", "FLASK_", "WEB_CONCURRENCY"))
-    }
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
     return kept | variables
 
 
@@ -293,6 +299,7 @@ def running(script: str, *arguments: Any) -> Iterator[Script]:
     with Script(
         [sys.executable, "-c", script, *map(str, arguments)],
         cwd=Path(__file__).parent,
+        env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         bufsize=0,

@@ -392,6 +392,7 @@ def test_what_is_counted_for_a_bar_alone_is_not_counted_without_one(
     source.close()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(SqlStorage, "counts", lambda *_, **__: pytest.fail("it is counted"))
+    monkeypatch.setattr(cli, "exit_on_signals", lambda: None)  # the signals are the test run's
     cli.command.main(["export", "all.ndjson"], standalone_mode=False)
     assert (tmp_path / "all.ndjson").read_bytes().count(b"\n") == 1
 

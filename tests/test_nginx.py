@@ -49,15 +49,15 @@ def fronted(folder: Path, *servers: Server) -> Iterator[Server]:
     # Else its workers, which are nobody's then, cannot enter the folder to buffer anything there.
     user = "user root;" if os.geteuid() == 0 else ""
     (folder / "nginx.conf").write_text(
-        f"{user} daemon off; pid {folder}/nginx.pid; worker_processes 1;\n"
-        f"error_log {folder}/error.log; events {{}}\n"
-        f"http {{ access_log off; client_body_temp_path {folder}/body;\n"
-        f"proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/f;\n"
-        f"uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;\n{site}\n}}\n"
+        f"{user} daemon off; pid nginx.pid; worker_processes 1;\n"
+        f"error_log error.log; events {{}}\n"
+        f"http {{ access_log off; client_body_temp_path body;\n"
+        f"proxy_temp_path proxy; fastcgi_temp_path f;\n"
+        f"uwsgi_temp_path u; scgi_temp_path s;\n{site}\n}}\n"
     )
     assert NGINX is not None, "CI must install nginx"
     with (folder / "nginx.out").open("w") as out:
-        nginx = subprocess.Popen([NGINX, "-c", folder / "nginx.conf"], stderr=out)
+        nginx = subprocess.Popen([NGINX, "-p", folder, "-c", "nginx.conf"], stderr=out)
     try:
         front = Server(servers[0].process, port, Path(folder / f"server-{servers[0].port}.log"))
         wait_for(lambda: _up(front), f"nginx: {(folder / 'nginx.out').read_text()}")

@@ -125,7 +125,7 @@ def test_gunicorn_with_a_socket_for_each_worker(tmp_path: Path) -> None:
 def run_gunicorn(*options: str, **variables: str) -> Any:
     """Run gunicorn on wsgi.py until it ends by itself."""
     return subprocess.run(
-        [program("gunicorn"), *options, "wsgi:app"],
+        [program("gunicorn"), "--no-control-socket", *options, "wsgi:app"],
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -482,7 +482,15 @@ def test_gunicorn_must_have_read_our_settings(tmp_path: Path) -> None:
     """Without them each of its workers would create a database that was removed."""
     database = tmp_path / "perfgate.db"
     result = subprocess.run(
-        [program("gunicorn"), "-c", os.devnull, "--bind", "127.0.0.1:0", "wsgi:app"],
+        [
+            program("gunicorn"),
+            "-c",
+            os.devnull,
+            "--no-control-socket",
+            "--bind",
+            "127.0.0.1:0",
+            "wsgi:app",
+        ],
         capture_output=True,
         text=True,
         timeout=PATIENCE,

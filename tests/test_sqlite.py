@@ -376,7 +376,7 @@ def test_who_may_only_read_leaves_nothing_that_keeps_the_owner_out(shared: Path)
 
 def test_a_log_to_which_the_user_may_not_write_is_named(shared: Path) -> None:
     if os.geteuid() != 0:  # SQLite lets the owner write to it
-        not_installed("another user")
+        not_installed("root")
     path = shared / "perfgate.db"
     opened(path)
     path.chmod(0o666)
