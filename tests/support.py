@@ -114,7 +114,7 @@ def wait_for(condition: Callable[[], Any], what: str) -> Any:
 
 
 def not_installed(program: str) -> NoReturn:
-    """Skip the test, or the whole module, that needs a program, or root; in CI all must be there."""
+    """Skip the test, or the whole module, that needs a program, or root; CI must have all."""
     import pytest  # benchmarks do without
 
     assert not os.environ.get("CI"), f"needs {program}"
