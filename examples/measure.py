@@ -19,8 +19,9 @@ from datetime import datetime
 
 if len(sys.argv) < 4 or not sys.argv[2].isdecimal() or int(sys.argv[2]) < 1:
     sys.exit("usage: measure.py NAME REPEAT COMMAND...")
-# Ignored, as some daemons leave it, no exit code reaches this program, and a failure looks well.
-signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+# Where it is ignored, as some daemons leave it, every exit code is 0, and a failure looks well.
+if hasattr(signal, "SIGCHLD"):  # not on Windows
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 name, repeat, command = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 
 

@@ -10,7 +10,7 @@ kept_ref=${KEEP_REF-refs/heads/main} # empty: of no ref
 
 ask() {
     printf 'Authorization: Bearer %s\n' "$PERFGATE_KEY" |
-        curl --fail-with-body --no-include -L --max-redirs 0 -gsS --path-as-is --max-time 60 -H @- "$@"
+        curl -q --fail-with-body -L --max-redirs 0 -gsS --path-as-is --max-time 60 -H @- "$@"
 }
 
 list() { # the names of records: benchmark/versions/version

@@ -18,9 +18,8 @@ from perfgate_server.worker import OWN_SIGNALS, Worker
 
 logger = logging.getLogger(__name__)
 
-#: The workers' hearts are looked at once a second or more often. After this many seconds without a
-#: look this process was stopped itself, and the workers have as many for their hearts to beat
-#: again.
+#: Hearts are looked at once a second or more often. If there was no look for this many seconds,
+#: this process itself was stopped, and the workers get as many for their hearts to beat again.
 _STOOD_STILL = 5.0
 
 

@@ -58,7 +58,7 @@ class Balance:
         #: Until when a connection is left to a worker with fewer clients, or 0, and whether this
         #: pass of the loop left it.
         self._turn_ends, self._gave_way = 0.0, False
-        #: When it is looked again whether a client is to be given away.
+        #: When to look again whether to give a client away.
         self._looks_at = 0.0
         self._count(0)
 
@@ -91,7 +91,7 @@ class Balance:
             clear(self._slot)
             self._slot = None
 
-    def stands_back(self) -> bool:
+    def stand_back(self) -> bool:
         """While all threads are busy, leave a connection to a worker that has a free thread; to
         any, if this one is stuck. If all are busy and get on, it waits here: then a thread that
         becomes free has its next request at once."""
@@ -102,7 +102,7 @@ class Balance:
         self.stands_back_until = now + _STANDS_BACK
         return True
 
-    def gives_way(self) -> bool:
+    def give_way(self) -> bool:
         """While a thread is free, let another worker with a free thread and fewer clients have a
         moment to take a connection. The loop then comes back at once, with whatever else there is
         to do."""
@@ -115,11 +115,11 @@ class Balance:
             time.sleep(_GLANCE)
         return self._gave_way
 
-    def has_too_many(self) -> bool:
+    def shed_one(self) -> bool:
         """Tell whether to close a client's connection, for another worker to take its next one:
         kept connections stay unevenly spread after a worker died or started first.
 
-        One at a time, so that each is counted where it goes before it is looked again.
+        One at a time, so that each is counted where it went before the next look.
         """
         if self._requests < 2 or self._slot is None:
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -227,9 +228,10 @@ class ServerConfig:
         return cls(api_keys=tuple(found), **values)
 
 
+@functools.cache
 def _settings() -> dict[str, Mapping[str, Any]]:
     """Return what `_setting` was told of each field that has a variable."""
-    return {field.name: field.metadata for field in fields(ServerConfig) if field.metadata}
+    return {one.name: one.metadata for one in fields(ServerConfig) if one.metadata}
 
 
 def _from_environment(name: str, variable: str, environ: Mapping[str, str]) -> str | None:
@@ -353,7 +355,8 @@ def _check_range(
     name: str, value: object, low: float, high: float, kind: type[int] | UnionType = int
 ) -> None:
     if not isinstance(value, kind) or not low <= value <= high:  # NaN is in no range
-        raise ConfigError(f"{name} must be from {low} to {high}, not {value}")
+        what = "an integer" if kind is int else "a number"
+        raise ConfigError(f"{name} must be {what} from {low} to {high}, not {value!r}")
 
 
 def _is_of_postgres(url: str) -> bool:

@@ -39,8 +39,8 @@ EXPOSED = (
 #: What a client is told of a fault of ours.
 FAILED = "Internal error; see this request id in the server's log."
 
-#: Seconds after which a client may try again what was answered 503.
-_RETRY_AFTER = 1
+#: The headers of a 503: a client may try again after a second.
+RETRY = {"Retry-After": "1"}
 
 
 class ApiError(Exception):
@@ -132,18 +132,17 @@ def _precondition(header: str) -> ApiError:
     return ApiError(412, message, {"header": header})
 
 
-def note_unavailable(error: storage.Unavailable) -> dict[str, str]:
-    """Log why the storage is unavailable; return the headers of a 503."""
+def log_unavailable(error: storage.Unavailable) -> None:
+    """Log why the storage is unavailable, which clients are not told."""
     logger.error("storage unavailable: %s", error, extra={"request_id": g.request_id})
-    return {"Retry-After": str(_RETRY_AFTER)}
 
 
 def _unavailable(error: storage.Unavailable) -> Response:
-    headers = note_unavailable(error)
+    log_unavailable(error)
     # Nobody knows whether anything changed: the answer to a commit may be lost. A retry is safe:
     # an upload or a promotion that was done gets its first answer.
     message = f"The storage is {error.reason.replace('_', '-')}. Try again."
-    return _answer(ApiError(503, message, {"reason": error.reason}, headers))
+    return _answer(ApiError(503, message, {"reason": error.reason}, RETRY))
 
 
 def _http_error(error: HTTPException) -> ApiError:

@@ -109,7 +109,7 @@ def run_server(config: ServerConfig) -> None:
         announce_key(key, url)
     settings |= {
         "bind": f"fd://{listener.detach()}",
-        "when_ready": lambda _: logger.info(started(config, url)),
+        "when_ready": lambda _: logger.info(start_line(config, url)),
         "on_exit": log_stop,
     }
     parent = os.getpid()
@@ -158,7 +158,7 @@ def _url(listener: socket.socket) -> str:
     return f"http://{address(*listener.getsockname()[:2])}"
 
 
-def started(config: ServerConfig, url: str) -> str:
+def start_line(config: ServerConfig, url: str) -> str:
     """Return the log's line once a server listens at `url`."""
     where = config.storage_type
     if config.location:

@@ -126,10 +126,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
 
     def accept(self, listener: socket.socket) -> None:
         """Take a new connection, unless it is left to another worker."""
-        if self.balance.stands_back():
+        if self.balance.stand_back():
             self.set_accept_enabled(False)
             return
-        if self.balance.gives_way():
+        if self.balance.give_way():
             return
         try:
             super().accept(listener)
@@ -197,7 +197,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
             self.balance.end_request()
 
     def handle_request(self, req: Any, conn: Any) -> Any:
-        if self.balance.has_too_many() or asks_to_close(req):
+        if self.balance.shed_one() or asks_to_close(req):
             req.force_close()  # with its answer, which says so
         elif is_unread(req):
             # Asked when the answer's head is written, and the application has read what it wants.

@@ -9,13 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 from flask import Flask
-from gunicorn.arbiter import Arbiter
 
 from perfgate_server import logs
 from perfgate_server.app import configure_logs, create_app, make_state
-from perfgate_server.arbiter import tell_of_hangup
+from perfgate_server.arbiter import Arbiter, tell_of_hangup
 from perfgate_server.config import ConfigError, ServerConfig, address
-from perfgate_server.server import gunicorn_settings, log_stop, started
+from perfgate_server.server import gunicorn_settings, log_stop, start_line
 from perfgate_server.storage.base import CannotOpen
 from perfgate_server.terminal import end
 from perfgate_server.worker import Worker
@@ -77,7 +76,7 @@ def wsgi_settings() -> dict[str, Any]:
     return settings | {
         "bind": address(config.bind, config.port),
         "on_starting": lambda server: _take_options(config, server),
-        "when_ready": lambda server: logger.info(started(config, _listening(server))),
+        "when_ready": lambda server: logger.info(start_line(config, _listening(server))),
         "on_exit": log_stop,
         "on_reload": tell_of_hangup,
     }

@@ -110,13 +110,13 @@ class Fuzzer:
         #: Route and role -> how often it was asked.
         self.asked: Counter[tuple[str, Role | None]] = Counter()
         self._seed = seed
-        self._wal = _Log()
+        self._log = _Log()
         self._storage: Any = self.app.extensions["perfgate"].storage
         self._fill()
         self._rows = self._snapshot()
 
     def close(self) -> None:
-        self._wal.close()
+        self._log.close()
         self._storage.close()
 
     def _fill(self) -> None:
@@ -261,7 +261,7 @@ class Fuzzer:
             assert FAR.encode() not in shown, "another project's record stands in the answer"
         if caller.role is None or caller.benchmarks:
             assert NEAR.encode() not in shown, "another benchmark's record stands in the answer"
-        self._wal.check()
+        self._log.check()
         self._check_rows(caller)
 
     def _check_rows(self, caller: Caller) -> None:

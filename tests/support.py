@@ -123,9 +123,10 @@ def not_installed(program: str) -> NoReturn:
 
 #: Beginnings of variables that steer what the tests start. In a hook of git's, GIT_INDEX_FILE names
 #: the index of the commit that is being made, which `git clone` would write to.
-FOREIGN: tuple[str, ...]
-FOREIGN = ("PERFGATE_", "GUNICORN_", "FLASK_", "WEB_CONCURRENCY", "SCRIPT_NAME", "KEEP_REF")
-FOREIGN += ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE", "PYTHONIOENCODING", "PYTHONSAFEPATH")
+FOREIGN = (
+    *("PERFGATE_", "GUNICORN_", "FLASK_", "WEB_CONCURRENCY", "SCRIPT_NAME", "KEEP_REF"),
+    *("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE", "PYTHONIOENCODING", "PYTHONSAFEPATH"),
+)
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -147,11 +148,11 @@ class Server:
         self.process = process
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
-        self._wal = log
+        self._log = log
 
     @property
     def log(self) -> str:
-        return self._wal.read_text("utf-8", errors="surrogateescape")
+        return self._log.read_text("utf-8", errors="surrogateescape")
 
     def lines(self, message: str = "request") -> list[dict[str, Any]]:
         """Return the JSON log lines with that message."""

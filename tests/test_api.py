@@ -626,7 +626,7 @@ def test_health_without_a_storage_is_503_and_told_in_the_log(
 
     def ping(*, deadline: float) -> None:
         waited.append(deadline - time.monotonic())
-        raise Unavailable("it is gone", "busy")
+        raise Unavailable("it is gone", "full")
 
     app = create(replace(config, timeout=timeout))
     monkeypatch.setattr(app.extensions["perfgate"].storage, "ping", ping)
@@ -634,7 +634,7 @@ def test_health_without_a_storage_is_503_and_told_in_the_log(
     assert (answer.status_code, answer.headers["Cache-Control"]) == (503, "no-store")
     assert answer.headers["Retry-After"] == "1"
     assert answer.json["status"] == answer.json["storage"]["status"] == "unhealthy"
-    assert answer.json["storage"]["reason"] == "busy"
+    assert answer.json["storage"]["reason"] == "full"
     (said,) = [record for record in caplog.records if "it is gone" in record.getMessage()]
     assert vars(said)["request_id"] == answer.headers["X-Request-ID"]
     assert patience - 1 < waited[0] <= patience

@@ -207,7 +207,7 @@ def test_the_ci_scripts_work_and_tell_by_their_exit_status(tmp_path: Path, scrip
 
 
 def test_what_stands_in_a_curlrc_changes_no_exit_status(tmp_path: Path, scripts: Path) -> None:
-    (tmp_path / ".curlrc").write_text("fail\ninclude\nlocation\n")
+    (tmp_path / ".curlrc").write_text("fail-with-body\ninclude\nlocation\nrequest = GET\n")
     (tmp_path / "run.json").write_text(json.dumps(receipt(wall_ms=100)))
     with serving(perfgate_server(), tmp_path) as server:
         variables = environment(
@@ -369,6 +369,18 @@ def test_what_measure_py_prints_is_a_receipt(tmp_path: Path) -> None:
         assert (headers["perfgate-verdict"], json.loads(body)["verdict"]["status"]) == ("fail",) * 2
 
 
+def test_measure_py_hears_of_a_failure_also_where_a_daemon_had_signals_ignored() -> None:
+    program = (
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN);"
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    script = ROOT / "examples" / "measure.py"
+    command = [sys.executable, "-c", program, script, "a", "1", "false"]
+    result = subprocess.run(command, capture_output=True)
+    assert result.returncode == 1
+    assert json.loads(result.stdout)["samples"][0]["exit_code"] == 1
+
+
 @pytest.mark.parametrize(
     "arguments", [["b", "3", "/nowhere"], ["b", "²", "true"], ["b", "0", "true"]]
 )
@@ -405,6 +417,7 @@ def test_the_deletion_of_old_uploads_tells_by_its_exit_status(tmp_path: Path, pa
     assert text.count("limit=1000") == 1
     script = tmp_path / "retention.sh"
     script.write_text(text.replace("limit=1000", f"limit={page}"))
+    (tmp_path / ".curlrc").write_text("fail\n")
     with serving(perfgate_server(), tmp_path) as server:
         for benchmark, version in (("io[gzip]", "v1"), ("other", "v1"), ("io[gzip]", "v2")):
             assert server.put(benchmark, version, receipt()) == 201
@@ -417,7 +430,8 @@ def test_the_deletion_of_old_uploads_tells_by_its_exit_status(tmp_path: Path, pa
 
         def delete(key: str, url: str = server.url, **more: str) -> tuple[int, str]:
             command = ["sh", script, "2126-01-01T00:00:00Z"]
-            variables = environment(PERFGATE_URL=url, PERFGATE_KEY=key, PROJECT="p", **more)
+            more |= {"HOME": str(tmp_path), "PROJECT": "p"}
+            variables = environment(PERFGATE_URL=url, PERFGATE_KEY=key, **more)
             result = subprocess.run(
                 command, cwd=tmp_path, capture_output=True, text=True, env=variables
             )

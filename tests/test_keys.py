@@ -74,7 +74,7 @@ def test_a_pattern_must_match_the_whole_benchmark(pattern: str, seen: str, unsee
 
 
 @pytest.mark.parametrize(
-    ("pattern", "within", "is_all"),
+    ("pattern", "prefix", "is_all"),
     [
         ("*", "", True),
         (".*", "", True),
@@ -94,10 +94,10 @@ def test_a_pattern_must_match_the_whole_benchmark(pattern: str, seen: str, unsee
     ],
 )
 def test_a_key_sees_nothing_that_does_not_begin_as_its_pattern(
-    pattern: str, within: str, is_all: bool
+    pattern: str, prefix: str, is_all: bool
 ) -> None:
     key = keys.parse(f"viewer:{KEY}:web:{pattern}")
-    assert (key.visible_prefix, key.is_visible is None) == (within, is_all)
+    assert (key.visible_prefix, key.is_visible is None) == (prefix, is_all)
 
 
 @given(
@@ -113,8 +113,8 @@ def test_what_a_key_sees_is_what_its_pattern_matches(pattern: list[str], name: s
     except ValueError:
         return
     assume(names.BENCHMARK.match(name))
-    is_within = name.startswith(key.visible_prefix)
-    assert key.sees(name) == (is_within and (key.is_visible is None or key.is_visible(name)))
+    begins_so = name.startswith(key.visible_prefix)
+    assert key.sees(name) == (begins_so and (key.is_visible is None or key.is_visible(name)))
 
 
 @pytest.mark.parametrize("name", ["", "..", "a//b", "io/read\n", "io/" + "x" * 300, "io/versions"])

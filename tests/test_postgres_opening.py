@@ -501,3 +501,22 @@ def test_without_the_extra_it_says_what_to_install(url: str) -> None:
     )
     assert result.returncode == 2
     assert "perfgate-server[postgres]" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (psycopg.errors.ReadOnlySqlTransaction, "read_only"),
+        (psycopg.errors.DiskFull, "full"),
+        (psycopg.errors.DeadlockDetected, "busy"),
+        (psycopg.errors.LockNotAvailable, "busy"),
+        (psycopg.errors.QueryCanceled, "busy"),
+        (psycopg.errors.AdminShutdown, "down"),
+        (psycopg.OperationalError, "down"),
+    ],
+)
+def test_the_reason_is_what_the_sqlstate_says(kind: type[psycopg.Error], reason: str) -> None:
+    from perfgate_server.storage.postgres import _unavailable
+
+    told = _unavailable(kind("x"))
+    assert (told.reason, str(told)) == (reason, "PostgreSQL: x")

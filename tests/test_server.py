@@ -49,7 +49,7 @@ from perfgate_server.server import (
     _listen,
     _url,
     gunicorn_settings,
-    started,
+    start_line,
 )
 from perfgate_server.wsgi import wsgi_settings
 
@@ -139,7 +139,7 @@ def run_gunicorn(*options: str, **variables: str) -> Any:
     [
         (["-e", "PERFGATE_DATABASE_URL={folder}/other.db"], "-e"),
         (["-e", "PERFGATE_TIMEOUT=5"], "-e"),
-        (["--threads", "513"], "threads must be from 1 to 512"),
+        (["--threads", "513"], "threads must be an integer from 1 to 512"),
     ],
     ids=str,
 )
@@ -321,7 +321,7 @@ def test_one_line_on_start_tells_where_what_and_who(tmp_path: Path) -> None:
 
 def test_the_line_on_start_shows_no_password() -> None:
     url = "postgresql://perfgate:secret@localhost/perfgate"
-    line = started(ServerConfig(storage_type="postgres", database_url=url), "http://localhost")
+    line = start_line(ServerConfig(storage_type="postgres", database_url=url), "http://localhost")
     assert "localhost/perfgate" in line and "secret" not in line
 
 

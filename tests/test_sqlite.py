@@ -44,6 +44,7 @@ from perfgate_server.storage import (
 from perfgate_server.storage.base import CannotOpen, Filters, Page, Selector, Unavailable
 from perfgate_server.storage.sql import SqlStorage
 from perfgate_server.storage.sqlite import _CHECK_LASTS, SqliteEngine
+from perfgate_server.storage.sqlite_connection import unavailable
 
 
 def opened(path: Path) -> SqlStorage:
@@ -800,3 +801,34 @@ def test_processes_write_in_turn(path: Path) -> None:
     assert len(pids) == 400
     # A commit is for four at most, so there are a hundred turns; without gaps there are some 15.
     assert len(list(itertools.groupby(pids))) > 50
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("BUSY", "busy"),
+        ("BUSY_SNAPSHOT", "busy"),
+        ("LOCKED", "busy"),
+        ("INTERRUPT", "busy"),
+        ("FULL", "full"),
+        ("IOERR_SHMSIZE", "full"),
+        ("READONLY", "read_only"),
+        ("READONLY_DIRECTORY", "read_only"),
+        ("IOERR_WRITE", "down"),
+        ("CORRUPT", "down"),
+        (None, "down"),
+    ],
+)
+def test_the_reason_is_what_sqlites_code_says(name: str | None, reason: str) -> None:
+    error = sqlite3.OperationalError("x")
+    if name is not None:
+        error.sqlite_errorcode = getattr(sqlite3, f"SQLITE_{name}")
+    told = unavailable(error)
+    assert (told.reason, str(told)) == (reason, "SQLite: x")
+
+
+def test_who_waits_for_a_connection_until_the_deadline_is_told_that_it_is_busy(path: Path) -> None:
+    with closing(SqliteEngine(path, threads=1)) as engine, engine.single(soon()):
+        with pytest.raises(Unavailable, match="in use") as raised, engine.single(soon(0.05)):
+            pass
+    assert raised.value.reason == "busy"

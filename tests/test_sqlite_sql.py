@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import soon, stored
+from support import receipt, soon, stored
 
 from perfgate_server.storage import rows, sql_comparison, sql_verdicts
-from perfgate_server.storage.base import Filters, Page, Selector
+from perfgate_server.storage.base import Filters, Page, PastRun, Selector
 from perfgate_server.storage.selection import page_rows, select
 from perfgate_server.storage.sql import SqlStorage
 from perfgate_server.storage.sqlite import SqliteEngine
@@ -130,6 +130,32 @@ def test_the_past_of_a_baseline_is_a_seek_in_an_index(
     plans = [plan for plan in explaining.plans if plan != "CORRELATED SCALAR SUBQUERY 1"]
     assert all(plan.startswith("SEARCH") for plan in plans), plans
     assert any(seek in plan for plan in explaining.plans), explaining.plans
+
+
+@pytest.mark.parametrize(("limit", "reads"), [(0, 0), (20, 1), (30, 1), (35, 1), (39, 1)])
+def test_no_more_of_a_past_is_read_than_is_asked_for(
+    storage: SqlStorage, monkeypatch: pytest.MonkeyPatch, limit: int, reads: int
+) -> None:
+    for number in range(40):
+        value = receipt(wall_ms=number)
+        newest, _ = storage.create(*stored("b", f"v{number}", value=value), deadline=soon())
+    asked: list[int] = []
+    rows_of = sql_comparison._newest_rows
+
+    def newest_rows(db: Any, selection: Any, limit: int, columns: str) -> list[Any]:
+        asked.append(limit)
+        return rows_of(db, selection, limit, columns)
+
+    monkeypatch.setattr(sql_comparison, "_newest_rows", newest_rows)
+    past = storage.past(
+        newest,
+        git_ref=None,
+        excluding=[],
+        limit=limit,
+        read=lambda summary: PastRun(summary, True),
+        deadline=soon(),
+    )
+    assert (len(past), len(asked)) == (limit, reads)
 
 
 def test_a_move_seeks_the_tags_of_each_record(storage: SqlStorage) -> None:

@@ -281,8 +281,9 @@ def test_the_last_free_thread_leaves_a_lock_to_those_who_wait_for_it(
         assert alone.done()
         other.execute("COMMIT")
     for future in (last, alone):
-        with pytest.raises(Unavailable, match="lock"):
+        with pytest.raises(Unavailable, match="lock") as raised:
             future.result()
+        assert raised.value.reason == "busy"
     assert desk.rows() == [1]
 
 

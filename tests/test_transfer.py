@@ -460,11 +460,11 @@ def test_a_record_of_the_file_that_lies_behind_its_next_moves_nothing_back(
 
 
 def test_a_temporary_folder_without_room_is_named() -> None:
-    with contextlib.closing(transfer._LastSequences()) as lasts:
-        lasts._db.execute("PRAGMA max_page_count = 3")
+    with contextlib.closing(transfer._LastSequences()) as ends:
+        ends._db.execute("PRAGMA max_page_count = 3")
         with pytest.raises(Unavailable, match=r"TMPDIR.*full"):
             for number in range(1000):
-                lasts.put(("baselines", "p", f"b{number}"), number)
+                ends.put(("baselines", "p", f"b{number}"), number)
 
 
 def test_the_places_of_a_file_never_go_back(storage: Storage) -> None:

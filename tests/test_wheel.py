@@ -8,7 +8,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from support import EVERY_KEY, ROOT, drive, environment, serving
+from support import EVERY_KEY, ROOT, drive, serving
 
 
 @pytest.fixture(scope="module")
@@ -18,17 +18,17 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("needs a clone: what git does not know is not in the wheel")
     folder = tmp_path_factory.mktemp("wheel")
     # A copy: the build must not depend on what lies about, nor leave anything.
-    subprocess.run(["git", "clone", "-q", ROOT, folder / "source"], check=True, env=environment())
+    subprocess.run(["git", "clone", "-q", ROOT, folder / "source"], check=True)
     diff = ["git", "diff", "HEAD", "--binary"]
-    changes = subprocess.run(diff, cwd=ROOT, capture_output=True, check=True, env=environment())
+    changes = subprocess.run(diff, cwd=ROOT, capture_output=True, check=True)
     if changes.stdout:
         subprocess.run(["git", "apply"], cwd=folder / "source", input=changes.stdout, check=True)
     build = [sys.executable, "-m", "build", "--wheel", "--outdir", folder, folder / "source"]
-    subprocess.run(build, check=True, env=environment())
+    subprocess.run(build, check=True)
     (wheel,) = folder.glob("*.whl")
     venv.create(folder / "venv", with_pip=True)
     pip = [folder / "venv/bin/python", "-I", "-m", "pip", "install", "-q", wheel]
-    subprocess.run(pip, check=True, env=environment())
+    subprocess.run(pip, check=True)
     return folder / "venv/bin"
 
 

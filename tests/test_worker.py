@@ -165,7 +165,7 @@ def test_a_worker_without_a_slot_takes_clients_and_is_seen_by_none(
     load_of[0], load_of[1] = NOBODY, 0
     assert passes(worker, listener) == 1
     worker.balance._count(3)
-    assert not worker.balance.has_too_many() and load_of[0] == NOBODY
+    assert not worker.balance.shed_one() and load_of[0] == NOBODY
 
 
 def test_a_worker_looks_again_when_it_has_stood_back_and_rests_meanwhile(
@@ -324,7 +324,7 @@ def test_a_client_is_given_to_a_worker_with_fewer(
 ) -> None:
     worker.balance._requests = requests
     has(worker, clients, *others)
-    assert worker.balance.has_too_many() is gives
+    assert worker.balance.shed_one() is gives
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_a_worker_without_a_free_thread_leaves_a_client_for_a_while(
         worker.accept(listener)
     assert len(worker.taken) == (0 if stands_back else 1)
     assert worker._accepting is not stands_back
-    assert not worker.balance.gives_way()
+    assert not worker.balance.give_way()
     worker.set_accept_enabled(True)
     assert worker._accepting is not stands_back
     now += balance._STANDS_BACK
@@ -515,9 +515,9 @@ def test_clients_are_given_away_one_at_a_time(worker: Any, monkeypatch: pytest.M
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
     worker.balance._requests = 4
     has(worker, 8, 0)
-    assert worker.balance.has_too_many() and not worker.balance.has_too_many()
+    assert worker.balance.shed_one() and not worker.balance.shed_one()
     now += balance._PACE
-    assert worker.balance.has_too_many() and not worker.balance.has_too_many()
+    assert worker.balance.shed_one() and not worker.balance.shed_one()
     now += balance._PACE
     worker.balance.leave()  # as it stops
-    assert not worker.balance.has_too_many()
+    assert not worker.balance.shed_one()

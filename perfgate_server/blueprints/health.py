@@ -8,7 +8,7 @@ from flask import Blueprint, Response, current_app, g
 
 from perfgate_server.auth import requires
 from perfgate_server.blueprints import responses
-from perfgate_server.errors import note_unavailable
+from perfgate_server.errors import RETRY, log_unavailable
 from perfgate_server.storage.base import Unavailable
 from perfgate_server.version import VERSION
 
@@ -30,6 +30,7 @@ def get_health() -> Response:
         state.storage.ping(deadline=min(g.deadline, time.monotonic() + _TIMEOUT))
     except Unavailable as error:
         storage |= {"status": "unhealthy", "reason": error.reason}
-        headers |= note_unavailable(error)
+        log_unavailable(error)
+        headers |= RETRY
     body = {"status": storage["status"], "version": VERSION, "storage": storage}
     return responses.json(body, 200 if storage["status"] == "healthy" else 503, headers)

@@ -280,8 +280,9 @@ class PreconditionFailed(StorageError):
     """The caller's precondition does not hold; the text is the caller's own."""
 
 
-#: Why a storage is unavailable. A moment may end ``busy``; the others wait for somebody, and while
-#: it is ``full`` or ``read_only`` what is stored can be read.
+#: Why a storage is unavailable. ``busy`` may be over in a moment; the others need somebody. While
+#: it is ``full`` or ``read_only``, what is stored can mostly be read. ``down`` is all else, also
+#: where no cause is known: SQLite calls a quota an I/O error.
 Reason = Literal["busy", "full", "read_only", "down"]
 
 
@@ -443,15 +444,17 @@ class Storage(Protocol):
         `after` is the sequence of the record that precedes it in its benchmark, None if it is
         the first. Where the benchmark has records behind that one, keeping it would move
         `latest`: without a `reserved` sequence it is Outcome.REFUSED; with one (from `reserve`)
-        it is kept there, and they are moved behind all that is reserved, in their order. One that
-        is there already, and stands behind it, is put there if nothing lies before it.
+        it is kept there, and they are moved behind all that is reserved, in their order. A record
+        that is there already, but behind the reserved sequence, is moved to that if nothing lies
+        before it.
         """
 
     def restore_verdict(
         self, verdict: VerdictRecord, *, after: int | None, reserved: int | None, deadline: float
     ) -> Restored:
-        """Keep a verdict as it was exported, as `restore` does, but without one behind all
-        there are. One of that id may be there already: PRESENT if it is the same, else DIFFERS."""
+        """Keep a verdict as it was exported, as `restore` does, but where nothing is reserved it
+        goes behind all there are. One of that id may be there already: PRESENT if it is the same,
+        else DIFFERS."""
 
     def ensure_durable(self, *, deadline: float) -> None:
         """Return once all that was found PRESENT is kept as safely as what was KEPT. Whoever wrote

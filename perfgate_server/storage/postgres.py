@@ -181,6 +181,8 @@ class _Pool(ConnectionPool[_Connection]):
                 return connection
 
     def _none(self) -> Unavailable:
+        """Return what it means that no connection was to be had. A server without a free one
+        refuses as one that is down does; one that hangs is busy with those that are lent."""
         if len(self._lent) < self.max_size:
             return Unavailable("PostgreSQL: no connection could be made before the deadline")
         return Unavailable("PostgreSQL: no connection was free before the deadline", "busy")
@@ -205,7 +207,6 @@ _REASONS: dict[str | None, Reason] = {
     "25006": "read_only",  # read_only_sql_transaction
     "53100": "full",  # disk_full
     "40P01": "busy",  # deadlock_detected
-    "53300": "busy",  # too_many_connections
     "55P03": "busy",  # lock_not_available: the deadline's end, as the next
     "57014": "busy",  # query_canceled
 }

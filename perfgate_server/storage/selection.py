@@ -215,24 +215,24 @@ def only_visible(
 ) -> list[tuple[str, Any]] | None:
     """Return conditions, each with its value, that restrict a table's benchmarks with that prefix
     to those that the key sees: [] if it sees all of them, None if it sees none."""
-    within, is_visible, name = filters.visible_prefix, filters.is_visible, filters.benchmark
+    seen_prefix, is_visible, name = filters.visible_prefix, filters.is_visible, filters.benchmark
     if name is not None:  # which leaves no other
-        is_seen = name.startswith(prefix) and name.startswith(within)
+        is_seen = name.startswith(prefix) and name.startswith(seen_prefix)
         return [] if is_seen and (is_visible is None or is_visible(name)) else None
-    if is_visible is None and prefix.startswith(within):
+    if is_visible is None and prefix.startswith(seen_prefix):
         return _beginning_with(prefix)
-    if not within.startswith(prefix) and not prefix.startswith(within):
+    if not seen_prefix.startswith(prefix) and not prefix.startswith(seen_prefix):
         return None
     first, last = _ends(db, project, table, prefix)
-    all_within = first.startswith(within) and last.startswith(within)
-    if is_visible is None and (all_within or db.has_statistics):
-        return _beginning_with(prefix if all_within else within)
+    all_may_be_seen = first.startswith(seen_prefix) and last.startswith(seen_prefix)
+    if is_visible is None and (all_may_be_seen or db.has_statistics):
+        return _beginning_with(prefix if all_may_be_seen else seen_prefix)
     # SQLite would read all rows of a range. Of names it reads a page's of each, the newest first.
-    names = _benchmarks(db, project, table, max(prefix, within, key=len))
+    names = _benchmarks(db, project, table, max(prefix, seen_prefix, key=len))
     seen = [*filter(is_visible, names)]
     if not seen:
         return None
-    if all_within and len(seen) == len(names):
+    if all_may_be_seen and len(seen) == len(names):
         return _beginning_with(prefix)
     return [db.among("benchmark", seen)]
 

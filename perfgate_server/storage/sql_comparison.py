@@ -136,9 +136,10 @@ def past(
     """See `base.Storage.past`."""
     # By content hash, for what was uploaded twice is one run; where no run is named, by sequence.
     found: dict[str | int, Any] = {}
-    for sequence, content_hash, summary in _runs(db, baseline, git_ref, max(_STEP, count)):
-        if len(found) == count:
-            break
+    runs = _runs(db, baseline, git_ref, max(_STEP, count))
+    # Taken one by one: the next step is read only if it is needed.
+    while len(found) < count and (record := next(runs, None)) is not None:
+        sequence, content_hash, summary = record
         if content_hash in excluding:
             continue
         if content_hash in found:
@@ -176,8 +177,8 @@ def _runs(
 
 def _sequence_of_run(db: Session, baseline: Baseline, git_ref: str | None) -> int | None:
     """Return the sequence of the run that a record was promoted from, or its own; with `git_ref`
-    of the oldest in between that has that ref. None if one of them is deleted, or if
-    the chain has MAX_SCANNED promotions or more."""
+    of the oldest in between that has that ref. None if one of them is deleted, or if the chain has
+    MAX_SCANNED promotions or more."""
     sequence = seen = baseline.sequence
     source = baseline.promoted_from
     for _ in range(base.MAX_SCANNED):

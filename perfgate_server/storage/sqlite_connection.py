@@ -102,7 +102,9 @@ _REASONS: dict[int, Reason] = {
 def unavailable(error: BaseException) -> Unavailable:
     """Return what an error of SQLite's means to whoever asked."""
     text = f"SQLite: {str(error) or type(error).__name__}"
-    return Unavailable(text, _REASONS.get(primary_code(error), "down"))
+    # Whose disk has no room for the index of a new log.
+    is_full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHMSIZE
+    return Unavailable(text, "full" if is_full else _REASONS.get(primary_code(error), "down"))
 
 
 def primary_code(error: BaseException) -> int:

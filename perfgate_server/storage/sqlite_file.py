@@ -53,7 +53,7 @@ def prepare(path: Path, create: bool = True) -> None:
         if not stat.S_ISDIR(_mode(path.parent)):
             raise CannotOpen(f"{path.parent} is no directory")
         if create:
-            _check_log(path)
+            _check_wal(path)
             with closing(connect(path, "rwc", OPEN_TIMEOUT)) as db:
                 _check_origin(db)  # before anything is changed in a file that is not ours
                 _enter_wal(db)
@@ -69,8 +69,8 @@ def prepare(path: Path, create: bool = True) -> None:
 def _why(error: Exception, path: Path) -> str:
     """Return what is said of a database that cannot be opened."""
     if primary_code(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-        log = [file for file in wal_paths(path) if os.path.exists(file)]
-        if locked := [file for file in log if not _may_write(file)]:
+        wal = [file for file in wal_paths(path) if os.path.exists(file)]
+        if locked := [file for file in wal if not _may_write(file)]:
             return f"{error}; this user must be able to write to {' and '.join(locked)} too"
         return f"{error}; this user must be able to write to it and to its folder, or open a copy"
     return str(getattr(error, "strerror", None) or error)
@@ -98,7 +98,7 @@ def _refuse_directory(path: Path) -> None:
 @contextmanager
 def _existing(path: Path) -> Iterator[tuple[Connection, int]]:
     """Open a database of ours that must be there; yield it, and the version of its schema."""
-    _check_log(path)
+    _check_wal(path)
     _refuse_directory(path)
     if not stat.S_ISREG(_mode(path)):
         raise CannotOpen("there is no such file")
@@ -113,15 +113,15 @@ def _existing(path: Path) -> Iterator[tuple[Connection, int]]:
 def _check_rights(path: Path) -> None:
     """Refuse a database that this user may only read, unless it has its log: SQLite would make one
     of this user's, to which its owner, and so the server, could not write."""
-    has_log = all(map(os.path.exists, wal_paths(path)))
-    if not has_log and not _may_write(path) and is_in_wal_mode(kept_open(path)):
+    has_wal = all(map(os.path.exists, wal_paths(path)))
+    if not has_wal and not _may_write(path) and is_in_wal_mode(kept_open(path)):
         raise CannotOpen(
             "it may only be read here, and SQLite would leave a log beside it to which its owner"
             " could not write; be a user who may write to it, or open a copy"
         )
 
 
-def _check_log(path: Path) -> None:
+def _check_wal(path: Path) -> None:
     """Refuse a database beside the log of another, or whose own is lost while it is open. Of a
     database that is gone SQLite would throw the log away, and what was only in it; into a backup
     that was put in its place it would write the log, and destroy the backup."""
