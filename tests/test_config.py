@@ -156,7 +156,8 @@ def test_a_number_may_be_as_small_and_as_large_as_its_limits(
     for text in (least, most):
         load({name: text, "storage_type": "sqlite"})
     for text in beyond:
-        with pytest.raises(ConfigError, match=f"^{name.replace('_', ' ')} must be an? [a-z]+ from "):
+        said = f"^{name.replace('_', ' ')} must be an? [a-z]+ from "
+        with pytest.raises(ConfigError, match=said):
             load({name: text, "storage_type": "sqlite"})
 
 
