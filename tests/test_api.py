@@ -187,6 +187,7 @@ def test_a_path_that_begins_with_two_slashes_is_no_route(api: Api, path: str) ->
         "-x_y.z-",
         "...",
         "versions/x",
+        "a/versions2",
         "latest",
         "a/latest",
         "promote",

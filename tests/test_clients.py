@@ -103,6 +103,14 @@ def test_a_client_tells_what_has_come_and_leaves_it(sent: int, is_there: bool) -
         assert client.holds(10) is is_there
 
 
+def test_of_a_client_that_is_gone_without_a_word_nothing_has_come() -> None:
+    """The kernel says so by an error, and that is no failure of the server."""
+    with connected() as (there, client):
+        client.sendall(b"an answer that is not read")
+        there.close()
+        assert client.holds(1) is False
+
+
 def unread(buffered: int = 0, **reader: Any) -> Any:
     """Return a request, the rest of whose body is as gunicorn's reader says."""
     body = SimpleNamespace(reader=SimpleNamespace(**reader))

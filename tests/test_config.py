@@ -121,6 +121,7 @@ def test_an_empty_variable_is_an_unset_one() -> None:
         ({"storage_type": "postgres", "database_url": "postgresql://u@h/d\r"}, "control character"),
         ({"storage_type": "postgres", "database_url": "postgresql://u@h/d "}, "white space"),
         ({"storage_type": "sqlite", "database_url": "a\0b"}, "control character"),
+        ({"storage_type": "sqlite", "database_url": "a\x7fb"}, "control character"),
         ({"storage_type": "sqlite", "database_url": "a.db\r"}, r"'a.db\r': with quotes or"),
         ({"storage_type": "sqlite", "database_url": " a.db"}, "' a.db'"),
         ({"storage_type": "sqlite", "database_url": "a.db "}, "white space around it"),
@@ -162,7 +163,9 @@ def test_a_number_may_be_as_small_and_as_large_as_its_limits(
 
 
 def test_only_a_port_may_be_what_kubernetes_makes_of_a_service() -> None:
-    """Anything else that begins so was meant, and must not give way to a default."""
+    """Anything else was meant, and must not give way to a default."""
+    with pytest.raises(ConfigError, match="PERFGATE_PORT: must be a whole number"):
+        load(PERFGATE_PORT="http://10.0.0.1:8080")
     with pytest.raises(ConfigError, match="plain path"):
         load(PERFGATE_STORAGE_TYPE="sqlite", PERFGATE_DATABASE_URL="tcp://10.0.0.1:5432")
 
@@ -218,6 +221,7 @@ def test_a_variable_that_is_nearly_one_of_ours_or_its_beginning_is_told() -> Non
         "PERFGATE_APIKEYS": "PERFGATE_API_KEYS",
         "PERFGATE_API_KEY_FILE": "PERFGATE_API_KEYS_FILE",
         "PERFGATE_PORTT": "PERFGATE_PORT",
+        "PERFGATE_BODY_SIZE": "PERFGATE_MAX_BODY_SIZE",
         "PERFGATE_STORAGE": "PERFGATE_STORAGE_TYPE",
         "PERFGATE_DATABASE": "PERFGATE_DATABASE_URL",
         "PERFGATE_LOG": "PERFGATE_LOG_FORMAT or PERFGATE_LOG_LEVEL",
@@ -272,6 +276,8 @@ def test_where_a_database_is_is_shown_without_the_password(url: str, shown: str)
 def test_where_a_database_is_is_shown_as_it_is_written() -> None:
     shown = ServerConfig(storage_type="sqlite", database_url="/ü/perfgate.db").shown_location
     assert shown == "/ü/perfgate.db"
+    unseen = ServerConfig(storage_type="sqlite", database_url="/\u202e/perfgate.db")
+    assert unseen.shown_location == r"/\u202e/perfgate.db"
 
 
 def test_only_postgres_has_a_pool() -> None:

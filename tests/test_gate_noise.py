@@ -49,6 +49,25 @@ def test_the_scale_of_normal_values_is_their_sigma(n: int) -> None:
     assert fmean(scales) == pytest.approx(5.0, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("n", "factor", "distance"),
+    [
+        (5, 0.844, 1),
+        (6, 0.611, 2),
+        (7, 0.857, 1),
+        (8, 0.669, 2),
+        (9, 0.872, 2),
+        (10, 10 / 13.8, 2),
+        (11, 11 / 12.4, 2),
+    ],
+)
+def test_the_scale_of_few_values_has_the_published_factor(
+    n: int, factor: float, distance: int
+) -> None:
+    """Of 0, 1, 2 and so on: n - 1 distances are 1, n - 2 are 2."""
+    assert qn(range(n)) == pytest.approx(2.21914 * factor * distance, rel=1e-6)
+
+
 def test_the_scale_bears_outliers_to_the_half() -> None:
     assert qn([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 1e9, 1e12, -1e15, 1e18, 1e21]) < 10
 
@@ -197,6 +216,44 @@ def test_of_whole_numbers_one_unit_seen_twice_is_no_level() -> None:
     series = [4, 4, 3, 3, 3, 3, 3, 3]
     assert len(since_last_shift(series, 1.0)) == 8
     assert len(since_last_shift(series, 0.0)) == 6
+
+
+def test_an_interval_of_whole_numbers_is_made_from_all_that_differ_by_one_unit() -> None:
+    found = interval([4, 4, 3, 3, 3, 3, 3, 3], 1.0)
+    assert found is not None and found.n == 8
+
+
+@pytest.mark.parametrize(("step", "is_seen"), [(0.75, False), (0.76, True)])
+def test_a_shift_is_nine_times_the_mean_deviation(step: float, is_seen: bool) -> None:
+    """Which is a quarter of the unit here: 3 · 0.75 = 9 · 0.25. Six values are enough for it."""
+    series = [0.0] * 3 + [step] * 3
+    assert since_last_shift(series, 1.0) == ([step] * 5 if is_seen else series)
+
+
+def test_the_newer_half_of_an_odd_number_has_the_one_in_the_middle() -> None:
+    """Six of eleven: of the first five alone no shift could be told."""
+    series = [200.0] * 5 + [100.0] * 3 + [200.0] * 3
+    assert since_last_shift(series, 0.0) == [200.0] * 5
+
+
+def test_what_may_belong_to_either_level_is_kept() -> None:
+    series = [100.0] * 5 + [150.0] + [200.0] * 5
+    assert since_last_shift(series, 0.0) == series[5:]
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        [2000.0, 2100.0, 1e6, 2050.0, 10.0, 10.1, 10.2],
+        [100.0, 102.0, 0.0, 101.0, 150.0, 151.0, 152.0],
+    ],
+)
+def test_in_seven_values_an_odd_one_is_drawn_in_to_the_distance_of_the_others(
+    series: list[float],
+) -> None:
+    """And no less, or its own deviation would outweigh the shift."""
+    assert since_last_shift(series, 0.0)[-3:] == series[-3:]
+    assert len(since_last_shift(series, 0.0)) == LEAST
 
 
 def test_two_bad_weeks_hide_no_new_level_after_them() -> None:

@@ -221,6 +221,7 @@ def test_a_change_within_the_noise_says_how_far_the_noise_reaches() -> None:
         ("wall_ms", 0.0, "0 ms"),
         ("wall_ms", 2.5, "2.5 ms"),
         ("wall_ms", 1234567.0, "1,234,567 ms"),
+        ("ctx_switches", 1e15, "1e+15"),
         ("ctx_switches", float(2**64), "1.845e+19"),
         ("max_rss_kb", 512.0, "512 KiB"),
         ("max_rss_kb", 1024.0**3, "1 TiB"),
@@ -245,6 +246,8 @@ def test_values_have_units_that_people_read(name: str, number: float, shown: str
         (-0.0001, "0.0 %"),
         (-0.5, "-50.0 %"),
         (12.345, "+1,234.5 %"),
+        (100.0, "101x"),
+        (-100.0, "-99x"),  # of a rate below 0
         (999.0, "1e+03x"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -176,7 +177,9 @@ def test_a_metric_asked_for_and_not_there_is_no_pass(name: str) -> None:
     baseline, current = run(wall_ms=100, cpu_ms=5), run(wall_ms=100, energy_uj=5)
     verdict = against(baseline, current, metrics=("wall_ms", name))
     assert (verdict.status, verdict.reasons) == ("warn", (f"{name}_skip",))
-    assert name in verdict.metrics.skipped
+    # Of what neither has, the run's is told: it may be mended.
+    gap = "missing_baseline" if name == "energy_uj" else "missing_current"
+    assert verdict.metrics.skipped[name] == gap
     assert verdict.metrics.counts == {"pass": 1, "warn": 0, "fail": 0, "skip": 1}
 
 
@@ -654,3 +657,22 @@ def test_the_ends_of_the_interval_are_within_it() -> None:
         found = verdict.metrics.noise["throughput_per_s"]
         assert found.interval is not None and found.interval.low == 4.0
         assert found.decided == decided
+
+
+def test_a_rate_within_the_noise_of_such_as_took_no_time_has_no_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An interval of times may begin at 0, of which no rate can be made."""
+    expected = noise.Interval(20, 0.0, 0.5, 1.0)
+    monkeypatch.setattr(noise, "interval", lambda values, unit: expected)
+    verdict = against(run(throughput_per_s=5.0), run(throughput_per_s=2.0))
+    found = verdict.metrics.noise["throughput_per_s"]
+    assert found.interval == noise.Interval(20, 1.0, 2.0, sys.float_info.max)
+
+
+def test_an_interval_of_the_largest_rates_is_finite() -> None:
+    """Their inverses are so small that to turn them back overflows."""
+    largest = run(throughput_per_s=sys.float_info.max)
+    verdict = against(largest, run(throughput_per_s=1.0), [largest] * 5)
+    found = verdict.metrics.noise["throughput_per_s"].interval
+    assert found == noise.Interval(5, *[sys.float_info.max] * 3)

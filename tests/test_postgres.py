@@ -12,9 +12,10 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -301,6 +302,28 @@ def test_a_commit_waits_for_the_disk_and_for_no_less_than_the_database_says(
     with contextlib.closing(opened(url)) as storage:
         with storage._engine.writing("p", "b", soon()) as db:
             assert db.execute("SHOW synchronous_commit").fetchone() == (kept,)
+
+
+def test_what_a_server_says_counts_however_late_it_comes() -> None:
+    """Or a commit that was answered would be taken for one that was not."""
+    import psycopg
+
+    from perfgate_server.storage import postgres as engine
+
+    def ask() -> Generator[str, int, int]:
+        return (yield "wait")
+
+    def heard(ready: int) -> Any:
+        connection: Any = SimpleNamespace(deadline=0.0, pgconn=SimpleNamespace(finish=list))
+        waiting = engine._Connection._bounded(connection, ask())
+        assert next(waiting) == "wait"
+        return waiting.send(ready)
+
+    with pytest.raises(StopIteration) as answered:
+        heard(1)
+    assert answered.value.value == 1
+    with pytest.raises(psycopg.OperationalError, match="does not answer"):
+        heard(0)
 
 
 def test_a_server_that_hangs_is_given_up_at_the_deadline(own: OwnPostgres) -> None:

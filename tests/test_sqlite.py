@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,6 +77,23 @@ def test_a_file_system_without_a_write_ahead_log_is_refused() -> None:
         sqlite_file._enter_wal(db)
 
 
+@pytest.mark.parametrize("said", ["database is locked", "disk I/O error"])
+def test_only_a_lock_is_waited_for_until_the_log_can_be_made(said: str) -> None:
+    answers = iter([said])
+
+    def execute(_: str) -> Any:
+        for answer in answers:
+            raise sqlite3.OperationalError(answer)
+        return SimpleNamespace(fetchone=lambda: ("wal",))
+
+    db: Any = SimpleNamespace(execute=execute)
+    if "locked" in said:
+        sqlite_file._enter_wal(db)
+    else:
+        with pytest.raises(sqlite3.OperationalError, match=said):
+            sqlite_file._enter_wal(db)
+
+
 def test_a_database_that_is_made_is_told_of_once(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -96,6 +113,13 @@ def test_the_file_is_in_wal_mode_and_commits_reach_the_disk(
     with storage._engine.single(soon()) as db:
         assert db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
         assert db.execute("PRAGMA foreign_keys").fetchone() == (1,)
+
+
+def test_nothing_of_a_write_goes_to_the_temporary_folder(storage: SqlStorage) -> None:
+    """As the journal of a large statement: where that is full, nothing could be uploaded."""
+    for lent in (storage._engine.writing("p", "b", soon()), storage._engine.single(soon())):
+        with lent as db:
+            assert db.execute("PRAGMA temp_store").fetchone() == (2,)  # MEMORY
 
 
 def test_the_room_that_the_log_took_in_a_burst_is_given_back(storage: SqlStorage) -> None:
@@ -170,8 +194,11 @@ def test_opening_again_changes_nothing(storage: SqlStorage, path: Path) -> None:
 
 def test_a_newer_schema_is_refused_and_left_alone(storage: SqlStorage, path: Path) -> None:
     query(path, "INSERT INTO perfgate_migrations VALUES (999, 'future', 'then')")
-    with pytest.raises(CannotOpen, match="newer perfgate-server"):
-        opened(path)
+    copy = path.with_name("copy.db")
+    for look in (opened, sqlite_file.check, lambda path: sqlite_file.backup(path, str(copy))):
+        with pytest.raises(CannotOpen, match="newer perfgate-server"):
+            look(path)
+    assert not copy.exists()
     assert query(path, "SELECT max(version) FROM perfgate_migrations") == [(999,)]
 
 
@@ -294,16 +321,21 @@ def test_what_cannot_be_opened_is_said_in_one_line(tmp_path: Path) -> None:
     assert query(foreign, "SELECT name FROM sqlite_schema") == [("theirs",)]
 
 
+@pytest.mark.parametrize("is_empty", [False, True])
 @pytest.mark.parametrize("left", ["-wal", "-shm"])
-def test_what_is_left_of_a_database_is_told_and_not_built_upon(path: Path, left: str) -> None:
+def test_what_is_left_of_a_database_is_told_and_not_built_upon(
+    path: Path, left: str, is_empty: bool
+) -> None:
     """Also where a symbolic link leads there: SQLite looks beside what it leads to."""
+    if is_empty:
+        path.touch()
     link = path.with_name("link.db")
     link.symlink_to(path)
     Path(f"{path}{left}").touch()
     for name in (path, link):
         with pytest.raises(CannotOpen, match=f"is gone or empty, but {path}{left} of it is there"):
             opened(name)
-        assert not path.exists()
+        assert path.exists() == is_empty
 
 
 @pytest.mark.parametrize(
@@ -362,6 +394,12 @@ def test_who_may_only_read_leaves_nothing_that_keeps_the_owner_out(shared: Path)
             with pytest.raises(CannotOpen, match="may only be read here, .* open a copy"):
                 look(path)
     assert os.listdir(shared) == ["perfgate.db"]
+    half = Path(f"{path}-wal")
+    half.touch()
+    with not_root(), pytest.raises(CannotOpen, match="may only be read here"):
+        sqlite_file.check(path)
+    assert not Path(f"{path}-shm").exists()
+    half.unlink()
     # What has no log, as a backup, needs none to be read, and beside a log none is made.
     path.chmod(0o644)
     sqlite_file.backup(path, f"{shared}/copy")
@@ -445,6 +483,16 @@ def test_a_removed_database_is_noticed_at_once_by_health_and_writers_and_then_by
     for name in ("latest", "ping", "create", "latest"):
         with pytest.raises(Unavailable):
             calls[name]()
+
+
+def test_a_database_whose_folder_is_none_any_more_is_gone(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with closing(opened(folder / "perfgate.db")) as storage:
+        folder.rename(tmp_path / "away")
+        folder.touch()
+        with pytest.raises(Unavailable, match="is gone"):
+            storage.ping(deadline=soon())
 
 
 def test_health_looks_each_time_whether_the_database_is_there(
@@ -631,15 +679,54 @@ def test_a_process_may_open_a_database_twice(path: Path) -> None:
             assert second.latest("p", "b", receipt=False, deadline=soon()).version == "v2"
 
 
+_READER = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("BEGIN")
+db.execute("SELECT * FROM sqlite_schema").fetchall()
+input("ready")
+"""
+
+
 def test_several_may_look_at_a_copy_at_once(path: Path) -> None:
     """It has no log, and needs none."""
     opened(path).close()
     copy = path.with_name("copy.db")
     sqlite_file.backup(path, str(copy))
-    with closing(sqlite3.connect(copy, isolation_level=None)) as other:
-        other.execute("BEGIN")
-        other.execute("SELECT * FROM sqlite_schema").fetchall()
+    with running(_READER, copy) as other:
+        other.pause()
         assert sqlite_file.check(copy) is None
+
+
+def test_who_looks_at_a_copy_waits_for_who_writes_to_it(path: Path) -> None:
+    opened(path).close()
+    copy = path.with_name("copy.db")
+    sqlite_file.backup(path, str(copy))
+    with running(_ALONE, copy) as other, ThreadPoolExecutor(1) as threads:
+        other.pause()
+        looking = threads.submit(sqlite_file.check, copy)
+        wait([looking], 0.2)
+        assert not looking.done()
+        other.go_on()
+        assert looking.result(PATIENCE) is None
+
+
+def test_a_log_that_is_still_to_be_made_is_waited_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a second, and not beyond the deadline: another process may just be opening."""
+    opened(path).close()
+    looks = iter([True, True, False])
+    monkeypatch.setattr(sqlite_wal, "_is_open_with_a_wal", lambda _: next(looks))
+    assert not sqlite_wal.has_lost_its_wal(path)
+    monkeypatch.setattr(sqlite_wal, "_is_open_with_a_wal", lambda _: True)
+    began = time.monotonic()
+    assert sqlite_wal.has_lost_its_wal(path)
+    assert time.monotonic() - began >= 1.0
+    monkeypatch.setattr(sqlite_wal, "_OPENING", PATIENCE)
+    began = time.monotonic()
+    assert sqlite_wal.has_lost_its_wal(path, soon(0.05))
+    assert time.monotonic() - began < PATIENCE / 4
 
 
 def test_a_file_that_is_refused_is_not_changed(tmp_path: Path) -> None:

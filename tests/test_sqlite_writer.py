@@ -159,8 +159,8 @@ def test_a_commit_that_fails_is_the_failure_of_all(desk: Desk) -> None:
 
 @pytest.mark.parametrize("error", [MemoryError(), KeyError("any")])
 def test_a_transaction_that_sqlite_ended_is_kept_for_nobody(desk: Desk, error: Exception) -> None:
-    """As without memory, which Python has a MemoryError for: nobody is told that it was kept."""
-
+    """As without memory, which Python has a MemoryError for: nobody is told that it was kept, and
+    all why not."""
     later: list[Future[None]] = []
 
     def fail(db: Connection) -> None:
@@ -170,7 +170,7 @@ def test_a_transaction_that_sqlite_ended_is_kept_for_nobody(desk: Desk, error: E
         raise error
 
     for future in desk.queue((1, fail)):
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable, match="MemoryError|any"):
             future.result(PATIENCE)
     later[0].result(PATIENCE)  # it began anew
     assert desk.rows() == [2]
@@ -217,6 +217,40 @@ def test_whatever_a_commit_raises_the_next_may_write(desk: Desk) -> None:
     assert desk.rows() == [1]
 
 
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit])
+def test_who_is_interrupted_keeps_nothing_and_nobody_out(
+    desk: Desk, ending: type[BaseException]
+) -> None:
+    """As an import is by Ctrl-C, in its writing or before it."""
+
+    def interrupted(*_: Any) -> Any:
+        raise ending
+
+    with pytest.raises(ending):
+        desk.write(1, interrupted)
+    checked, desk.writer._checked = desk.writer._checked, interrupted
+    with pytest.raises(ending):
+        desk.write(2)
+    desk.writer._checked = checked
+    desk.write(3, seconds=5.0)
+    assert desk.rows() == [3]
+
+
+def test_a_connection_that_is_not_fit_any_more_is_closed(desk: Desk) -> None:
+    """Of a database that was removed it would keep the room on the disk."""
+    with desk.writer.writing(soon()) as kept:
+        pass
+
+    def unfit(*_: Any) -> Connection:
+        raise Unavailable("gone")
+
+    desk.writer._checked = unfit
+    with pytest.raises(Unavailable, match="gone"):
+        desk.write(1)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        kept.execute("SELECT 1")
+
+
 def test_who_cannot_wait_is_no_longer_waited_for(desk: Desk) -> None:
     """Or a lone writer would leave his commit to somebody who is not there."""
 
@@ -240,6 +274,25 @@ def test_the_last_free_thread_waits_its_time_from_when_it_came(desk: Desk) -> No
     wait_for(lambda: writer._waiting or waiting.done(), "the wait")
     writer._turn.release()
     assert waiting.result(PATIENCE) is True
+
+
+def test_the_last_free_thread_waits_no_longer_than_it_may(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From when the turn began, however late it came itself; and not beyond its deadline."""
+    desk.writer = Writer(desk._checked, 2)
+    go = threading.Event()
+    clock = time.monotonic
+    first = desk.pool.submit(desk.write, 1, lambda db: go.wait(PATIENCE) and None)
+    wait_for(lambda: "INSERT" in " ".join(desk.statements), "the writing")
+    monkeypatch.setattr(sqlite_writer, "_IMPATIENCE", PATIENCE / 2)
+    over = desk.pool.submit(desk.writer._take_turn, soon(0.05), False)
+    assert over.result(PATIENCE / 4) is False
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + PATIENCE / 2)
+    late = desk.pool.submit(desk.writer._take_turn, soon(), False)
+    assert late.result(PATIENCE / 4) is False
+    go.set()
+    first.result(PATIENCE)
 
 
 def test_the_last_free_thread_waits_anew_for_each_turn(
@@ -360,6 +413,54 @@ def test_only_another_process_is_waited_for(code: int, waits: bool) -> None:
     with contextlib.nullcontext() if waits else pytest.raises(sqlite3.OperationalError):
         sqlite_writer._begin(db, soon())
     assert db.begun == 1 + waits
+
+
+def test_a_lock_that_another_process_has_is_looked_for_each_millisecond(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And sooner at first: mostly it is held for less."""
+
+    class Refusing:
+        deadline, begun = 0.0, 0
+
+        def execute(self, sql: str) -> None:
+            self.begun += 1
+            if self.begun <= 30:
+                error = sqlite3.OperationalError("refused")
+                error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+                raise error
+
+    db: Any = Refusing()
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    sqlite_writer._begin(db, soon())
+    assert (len(pauses), pauses[0], max(pauses)) == (30, 0.0002, 0.001)
+
+
+def test_only_what_several_wrote_beside_another_process_leaves_it_a_gap(desk: Desk) -> None:
+    """A lone writer leaves one by itself, and would take longer for each commit."""
+    go = threading.Event()
+
+    def gap(number: int) -> float:
+        """Return until when the next is put off, once two have written together."""
+        before = len(desk.statements)
+        with ThreadPoolExecutor(2) as pool:
+            go.clear()
+            first = pool.submit(desk.write, number, lambda db: go.wait(PATIENCE) and None)
+            wait_for(lambda: "INSERT" in " ".join(desk.statements[before:]), "the first writing")
+            second = pool.submit(desk.write, number + 1)
+            wait_for(lambda: desk.writer._waiting == 1, "the next queueing")
+            go.set()
+            first.result(PATIENCE), second.result(PATIENCE)
+        return desk.writer._next_not_before
+
+    assert gap(1) == 0.0
+    desk.writer.close()
+    desk.writer = Writer(desk._checked, 8, shared=True)
+    desk.write(3)
+    assert desk.writer._next_not_before == 0.0
+    began = time.monotonic()
+    assert gap(4) > began
 
 
 def test_who_gives_up_ends_what_was_left_to_it(desk: Desk) -> None:

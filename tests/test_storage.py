@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from support import receipt, soon, stored
@@ -18,6 +18,7 @@ from perfgate_server.storage.base import (
     Baseline,
     Conflict,
     Filters,
+    Kind,
     Listing,
     NotFound,
     Page,
@@ -818,3 +819,14 @@ def test_a_promotion_is_repeated_when_its_source_is_gone(
     assert not created
     with pytest.raises(NotFound):
         storage.promote(promotion("v1", "prod", **other), deadline=soon())
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_no_place_is_reserved_twice(storage: Storage, kind: Kind) -> None:
+    """Two imports may go on at once; nor is one reserved that a deleted record had."""
+    keep(storage, "b", "v1")
+    first = storage.reserve(kind, 5, deadline=soon())
+    last = keep(storage, "b", "v2").sequence
+    delete(storage, "v2")
+    assert storage.reserve(kind, 5, deadline=soon()) > first + 4
+    assert storage.reserve("baselines", 1, deadline=soon()) > last

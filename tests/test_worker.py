@@ -407,14 +407,16 @@ def test_a_worker_that_stops_waits_no_longer_for_who_is_idle(
 ) -> None:
     """Or a restart takes longer than the perfgate client tries again for."""
     kept, new, answered, late = (SimpleNamespace(timeout=175.0) for _ in range(4))
+    over = SimpleNamespace(timeout=100.1)
     worker.keepalived_conns.append(kept)
-    worker.pending_conns.append(new)
+    worker.pending_conns.extend([new, over])
     worker.lingering.append(answered)
     worker.sockets, worker.alive, worker._accepting = [listener], False, True
     worker.worker_connections = 1000
     monkeypatch.setattr(module.time, "monotonic", lambda: 100.0)
     worker._cap_keepalive(102.0)
     assert kept.timeout == new.timeout == answered.timeout == 100.5
+    assert over.timeout == 100.1
     monkeypatch.setattr(
         ThreadWorker, "finish_request", lambda *_: worker.keepalived_conns.append(late)
     )
@@ -425,13 +427,18 @@ def test_a_worker_that_stops_waits_no_longer_for_who_is_idle(
 def test_a_worker_that_stops_waits_no_longer_for_who_has_its_answer(
     worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.time, "monotonic", lambda: 100.0)
     here, there = socket.socketpair()
     with here, there:
         for worker.alive, seconds in ((True, module._LINGER), (False, module._LAST_WORD)):
             conn = SimpleNamespace(sock=here)
+            monkeypatch.setattr(module.time, "monotonic", lambda: 100.0)
             worker._linger(conn)
             assert conn.timeout == 100.0 + seconds
+            # Nor for who still sends.
+            monkeypatch.setattr(module.time, "monotonic", lambda: 100.25)
+            there.sendall(b"x")
+            worker._drain(conn, None)
+            assert conn.timeout == (100.25 + seconds if worker.alive else 100.5)
             worker.poller.unregister(here)
 
 
