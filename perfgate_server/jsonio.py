@@ -106,7 +106,6 @@ _STRIDE = 16
 _DIGITS_LOOKED_AT = b"0" * (len(_TOO_MANY_DIGITS) // _STRIDE)
 # orjson reads integers of more than 64 bits as doubles; the least has 19 digits.
 _OVER_64_BITS = b"0" * 19
-_STRING = re.compile(rb'"[^"]*"')
 # Neither a fraction nor an exponent, which may have as many digits.
 _HUGE_INTEGER = re.compile(rb"(?<![0-9.eE+])(?<![eE]-)[0-9]{309,}(?![0-9.eE])")
 _PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
@@ -185,7 +184,8 @@ def _check_brackets(text: bytes, max_depth: int, max_containers: int) -> None:
     # odd run of quotes stays behind where a string holds brackets.
     skeleton = text.translate(_ONE_KIND, _NOT_STRUCTURE).replace(b'""', b"")
     if b'"' in skeleton:
-        skeleton = _STRING.sub(b"", text).translate(_ONE_KIND, _NOT_STRUCTURE)
+        # Each second part stands in a string. As bytes, joining them takes 80 more for each.
+        skeleton = "".join(skeleton.decode().split('"')[::2]).encode()
     if len(skeleton) > 2 * max_containers:
         raise MalformedJSON(f"The body holds over {max_containers} arrays and objects.")
     for _ in range(max_depth):
@@ -199,8 +199,12 @@ def _check_brackets(text: bytes, max_depth: int, max_containers: int) -> None:
 
 def _holds_huge_integer(text: bytes) -> bool:
     """Tell whether JSON without escapes holds an integer that overflows a double."""
-    for digits in _HUGE_INTEGER.findall(_STRING.sub(b"", text)):
-        if math.isinf(float(digits)):
+    quotes = seen = 0
+    for number in _HUGE_INTEGER.finditer(text):
+        quotes += text.count(b'"', seen, number.start())
+        seen = number.start()
+        is_in_string = quotes % 2
+        if not is_in_string and math.isinf(float(number[0])):
             return True
     return False
 

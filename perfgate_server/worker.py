@@ -20,6 +20,7 @@ from perfgate_server.clients import (
     QUOTA,
     Client,
     asks_to_close,
+    bounded,
     closes_unread,
     is_unread,
     most_clients,
@@ -197,6 +198,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is not typed
             self.balance.end_request()
 
     def handle_request(self, req: Any, conn: Any) -> Any:
+        reader = req.body.reader
+        if getattr(reader, "parser", None) is not None:
+            reader.parser = bounded(reader.parser)
         if self.balance.shed_one() or asks_to_close(req):
             req.force_close()  # with its answer, which says so
         elif is_unread(req):

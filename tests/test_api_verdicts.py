@@ -364,3 +364,27 @@ def test_the_bounds_of_times_are_rounded_so_that_they_stay_right(
     later = "2026-03-08T12:00:00.1234561Z"
     assert runs(api, f"?since={later}") == ""
     assert runs(api, f"?until={later}") == "r"
+
+
+def test_a_page_of_long_reasons_ends_early_and_a_walk_sees_all(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand with all the reasons that they may have took a gigabyte."""
+    monkeypatch.setattr("perfgate_server.storage.sql_verdicts.MAX_PAGE_REASONS", 500)
+    runs = [f"run-{number}" for number in range(9)]
+    for run in runs:
+        assert submit(api, run, reasons=["x" * 200]).status_code == 201
+    for by_offset in (False, True):
+        seen: list[str] = []
+        path, more = "/projects/p/verdicts?limit=5", True
+        while more:
+            answer = api.get(path)
+            seen += [entry["run_id"] for entry in answer.json["verdicts"]]
+            page = answer.json["pagination"]
+            more = page["has_more"]
+            assert (page["limit"], page["total"]) == (3 if more else 5, 9)
+            if by_offset:
+                path = f"/projects/p/verdicts?limit=5&offset={len(seen)}"
+            elif more:
+                path = f"/projects/p/verdicts{answer.headers['Link'].split('>')[0][1:]}"
+        assert seen == runs[::-1]

@@ -111,6 +111,17 @@ def test_of_a_client_that_is_gone_without_a_word_nothing_has_come() -> None:
         assert client.holds(1) is False
 
 
+def test_a_chunked_body_may_come_in_many_pieces_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(clients, "_MOST_PIECES", 3)
+    assert [*clients.bounded(iter([b"a", b"b", b"c"]))] == [b"a", b"b", b"c"]
+    pieces = clients.bounded(iter([b"x"] * 4))
+    assert [next(pieces) for _ in range(3)] == [b"x"] * 3
+    with pytest.raises(ValueError, match="too many chunks"):
+        next(pieces)
+
+
 def unread(buffered: int = 0, **reader: Any) -> Any:
     """Return a request, the rest of whose body is as gunicorn's reader says."""
     body = SimpleNamespace(reader=SimpleNamespace(**reader))

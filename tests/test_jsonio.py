@@ -8,6 +8,7 @@ import math
 import struct
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -369,3 +370,29 @@ def test_looking_for_it_takes_no_longer_than_reading(part: bytes) -> None:
         with pytest.raises(MalformedJSON):
             jsonio.loads(body)
         assert time.process_time() - began < 2  # 0.7 s; more by ten with a look at all
+
+
+@pytest.mark.parametrize("item", ['"["', '"' + "1" * 310 + '"', '"a"'])
+def test_strings_with_brackets_and_digits_take_no_more_memory_than_others(item: str) -> None:
+    """Parts of a body that are joined as bytes take 80 more for each."""
+    body = f"[{','.join([item] * 200_000)}]".encode()
+    tracemalloc.start()
+    try:
+        jsonio._check_text(body, 64, 10)
+        assert tracemalloc.get_traced_memory()[1] < 25 * 4 * 200_000 + 2 * len(body)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("text", ['["[" "]"]', '["[[]", [], "]"]', '["", "[", ""]', '[["\\"["]]'])
+def test_brackets_in_strings_are_not_counted(text: str) -> None:
+    jsonio._check_brackets(text.encode(), 2, 2)
+    with pytest.raises(MalformedJSON, match="over 0 arrays"):
+        jsonio._check_brackets(text.encode(), 2, 0)
+
+
+@pytest.mark.parametrize("huge", ["1" * 400, "-" + "9" * 309])
+def test_a_huge_integer_is_told_from_a_string_of_as_many_digits(huge: str) -> None:
+    assert jsonio.loads(f'["{huge}", "a{huge}", 1]'.encode())[0] == huge
+    with pytest.raises(MalformedJSON, match="too large for a double"):
+        jsonio.loads(f'["{huge}", "a", {huge}]'.encode())

@@ -375,6 +375,19 @@ def test_a_line_tells_the_path_that_the_client_asked_a_proxy_for(
     assert (line["path"], line["route"], line["client"]) == (path, "/health", address)
 
 
+def test_a_line_has_no_more_of_what_a_proxy_says_than_of_a_path(
+    create: Create, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And no half of a key where it is cut."""
+    caplog.set_level("INFO")
+    client = create(ServerConfig(trusted_proxies=1)).test_client()
+    many = "/x" * (logs._LONGEST_PATH // 2 - 10) + KEYS["admin"] + "/x" * 9999
+    client.get("/health", headers={"X-Forwarded-Prefix": f"/{many}", "X-Forwarded-For": many})
+    line = json.loads(lines(caplog, logs.JsonLines())[-1])
+    assert (len(line["path"]), len(line["client"])) == (logs._LONGEST_PATH, logs._LONGEST_ERROR)
+    assert "…/x" in line["path"]
+
+
 def test_no_part_of_a_key_stands_where_an_error_is_cut(
     logged: Api, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -281,18 +281,22 @@ def test_the_last_free_thread_waits_no_longer_than_it_may(
 ) -> None:
     """From when the turn began, however late it came itself; and not beyond its deadline."""
     desk.writer = Writer(desk._checked, 2)
-    go = threading.Event()
-    clock = time.monotonic
+    go, clock = threading.Event(), time.monotonic
     first = desk.pool.submit(desk.write, 1, lambda db: go.wait(PATIENCE) and None)
     wait_for(lambda: "INSERT" in " ".join(desk.statements), "the writing")
     monkeypatch.setattr(sqlite_writer, "_IMPATIENCE", PATIENCE / 2)
-    over = desk.pool.submit(desk.writer._take_turn, soon(0.05), False)
-    assert over.result(PATIENCE / 4) is False
+    over = desk.pool.submit(desk.write, 2, None, 0.05)
+    wait([over], PATIENCE / 4)
     monkeypatch.setattr(time, "monotonic", lambda: clock() + PATIENCE / 2)
-    late = desk.pool.submit(desk.writer._take_turn, soon(), False)
-    assert late.result(PATIENCE / 4) is False
+    late = desk.pool.submit(desk.write, 3)
+    wait([late], PATIENCE / 4)
+    done = over.done(), late.done()
     go.set()
     first.result(PATIENCE)
+    assert done == (True, True)
+    for future in (over, late):
+        with pytest.raises(Unavailable, match="other threads"):
+            future.result()
 
 
 def test_the_last_free_thread_waits_anew_for_each_turn(

@@ -603,15 +603,29 @@ def test_a_page_can_carry_receipts(shelf: Storage) -> None:
     assert {baseline.receipt for baseline in without.records} == {None}
 
 
-@pytest.mark.parametrize("size", [len(stored()[1].body) + 1, 2 * len(stored()[1].body)])
+@pytest.mark.parametrize(("receipts", "held"), [(0, "6"), (1, "6"), (1.9, "6"), (2, "65")])
 def test_a_page_of_receipts_has_a_bounded_size(
-    shelf: Storage, monkeypatch: pytest.MonkeyPatch, size: int
+    shelf: Storage, monkeypatch: pytest.MonkeyPatch, receipts: float, held: str
 ) -> None:
     """It ends early and says that there is more; a walk still sees everything."""
-    monkeypatch.setattr(base, "MAX_PAGE_BYTES", size)
+    monkeypatch.setattr(base, "MAX_PAGE_BYTES", int(receipts * len(stored()[1].body)))
     found = shelf.list("p", Filters(), Page(limit=50, receipts=True), deadline=soon())
-    assert [baseline.version for baseline in found.records] == ["6", "5"]
+    assert [baseline.version for baseline in found.records] == [*held]
     assert (found.has_more, found.total) == (True, 6)
+
+
+def test_what_no_list_tells_is_not_read_for_one(storage: Storage) -> None:
+    """A thousand records with all the metadata that they may have took two gigabytes."""
+    storage.create(*stored(metadata={"a": "b"}), deadline=soon())
+    one = storage.latest("p", "b", receipt=False, deadline=soon())
+    assert one.metadata == {"a": "b"}
+    page = Page(limit=5)
+    (listed,) = storage.list("p", Filters(), page, deadline=soon()).records
+    (entry,) = storage.history("p", "b", page, deadline=soon()).records
+    (recent,) = storage.recent("p", "b", 5, git_ref=None, deadline=soon())
+    found = storage.comparison("p", "b", [Selector("latest")], excluding=[], deadline=soon())
+    for record in (listed, entry, recent, found.baseline):
+        assert record is not None and record._replace(summary=None) == one._replace(metadata={})
 
 
 def history(storage: Storage, **page: Any) -> Listing[Baseline]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -146,9 +145,7 @@ def list_baselines(project: str) -> Response:
     listing = requests.storage().list(project, filters, page, deadline=g.deadline)
     if page.receipts:
         entries: Iterable[bytes] = _with_receipts(listing.records)
-        if listing.has_more:
-            # It may have been cut: who goes on by offset adds what the answer calls the limit.
-            page = replace(page, limit=len(listing.records))
+        page = page.as_cut(listing)
     else:
         entries = responses.entries(map(records.list_entry, listing.records))
     return responses.listed("baselines", entries, listing, page, parameters)

@@ -115,7 +115,9 @@ def _too_large(limit: int) -> ApiError:
 
 
 def _broken() -> ValidationError:
-    return ValidationError({"body": "Broke off, or is not framed as HTTP asks."})
+    return ValidationError(
+        {"body": "Broke off, came in too many chunks, or is not framed as HTTP asks."}
+    )
 
 
 def pairs() -> list[tuple[str, str]]:

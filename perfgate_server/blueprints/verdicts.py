@@ -45,5 +45,6 @@ def list_verdicts(project: str) -> Response:
         **query, visible_prefix=g.key.visible_prefix, is_visible=g.key.is_visible
     )
     listing = requests.storage().list_verdicts(project, filters, page, deadline=g.deadline)
+    page = page.as_cut(listing)
     entries = responses.entries(map(records.verdict, listing.records))
     return responses.listed("verdicts", entries, listing, page, parameters)

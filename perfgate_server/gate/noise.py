@@ -99,10 +99,7 @@ def since_last_shift(series: Sequence[float], unit: float) -> Sequence[float]:
     Where fewer than 5 values have the last level, those before them are moved to it, from theirs:
     what they tell is how far values of this series lie apart.
     """
-    while len(series) > LEAST:
-        split = _last_shift(series, unit)
-        if split is None:
-            break
+    while (split := _last_shift(series, unit)) is not None:
         before, since = series[:split], series[split:]
         if len(since) < LEAST:
             step = median(since) - median(since_last_shift(before, unit))

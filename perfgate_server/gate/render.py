@@ -161,7 +161,7 @@ def _cells(row: Row) -> str:
 def _number(number: float) -> str:
     if abs(number) >= 1e15:
         return f"{number:.4g}"
-    return f"{number:,.0f}" if abs(number) >= 1000 or number.is_integer() else f"{number:.4g}"
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
 
 
 def _size(number: float) -> str:

@@ -259,7 +259,7 @@ def _worsening(name: str, baseline: float, current: float, options: Options) -> 
     change = float(current) - float(baseline)
     if name in HIGHER_IS_BETTER:
         change = -change
-    return change if change > 0 and change >= options.floors.get(name, 0.0) else 0.0
+    return change if change >= options.floors.get(name, 0.0) else 0.0
 
 
 def _finite(value: float) -> float:

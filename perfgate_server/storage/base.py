@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from perfgate_server.storage.verdicts import VerdictFilters, VerdictRecord
@@ -143,6 +143,11 @@ class Page:
     cursor: int | None = None
     total: bool = True
     receipts: bool = False
+
+    def as_cut(self, listing: Listing[Any]) -> Page:
+        """Return the page that a listing is, which may have ended early: whoever goes on by offset
+        adds what the answer calls the limit."""
+        return replace(self, limit=len(listing.records)) if listing.has_more else self
 
 
 Record = TypeVar("Record", Baseline, VerdictRecord)
@@ -350,9 +355,10 @@ class Storage(Protocol):
     def list(
         self, project: str, filters: Filters, page: Page, *, deadline: float
     ) -> Listing[Baseline]:
-        """Return a page of a project's records, newest first.
+        """Return a page of a project's records, newest first, without their metadata.
 
-        With `page.receipts` it may end early, with `has_more`, once it holds MAX_PAGE_BYTES.
+        With `page.receipts` it may end early, with `has_more`, where it would hold over
+        MAX_PAGE_BYTES.
         """
 
     def history(

@@ -9,7 +9,7 @@ from typing import Any
 
 from perfgate_server.names import MAX_TAGS
 from perfgate_server.storage.base import Filters, Page
-from perfgate_server.storage.engine import Session
+from perfgate_server.storage.engine import Cursor, Session
 from perfgate_server.storage.verdicts import VerdictFilters
 
 #: What a filter leaves: conditions, and the values bound in them.
@@ -282,8 +282,9 @@ def count(db: Session, selection: Selection) -> int:
 
 def page_rows(
     db: Session, selection: Selection, page: Page, project: str, columns: str, join: str
-) -> Any:
-    """Return the rows of a page of a selection, newest first, and one more if there are more.
+) -> Cursor:
+    """Return a cursor with the rows of a page of a selection, newest first, and one more if there
+    are more.
 
     Their sequences are found in an index alone; whole rows are read for those on the page, by
     `join`, in which one ``?`` is the project.
@@ -297,4 +298,4 @@ def page_rows(
         f"""WITH page AS MATERIALIZED ({found} ORDER BY {sequence} DESC LIMIT ? OFFSET ?)
             SELECT {columns} FROM page {join} ORDER BY page.seq DESC""",
         [*values, page.limit + 1, page.offset, project],
-    ).fetchall()
+    )

@@ -36,6 +36,7 @@ from perfgate_server.storage.base import (
 from perfgate_server.storage.engine import Engine, Session
 from perfgate_server.storage.rows import (
     COLUMNS,
+    WITHOUT_METADATA,
     Order,
     baseline_of,
     insert,
@@ -407,8 +408,8 @@ class SqlStorage:
         self, db: Session, project: str, selection: Selection, page: Page
     ) -> Listing[Baseline]:
         total = count(db, selection) if page.total else None
-        columns = f"{COLUMNS}, b.receipt_id" if page.receipts else COLUMNS
-        rows = page_rows(db, selection, page, project, columns, _JOIN)
+        columns = f"{WITHOUT_METADATA}, b.receipt_id" if page.receipts else WITHOUT_METADATA
+        rows = page_rows(db, selection, page, project, columns, _JOIN).fetchall()
         if page.receipts:
             baselines = [*self._with_receipts(db, project, rows[: page.limit])]
         else:
@@ -416,14 +417,15 @@ class SqlStorage:
         return Listing(baselines, len(baselines) < len(rows), total)
 
     def _with_receipts(self, db: Session, project: str, rows: Any) -> Iterator[Baseline]:
-        """Yield records with their receipts, up to base.MAX_PAGE_BYTES of them."""
+        """Yield records with their receipts: at least one, and else no more than MAX_PAGE_BYTES of
+        them."""
         size = 0
         for row in rows:
             receipt = self._receipt(db, project, row[-1])
+            if size and size + len(receipt) > base.MAX_PAGE_BYTES:
+                break
             yield baseline_of(row[:-1])._replace(receipt=receipt)
             size += len(receipt)
-            if size >= base.MAX_PAGE_BYTES:
-                break
 
     def _receipt(self, db: Session, project: str, receipt_id: int) -> bytes:
         row = db.execute(

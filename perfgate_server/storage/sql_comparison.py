@@ -9,7 +9,7 @@ from typing import Any
 from perfgate_server.storage import base
 from perfgate_server.storage.base import Baseline, Comparison, PastRun, Selector
 from perfgate_server.storage.engine import Session
-from perfgate_server.storage.rows import COLUMNS, baseline_of
+from perfgate_server.storage.rows import WITHOUT_METADATA, baseline_of
 from perfgate_server.storage.selection import Selection
 
 #: A history is read in steps of at least this many records; mostly the first holds all of it.
@@ -102,7 +102,7 @@ def _of_kind(
 
 def _newest(db: Session, selection: Selection, limit: int) -> list[Baseline]:
     """Return the newest records of a selection, newest first, with their summaries."""
-    rows = _newest_rows(db, selection, limit, f"{COLUMNS}, NULL")  # no receipt
+    rows = _newest_rows(db, selection, limit, f"{WITHOUT_METADATA}, NULL")  # no receipt
     return [baseline_of(row) for row in rows]
 
 

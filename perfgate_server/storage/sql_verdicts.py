@@ -31,6 +31,8 @@ from perfgate_server.storage.verdicts import (
 
 COLUMNS = """v.id, v.project, v.benchmark, v.run_id, v.status, v.counts, v.reasons, v.git_ref,
     v.git_sha, v.created_at, v.created_by, v.wall_ms_cv, v.flakiness_score, v.seq"""
+#: Characters of reasons at which a page ends.
+MAX_PAGE_REASONS = 8 * 2**20
 _JOIN = "JOIN verdicts v ON v.project = ? AND v.seq = page.seq"
 
 
@@ -110,9 +112,14 @@ def listing(
     if selection is None:
         return Listing([], False, 0 if page.total else None)
     total = count(db, selection) if page.total else None
-    rows = page_rows(db, selection, page, project, COLUMNS, _JOIN)
-    verdicts = [verdict_of(row) for row in rows[: page.limit]]
-    return Listing(verdicts, len(rows) > page.limit, total)
+    verdicts: list[VerdictRecord] = []
+    size = 0
+    for row in iter(page_rows(db, selection, page, project, COLUMNS, _JOIN).fetchone, None):
+        if len(verdicts) == page.limit or size >= MAX_PAGE_REASONS:
+            return Listing(verdicts, True, total)
+        verdicts.append(verdict_of(row))
+        size += len(row[6])
+    return Listing(verdicts, False, total)
 
 
 #: Those that usually leave the fewest rows come first.
