@@ -93,8 +93,8 @@ class Balance:
 
     def stand_back(self) -> bool:
         """While all threads are busy, leave a connection to a worker that has a free thread; to
-        any, if this one is stuck. If all are busy and get on, it waits here: then a thread that
-        becomes free has its next request at once."""
+        any, if this one is stuck; tell whether it is left. If all are busy and get on, it waits
+        here: then a thread that becomes free has its next request at once."""
         now = time.monotonic()
         is_stuck = now - self._finished_at > _STUCK
         if not self._is_busy() or not (is_stuck or min(load_of[:]) < _BUSY):
@@ -104,8 +104,8 @@ class Balance:
 
     def give_way(self) -> bool:
         """While a thread is free, let another worker with a free thread and fewer clients have a
-        moment to take a connection. The loop then comes back at once, with whatever else there is
-        to do."""
+        moment to take a connection; tell whether it has. The loop then comes back at once, with
+        whatever else there is to do."""
         if self._is_busy() or self._slot is None or min(load_of[:]) >= load_of[self._slot]:
             return False
         now = time.monotonic()

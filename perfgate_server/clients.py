@@ -16,9 +16,10 @@ QUOTA = 256 * 1024
 #: Bytes of a body that nobody wanted, up to which gunicorn drains it to keep the connection:
 #: gunicorn.http.parser._DRAIN_MAX_BYTES.
 _MOST_DRAINED = 64 * 1024
-#: The most pieces of a chunked body, as gunicorn reads them: chunks, or parts of them of 8 KiB, of
-#: which the largest --max-body-size, 1 GiB, has 131,072.
-_MOST_PIECES = 200_000
+#: The most pieces of a chunked body, as gunicorn reads them: chunks, or what a read gave of one.
+#: Some JSON encoders send a chunk for each token, and a segment of TCP holds 1,448 bytes: of the
+#: largest --max-body-size, 1 GiB, that makes three quarters of a million.
+_MOST_PIECES = 1_000_000
 #: Descriptors that a worker keeps for itself, beside four for each thread: the rest is for clients.
 _OWN_FILES = 64
 

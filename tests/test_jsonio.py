@@ -372,10 +372,10 @@ def test_looking_for_it_takes_no_longer_than_reading(part: bytes) -> None:
         assert time.process_time() - began < 2  # 0.7 s; more by ten with a look at all
 
 
-@pytest.mark.parametrize("item", ['"["', '"' + "1" * 310 + '"', '"a"'])
+@pytest.mark.parametrize("item", ['"["', '"a"'])
 def test_strings_with_brackets_and_digits_take_no_more_memory_than_others(item: str) -> None:
     """Parts of a body that are joined as bytes take 80 more for each."""
-    body = f"[{','.join([item] * 200_000)}]".encode()
+    body = f'["{"1" * 310}",{",".join([item] * 200_000)}]'.encode()
     tracemalloc.start()
     try:
         jsonio._check_text(body, 64, 10)

@@ -118,7 +118,7 @@ class Filters:
     """Which records of a project a list holds: all that are not None apply.
 
     `since` and `until` are inclusive and compare as text with `Baseline.created_at`. Benchmarks may
-    be seen if their names begin with `within`, and `visible` says so, if there is one.
+    be seen if their names begin with `visible_prefix`, and `is_visible` says so, if there is one.
     """
 
     benchmark: str | None = None
@@ -364,13 +364,14 @@ class Storage(Protocol):
     def history(
         self, project: str, benchmark: str, page: Page, *, deadline: float
     ) -> Listing[Baseline]:
-        """Return a page of a benchmark's records, newest first. Raises NotFound without any."""
+        """Return a page of a benchmark's records, as `list` does. Raises NotFound without any."""
 
     def recent(
         self, project: str, benchmark: str, limit: int, *, git_ref: str | None, deadline: float
     ) -> Sequence[Baseline]:
-        """Return a benchmark's newest records, with `git_ref` those of it, with their summaries,
-        newest first. Raises NotFound if the benchmark has none at all."""
+        """Return a benchmark's newest records, with `git_ref` those of it, with their summaries
+        and without their metadata, newest first. Raises NotFound if the benchmark has none at
+        all."""
 
     def comparison(
         self,
@@ -384,8 +385,8 @@ class Storage(Protocol):
         """Find what a run of a benchmark is compared with, all as of one moment.
 
         The first selector that finds a record decides. Records whose content hash is in `excluding`
-        are passed over: a run that was uploaded is not compared with itself. No receipt is read. A
-        benchmark without records has no baseline.
+        are passed over: a run that was uploaded is not compared with itself. Neither receipt nor
+        metadata is read. A benchmark without records has no baseline.
         """
 
     def past(
