@@ -241,10 +241,6 @@ class Nested(Field):
         return value | self.schema.load(value)
 
 
-#: Characters of a path in an error: the name of a member may be as long as the body.
-_LONGEST_PATH = 200
-
-
 def flatten(messages: Any) -> dict[str, str]:
     """Turn marshmallow's nested messages into dotted path -> one sentence."""
     flat: dict[str, str] = {}
@@ -260,4 +256,4 @@ def _flatten(messages: Any, path: tuple[str, ...], flat: dict[str, str]) -> None
             _flatten(inner, path if whole else (*path, str(name)), flat)
     else:
         sentence = " ".join(messages) if isinstance(messages, list) else str(messages)
-        flat[".".join(path)[:_LONGEST_PATH] if path else "body"] = sentence
+        flat[".".join(path) if path else "body"] = sentence

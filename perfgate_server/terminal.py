@@ -9,9 +9,13 @@ from typing import NoReturn
 
 from perfgate_server import keys
 
-#: Where a password stands in a database URL or in libpq's other form, also of one that is none.
+#: Where a password stands in a database URL, in what was meant for one, or in libpq's other form.
+#: The user's name may hold an @, and a password that is not encoded a blank.
 _PASSWORD = re.compile(
-    r"(//?[^/:@\s]*:)\S+(?=@)|(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^&\s]+)", re.IGNORECASE
+    r"(postgres(?:ql)?:/{0,2}[^/:\s]*:).+(?=@)"
+    r"|(//?[^/:\s]*:)\S+(?=@)"
+    r"|(password\s*=\s*)(?:'(?:[^'\\]|\\.)*'|[^&\s]+)",
+    re.IGNORECASE,
 )
 
 
@@ -31,5 +35,5 @@ def say(sentence: str) -> None:
 def end(reason: object, status: int = 2) -> NoReturn:
     """End the process with one line on standard error that says why. It may quote a database URL,
     or an argument in whose place one was given, whose password does not come through."""
-    say(_PASSWORD.sub(r"\1\2…", printable(f"Error: {reason}")))
+    say(_PASSWORD.sub(r"\1\2\3…", printable(f"Error: {reason}")))
     sys.exit(status)

@@ -238,6 +238,15 @@ def test_of_very_many_unknown_members_some_are_named(api: Api) -> None:
     assert ignored == [name[:200] for name in unknown][:256]
 
 
+def test_of_a_key_that_lies_across_the_end_of_a_name_nothing_is_shown(api: Api) -> None:
+    """What is left of it, were the name cut first, would not look like a key."""
+    before = "x" * 180
+    ignored = api.upload(**{before + KEYS["admin"]: 1}).json["ignored"]
+    assert ignored == [before + "pg_test_…"]
+    answer = api.upload(metadata={before[12:] + KEYS["admin"]: 1})
+    assert (answer.status_code, KEYS["admin"][:12] in answer.text) == (400, False)
+
+
 @pytest.mark.parametrize(
     ("members", "field"),
     [

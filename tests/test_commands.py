@@ -25,6 +25,7 @@ from test_transfer import exported, fill
 from perfgate_server import cli, transfer
 from perfgate_server.files import whole
 from perfgate_server.storage import Storage, open_storage
+from perfgate_server.storage.base import Unavailable
 from perfgate_server.storage.sql import SqlStorage
 
 
@@ -161,9 +162,13 @@ def test_the_switches_of_an_import_do_what_they_say(tmp_path: Path) -> None:
         (["check", "--database-url", "postgres:/u:hunter2@h"], b":\xe2\x80\xa6@h"),
         (["check", "--database-url", "user=u password=hunter2 host=h"], b"\xe2\x80\xa6 host=h"),
         (["check", "--database-url", "PASSWORD = 'a hunter2' host=h"], b"\xe2\x80\xa6 host=h"),
+        (["check", "--database-url", r"password='a\' hunter2' host=h"], b"=\xe2\x80\xa6 host=h"),
+        (["backup", "a", "postgresql://u@corp:hunter2@h"], b"u@corp:\xe2\x80\xa6@h"),
+        (["backup", "a", "postgresql://u:hun ter2@h"], b"postgresql://u:\xe2\x80\xa6@h"),
         (["backup", "a", "postgresql://u:hun@ter2@h"], b"postgresql://u:\xe2\x80\xa6@h"),
+        (["backup", "a", "postgresql://u:hun\nter2@h"], b"postgresql://u:\xe2\x80\xa6@h"),
     ],
-    ids=range(17),
+    ids=range(21),
 )
 def test_what_is_wrong_is_one_line(tmp_path: Path, arguments: list[str], said: bytes) -> None:
     result = run(*arguments, folder=tmp_path, text=b"")
@@ -280,6 +285,24 @@ def test_an_export_for_which_there_is_no_room_is_one_line_and_no_file(tmp_path: 
     result = in_shell('ulimit -f 100; exec "$@"', "export", "all.ndjson", folder=tmp_path)
     assert result.returncode == 1
     assert result.stderr == b"Error: cannot write all.ndjson: File too large\n"
+    assert not [*tmp_path.glob("all.ndjson*")]
+
+
+def test_a_database_that_fails_meanwhile_is_one_line_and_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sqlite_file(tmp_path).close()
+    arguments = ["--database-url", str(tmp_path / "perfgate.db"), str(tmp_path / "all.ndjson")]
+
+    def fail(*_: Any) -> None:
+        raise Unavailable("disk I/O error")
+
+    monkeypatch.setattr(transfer, "export", fail)
+    monkeypatch.setattr(cli, "exit_on_signals", lambda: None)  # the signals are the test run's
+    monkeypatch.setattr("sys.argv", ["perfgate-server", "export", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert (stop.value.code, capsys.readouterr().err) == (1, "Error: disk I/O error\n")
     assert not [*tmp_path.glob("all.ndjson*")]
 
 

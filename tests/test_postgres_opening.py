@@ -178,6 +178,34 @@ def test_a_role_that_may_make_no_tables_can_serve_what_is_made(own: OwnPostgres)
             own.execute("DROP OWNED BY lesser; DROP ROLE lesser", name)
 
 
+def test_a_role_that_lacks_any_one_right_is_told_which(own: OwnPostgres) -> None:
+    """It would show when the first upload, verdict or deletion fails."""
+    needed = {
+        "SELECT": "baselines baseline_tags receipts receipt_summaries verdicts totals",
+        "INSERT": "baselines baseline_tags receipts receipt_summaries verdicts totals",
+        "DELETE": "baselines baseline_tags receipts",
+        "UPDATE": "totals",
+    }
+    with own.database() as url:
+        name = database_of(url)
+        opened(url).close()
+        own.execute("CREATE ROLE lesser LOGIN PASSWORD 'hunter2'", name)
+        own.execute("GRANT SELECT ON perfgate_migrations TO lesser", name)
+        try:
+            for right, tables in needed.items():
+                own.execute(f"GRANT {right} ON {tables.replace(' ', ', ')} TO lesser", name)
+            lesser = url.replace("perfgate:", "lesser:")
+            opened(lesser).close()
+            for right, tables in needed.items():
+                for table in tables.split():
+                    own.execute(f"REVOKE {right} ON {table} FROM lesser", name)
+                    with pytest.raises(CannotOpen, match=f"lacks rights: {right} on {table}$"):
+                        opened(lesser)
+                    own.execute(f"GRANT {right} ON {table} TO lesser", name)
+        finally:
+            own.execute("DROP OWNED BY lesser; DROP ROLE lesser", name)
+
+
 def test_a_start_does_not_wait_for_a_lock_for_ever(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,6 +386,19 @@ def test_an_upgrade_is_made_where_the_tables_are(
         assert storage.counts(deadline=soon()).schema_version == migrate.NEWEST["postgres"]
     tables = f"SELECT count(*) FROM pg_class WHERE relnamespace = '{role}'::regnamespace"
     assert postgres.execute(tables, name) == [(0,)]
+
+
+def test_an_upgrade_finds_a_schema_whose_name_needs_quotes(
+    postgres: Postgres, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = database_of(url)
+    postgres.execute('CREATE SCHEMA "Team A"', name)
+    postgres.execute(f'ALTER DATABASE {name} SET search_path = "Team A"')
+    monkeypatch.setitem(migrate.NEWEST, "postgres", 7)
+    opened(url).close()
+    monkeypatch.undo()
+    with contextlib.closing(opened(url)) as storage:
+        assert storage.counts(deadline=soon()).schema_version == migrate.NEWEST["postgres"]
 
 
 def test_a_start_that_meets_a_deadlock_tries_again(

@@ -140,6 +140,7 @@ def run_gunicorn(*options: str, **variables: str) -> Any:
         (["-e", "PERFGATE_DATABASE_URL={folder}/other.db"], "-e"),
         (["-e", "PERFGATE_TIMEOUT=5"], "-e"),
         (["--threads", "513"], "threads must be an integer from 1 to 512"),
+        (["--workers", "0"], "workers must be an integer from 1 to "),
     ],
     ids=str,
 )
@@ -530,6 +531,19 @@ def test_of_two_servers_that_start_at_once_one_has_the_port() -> None:
                 _listen(listener, config)
             with pytest.raises(ConfigError, match=f"port {config.port}: Address already in use"):
                 _bind(config.bind, config.port)
+
+
+def test_clients_may_connect_before_anybody_takes_them() -> None:
+    """As many as come at once; the system would let the others try again, a second later."""
+    config = ServerConfig(bind="127.0.0.1", port=free_port())
+    with (
+        contextlib.closing(_bind(config.bind, config.port)) as listener,
+        contextlib.ExitStack() as clients,
+    ):
+        _listen(listener, config)
+        for _ in range(100):
+            client = socket.create_connection((config.bind, config.port), timeout=PATIENCE)
+            clients.enter_context(client)
 
 
 def test_an_ipv6_address_is_listened_on_and_told_in_brackets() -> None:

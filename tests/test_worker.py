@@ -10,6 +10,7 @@ import io
 import os
 import runpy
 import selectors
+import signal
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +21,12 @@ import pytest
 from gunicorn.sock import TCPSocket
 from gunicorn.workers.gthread import ThreadWorker
 
-from perfgate_server import ServerConfig, balance
+from perfgate_server import ServerConfig, arbiter, balance
 from perfgate_server import worker as module
 from perfgate_server.balance import NOBODY, Balance, load_of
 from perfgate_server.clients import Client
 from perfgate_server.server import gunicorn_settings
-from perfgate_server.worker import Worker
+from perfgate_server.worker import OWN_SIGNALS, Worker
 
 
 def test_a_worker_takes_the_first_slot_that_is_free_if_there_is_one() -> None:
@@ -58,6 +59,18 @@ def test_two_servers_do_not_begin_with_the_same_core(monkeypatch: pytest.MonkeyP
         gunicorn_settings(ServerConfig())["pre_fork"](SimpleNamespace(WORKERS={}), new)
         chosen.add(new.core)
     assert len(chosen) > 1
+
+
+def test_what_a_program_had_blocked_is_blocked_after_a_worker_was_started() -> None:
+    """And what was not is heard again."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        arbiter.before_fork(SimpleNamespace(WORKERS={}), Worker.__new__(Worker))
+        assert OWN_SIGNALS <= signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        arbiter._after_fork()
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before | {signal.SIGHUP}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @pytest.fixture
