@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.http import HTTP_STATUS_CODES
 
 from perfgate_server import jsonio, keys
-from perfgate_server.fields import flatten
+from perfgate_server.fields import MAX_PATH, flatten
 from perfgate_server.jsonio import MalformedJSON
 from perfgate_server.lean import Answer
 from perfgate_server.storage import base as storage
@@ -38,9 +38,6 @@ EXPOSED = (
 
 #: What a client is told of a fault of ours.
 FAILED = "Internal error; see this request id in the server's log."
-
-#: Characters of a path in an error: the name of a member may be as long as the body.
-_LONGEST_PATH = 200
 
 #: The headers of a 503: a client may try again after a second.
 RETRY = {"Retry-After": "1"}
@@ -82,7 +79,7 @@ def error_json(status: int, message: str, details: dict[str, Any], request_id: s
 
 def _bad_request(details: dict[str, str]) -> ApiError:
     """Return the 400 for fields that are not valid: dotted path -> one sentence."""
-    details = {keys.redact(path)[:_LONGEST_PATH]: rule for path, rule in details.items()}
+    details = {keys.redact(path, MAX_PATH): rule for path, rule in details.items()}
     path, sentence = next(iter(details.items()))
     more = f" ({len(details) - 1} more in details)" if len(details) > 1 else ""
     return ApiError(400, f"{path}: {sentence}{more}", details)

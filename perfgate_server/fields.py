@@ -22,6 +22,8 @@ U64 = 2**64 - 1
 MAX_METADATA = 64
 # A receipt may be wrong in every sample; a person mends the first few.
 MAX_ERRORS = 50
+# Characters of a path that are told: the name of a member may be as long as the body.
+MAX_PATH = 200
 
 
 class Field(fields.Field[Any]):

@@ -137,9 +137,10 @@ def is_well_formed(key: str) -> bool:
     return _KEY.fullmatch(key) is not None
 
 
-def redact(text: str) -> str:
-    """Return `text` without the keys in it: one in a path or an option is somebody's mistake."""
-    return _KEY_WITHIN.sub(r"\1…", text) if "pg" in text else text
+def redact(text: str, most: int | None = None) -> str:
+    """Return `text` without the keys in it: one in a path or an option is somebody's mistake. With
+    `most` no more than so many characters of it, and so no half of a key at the end."""
+    return (_KEY_WITHIN.sub(r"\1…", text) if "pg" in text else text)[:most]
 
 
 def generate() -> str:

@@ -227,11 +227,6 @@ def start(environ: dict[str, Any]) -> None:
         )
 
 
-def _cut(text: str, most: int) -> str:
-    """Return no more than so many characters of a text, and at its end no half of a key."""
-    return text if len(text) <= most else redact(text)[:most]
-
-
 def finish(response: Response) -> None:
     """Write the line of the current request, which `response` answers."""
     status = response.status_code
@@ -245,17 +240,17 @@ def finish(response: Response) -> None:
             "request_id": known["request_id"],
             "method": about.method,
             "route": _route(rule.rule) if rule else None,
-            "path": _cut(environ.get("SCRIPT_NAME", "") + about.path, _LONGEST_PATH),
+            "path": redact(environ.get("SCRIPT_NAME", "") + about.path, _LONGEST_PATH),
             "status": status,
             "duration_ms": round((time.perf_counter() - known["started"]) * 1000, 3),
             "bytes": 0 if about.method == "HEAD" else response.content_length or 0,
             "key_id": key.id if key else known.get("unknown_key"),
             "role": key.role.value if key else None,
             "project": (about.view_args or {}).get("project"),
-            "client": _cut(about.remote_addr or "", _LONGEST_ERROR) or None,
+            "client": redact(about.remote_addr or "", _LONGEST_ERROR) or None,
         }
         if "error" in known:
-            fields["error"] = _cut(known["error"], _LONGEST_ERROR)
+            fields["error"] = redact(known["error"], _LONGEST_ERROR)
         if "verdict" in known:
             fields["verdict"] = known["verdict"]
         access_logger.handle(_RequestRecord(level, fields))

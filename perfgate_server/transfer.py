@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, get_args
 from marshmallow import ValidationError
 
 from perfgate_server import jsonio, record_schemas, records, schemas
-from perfgate_server.fields import flatten
+from perfgate_server.fields import MAX_PATH, flatten
 from perfgate_server.storage import Storage
 from perfgate_server.storage.base import Baseline, Kind, Outcome, Receipt, Restored, Unavailable
 from perfgate_server.storage.verdicts import VerdictRecord
@@ -24,8 +24,6 @@ from perfgate_server.storage.verdicts import VerdictRecord
 _EXPORT_TIMEOUT = 86_400.0
 _RECORD_TIMEOUT = 60.0
 _MAX_LINE = 2**30
-#: Characters of a path in what is said of a line: a member's name may be as long as that.
-_LONGEST_PATH = 200
 #: So many lines that are not valid are named: of a file that is another, each would be.
 _MOST_INVALID = 20
 #: A record holds a receipt, which may be as deep and as full as a body, its tags and metadata.
@@ -252,7 +250,7 @@ def _parse(line: bytes) -> tuple[Baseline, Receipt] | VerdictRecord:
         raise InvalidLine(str(error).replace("The body", "It", 1)) from None
     except ValidationError as error:
         path, sentence = next(iter(flatten(error.messages).items()))
-        raise InvalidLine(f"{path[:_LONGEST_PATH]}: {sentence}") from None
+        raise InvalidLine(f"{path[:MAX_PATH]}: {sentence}") from None
     del loaded["schema"]
     if is_verdict:
         return VerdictRecord(**loaded)

@@ -28,7 +28,7 @@ def json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -
 def name_ignored(answer: dict[str, Any], ignored: list[str]) -> None:
     """Add to an answer which members of the body nobody knows, if there are any."""
     if ignored:
-        answer["ignored"] = [redact(name)[:_LONGEST_NAME] for name in ignored[:_MOST_NAMES]]
+        answer["ignored"] = [redact(name, _LONGEST_NAME) for name in ignored[:_MOST_NAMES]]
 
 
 def entries(members: Iterable[dict[str, Any]]) -> list[bytes]:

@@ -89,12 +89,14 @@ def connect(path: Path | None, mode: str, timeout: float) -> Connection:
     return db
 
 
-#: Of what SQLite says, by its primary result code; of all else, that it is down.
+#: Of what SQLite says, by its extended or else its primary result code; of all else, that it is
+#: down.
 _REASONS: dict[int, Reason] = {
     sqlite3.SQLITE_BUSY: "busy",
     sqlite3.SQLITE_LOCKED: "busy",
     sqlite3.SQLITE_INTERRUPT: "busy",  # the deadline's end: `Connection.is_late`
     sqlite3.SQLITE_FULL: "full",
+    sqlite3.SQLITE_IOERR_SHMSIZE: "full",  # there is no room for the index of a new log
     sqlite3.SQLITE_READONLY: "read_only",
 }
 
@@ -102,9 +104,8 @@ _REASONS: dict[int, Reason] = {
 def unavailable(error: BaseException) -> Unavailable:
     """Return what an error of SQLite's means to whoever asked."""
     text = f"SQLite: {str(error) or type(error).__name__}"
-    # Whose disk has no room for the index of a new log.
-    is_full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHMSIZE
-    return Unavailable(text, "full" if is_full else _REASONS.get(primary_code(error), "down"))
+    extended = getattr(error, "sqlite_errorcode", 0)
+    return Unavailable(text, _REASONS.get(extended) or _REASONS.get(primary_code(error), "down"))
 
 
 def primary_code(error: BaseException) -> int:
