@@ -24,8 +24,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from crowd import overload
+from nginx_server import fronted
 from support import perfgate_server, receipt, serving
-from test_nginx import fronted
 
 SLOW = 5.0
 WORKERS, THREADS, TIMEOUT = 2, 4, 10

@@ -5,66 +5,25 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
-import shutil
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from nginx_server import fronted
 from postgres_server import Postgres
 from support import (
     PATIENCE,
-    ROOT,
     Server,
     drive,
-    free_port,
     key_line,
-    not_installed,
     perfgate_server,
     receipt,
     serving,
     wait_for,
 )
-
-NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-
-if NGINX is None:
-    not_installed("nginx (apt-get install nginx-light)")
-
-
-@contextlib.contextmanager
-def fronted(folder: Path, *servers: Server) -> Iterator[Server]:
-    """Run nginx with the README's configuration before these servers; requests go to nginx."""
-    port = free_port()
-    site = (ROOT / "examples" / "nginx.conf").read_text("utf-8")
-    upstream = "".join(f"server 127.0.0.1:{server.port};" for server in servers)
-    site = site.replace("server 127.0.0.1:8080;", upstream)
-    # No certificate here.
-    site = site.replace("listen 443 ssl", f"listen 127.0.0.1:{port}")
-    site = "\n".join(line for line in site.splitlines() if "ssl_certificate" not in line)
-    # Else its workers, which are nobody's then, cannot enter the folder to buffer anything there.
-    user = "user root;" if os.geteuid() == 0 else ""
-    (folder / "nginx.conf").write_text(
-        f"{user} daemon off; pid nginx.pid; worker_processes 1;\n"
-        f"error_log error.log; events {{}}\n"
-        f"http {{ access_log off; client_body_temp_path body;\n"
-        f"proxy_temp_path proxy; fastcgi_temp_path f;\n"
-        f"uwsgi_temp_path u; scgi_temp_path s;\n{site}\n}}\n"
-    )
-    assert NGINX is not None, "CI must install nginx"
-    with (folder / "nginx.out").open("w") as out:
-        nginx = subprocess.Popen([NGINX, "-p", folder, "-c", "nginx.conf"], stderr=out)
-    try:
-        front = Server(servers[0].process, port, Path(folder / f"server-{servers[0].port}.log"))
-        wait_for(lambda: _up(front), f"nginx: {(folder / 'nginx.out').read_text()}")
-        yield front
-    finally:
-        nginx.terminate()
-        nginx.wait(PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +36,6 @@ def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         fronted(folder, server) as front,
     ):
         yield front
-
-
-def _up(front: Server) -> bool:
-    with contextlib.suppress(OSError):
-        return front.request("GET", "/health", role=None)[0] == 200
-    return False
 
 
 def test_everything_works_through_it(behind: Server) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from crowd import Crowd, drip_body, drip_chunks, drip_head, overload
+from nginx_server import fronted
 from support import PATIENCE, Server, bearer, key_line, perfgate_server, receipt, serving, wait_for
 
 from perfgate_server.balance import _STUCK
@@ -292,8 +293,6 @@ def test_who_says_nothing_does_not_delay_a_stop(tmp_path: Path) -> None:
 
 def test_behind_nginx_honest_clients_do_not_notice(tmp_path: Path) -> None:
     """A short form of benchmarks/overload.py."""
-    from test_nginx import fronted
-
     arguments = perfgate_server("--storage-type", "sqlite", "--workers", "2", "--threads", "2")
     with (
         serving([*arguments, "--trusted-proxies", "1", "--timeout", "5"], tmp_path) as server,
