@@ -22,7 +22,9 @@ from fuzzing import Broken, fuzz
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--requests", type=int, default=200_000)
     parser.add_argument("--seed", default=str(int(time.time())))
     options = parser.parse_args()

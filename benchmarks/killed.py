@@ -25,5 +25,4 @@ import durability
 ROUNDS_EACH = 25
 
 if __name__ == "__main__":
-    what = __doc__.splitlines()[0]
-    sys.exit(durability.main(what, durability.rounds, 200, ROUNDS_EACH))
+    sys.exit(durability.main(__doc__, durability.rounds, 200, ROUNDS_EACH))

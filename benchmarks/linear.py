@@ -24,5 +24,4 @@ import linearizability
 ROUNDS_EACH = 250
 
 if __name__ == "__main__":
-    what = __doc__.splitlines()[0]
-    sys.exit(durability.main(what, linearizability.rounds, 500, ROUNDS_EACH))
+    sys.exit(durability.main(__doc__, linearizability.rounds, 500, ROUNDS_EACH))

@@ -231,7 +231,9 @@ def verdicts(storage: Any, half: str) -> Iterator[tuple[str, Callable[[], Any]]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("backend", choices=sorted(_FILL))
     parser.add_argument("location")
     parser.add_argument("--rows", type=int, default=1_000_000)

@@ -200,7 +200,9 @@ def target_on(options: argparse.Namespace) -> Iterator[PowerTarget]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--seed", default=str(int(time.time())))
     parser.add_argument("--failing", action="store_true", help="the disk fails before the cut")

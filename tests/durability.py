@@ -357,7 +357,9 @@ def campaign(
 def main(description: str, rounds: Rounds, count: int, each: int) -> int:
     """Run a campaign as a program that takes a backend, a number of rounds (`count` unless told)
     and a seed; return its exit status."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("backend", choices=("sqlite", "postgres"))
     parser.add_argument("--rounds", type=int, default=count)
     parser.add_argument("--seed", default=str(int(time.time())))
