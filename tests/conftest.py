@@ -126,12 +126,17 @@ def storage(backend: str, location: str | None) -> Iterator[Storage]:
     opened.close()
 
 
-@pytest.fixture
-def config(backend: str, location: str | None) -> ServerConfig:
-    made = ServerConfig(storage_type=backend, database_url=location, max_body_size=2**20)
+def with_every_key(**settings: Any) -> ServerConfig:
+    """Return a configuration for applications that are tested."""
+    made = ServerConfig(max_body_size=2**20, **settings)
     for role, key in KEYS.items():
         made = made.api_key(key, Role(role))
     return made
+
+
+@pytest.fixture
+def config(backend: str, location: str | None) -> ServerConfig:
+    return with_every_key(storage_type=backend, database_url=location)
 
 
 Create = Callable[[ServerConfig], Flask]
@@ -204,3 +209,9 @@ def create() -> Iterator[Create]:
 def api(config: ServerConfig, create: Create) -> Api:
     """The API of a fresh server, on each backend."""
     return Api(create(config).test_client())
+
+
+@pytest.fixture
+def quick(create: Create) -> Api:
+    """The API without a database, for what is refused before one is asked."""
+    return Api(create(with_every_key()).test_client())

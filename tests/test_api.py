@@ -1,5 +1,5 @@
-"""The wire contract, on every backend: what holds for each route. Uploads and records have their
-own rooms."""
+"""The wire contract: what holds for each route; on every backend, but for what is refused before
+one is asked. Uploads and records have files of their own."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ def test_each_status_has_its_code(status: int, code: str) -> None:
     ["/", "/projects", "/projects/p", "/projects/p/baselines/", "/api/v2/health", "/health/"],
 )
 def test_an_unknown_route_is_404_with_or_without_a_key(
-    api: Api, path: str, role: str | None
+    quick: Api, path: str, role: str | None
 ) -> None:
-    error = fails(api.get(path, role=role), 404)
+    error = fails(quick.get(path, role=role), 404)
     assert (error["code"], error["details"]) == ("NOT_FOUND", {"missing": "route"})
     is_empty = path.endswith("/") and path != "/"
     more = ": the path has an empty segment." if is_empty else ". All are at the root and, alike,"
@@ -105,9 +105,9 @@ def test_an_unknown_route_is_404_with_or_without_a_key(
         "/projects/p/baselines/b/versions/feature%2Fx",
     ],
 )
-def test_a_slash_in_a_project_or_a_version_is_told_of(api: Api, path: str) -> None:
+def test_a_slash_in_a_project_or_a_version_is_told_of(quick: Api, path: str) -> None:
     """As of a repository's name, or a branch's."""
-    assert "slash" in fails(api.get(path), 404)["message"]
+    assert "slash" in fails(quick.get(path), 404)["message"]
 
 
 def test_a_script_can_tell_what_is_missing(api: Api) -> None:
@@ -130,9 +130,9 @@ def test_a_script_can_tell_what_is_missing(api: Api) -> None:
             assert fails(answer, 404)["details"] == {"missing": missing}
 
 
-def test_a_benchmark_alone_is_told_what_there_is(api: Api) -> None:
+def test_a_benchmark_alone_is_told_what_there_is(quick: Api) -> None:
     for path in ("b", "a/b", "b/versions/v1/x"):
-        message = fails(api.get(f"/projects/p/baselines/{path}"), 404)["message"]
+        message = fails(quick.get(f"/projects/p/baselines/{path}"), 404)["message"]
         assert "/latest" in message and "/versions" in message
 
 
@@ -148,9 +148,9 @@ def test_a_benchmark_alone_is_told_what_there_is(api: Api) -> None:
     ],
 )
 def test_a_wrong_method_is_405_and_names_the_right_ones(
-    api: Api, method: str, path: str, allowed: set[str]
+    quick: Api, method: str, path: str, allowed: set[str]
 ) -> None:
-    answer = api(method, path, role=None)
+    answer = quick(method, path, role=None)
     assert fails(answer, 405)["code"] == "METHOD_NOT_ALLOWED"
     assert answer.headers["Allow"] == ", ".join(sorted(allowed))  # each time the same
 
@@ -168,9 +168,9 @@ def test_slashes_are_neither_merged_nor_redirected(api: Api) -> None:
 
 
 @pytest.mark.parametrize("path", ["//health", "///health", "//projects/p/baselines", "//\xff"])
-def test_a_path_that_begins_with_two_slashes_is_no_route(api: Api, path: str) -> None:
+def test_a_path_that_begins_with_two_slashes_is_no_route(quick: Api, path: str) -> None:
     # In a URL the test client would take what follows for a host.
-    error = fails(api.get("/", environ_overrides={"PATH_INFO": path}), 404)
+    error = fails(quick.get("/", environ_overrides={"PATH_INFO": path}), 404)
     assert "empty segment" in error["message"]
 
 
@@ -256,9 +256,9 @@ def test_good_projects(api: Api, project: str) -> None:
 
 
 @pytest.mark.parametrize("project", [".p", "-p", "_p", "p q", "é", "x" * 65, "p%0A"])
-def test_bad_projects(api: Api, project: str) -> None:
-    fails(api.get(f"/projects/{project}/baselines"), 400, "project")
-    assert api.get(f"/projects/{'x' * 64}/baselines").status_code == 200
+def test_bad_projects(quick: Api, project: str) -> None:
+    fails(quick.get(f"/projects/{project}/baselines"), 400, "project")
+    assert quick.get(f"/projects/{'x' * 64}/baselines").status_code == 200
 
 
 # -- keys
@@ -348,10 +348,10 @@ def test_every_route_under_projects_asks_for_a_permission(
     ],
     ids=range(14),
 )
-def test_without_a_known_key_everything_is_401(api: Api, header: str | None) -> None:
+def test_without_a_known_key_everything_is_401(quick: Api, header: str | None) -> None:
     headers = {} if header is None else {"Authorization": header}
     for method, path, body, _ in MATRIX:
-        answer = api(method, path, role=None, headers=headers, json=BODIES[body])
+        answer = quick(method, path, role=None, headers=headers, json=BODIES[body])
         if method != "HEAD":
             error = fails(answer, 401)
             assert error["code"] == "UNAUTHORIZED"
@@ -477,11 +477,11 @@ def test_checks_come_in_their_order(api: Api) -> None:
 # -- errors and headers
 
 
-def test_a_request_id_is_taken_or_made(api: Api) -> None:
+def test_a_request_id_is_taken_or_made(quick: Api) -> None:
     for good in ("a", "Job-1.2_3", "x" * 128):
-        assert api.get("/health", headers={"X-Request-ID": good}).headers["X-Request-ID"] == good
+        assert quick.get("/health", headers={"X-Request-ID": good}).headers["X-Request-ID"] == good
     for bad in ("", "a b", "é", "x" * 129, "a/b", "{}", KEYS["admin"]):
-        given = api.get("/nowhere", headers={"X-Request-ID": bad}).headers["X-Request-ID"]
+        given = quick.get("/nowhere", headers={"X-Request-ID": bad}).headers["X-Request-ID"]
         assert re.fullmatch(r"[0-9a-f]{32}", given)
 
 
@@ -504,15 +504,15 @@ def test_answers_end_with_a_newline_and_are_utf_8(api: Api) -> None:
         ("?a=" + "&a=" * 256, "query", "at most 256 parameters"),
     ],
 )
-def test_a_query_that_is_not_utf_8_is_refused(api: Api, query: str, name: str, said: str) -> None:
-    for answer in (api.list(query), api.put(query=query)):
+def test_a_query_that_is_not_utf_8_is_refused(quick: Api, query: str, name: str, said: str) -> None:
+    for answer in (quick.list(query), quick.put(query=query)):
         assert said in fails(answer, 400, name)["details"][name]
-    fails(api.list("?foo=1&limit=-1&since=x"), 400, "foo", "limit", "since")
-    fails(api.list("?a=" + "&a=" * 255), 400, "a")
-    fails(api.list("?git_ref=a%00b"), 400, "git_ref")
-    fails(api.put(query="?meta.a%00=x"), 400, "meta.a\0")
+    fails(quick.list("?foo=1&limit=-1&since=x"), 400, "foo", "limit", "since")
+    fails(quick.list("?a=" + "&a=" * 255), 400, "a")
+    fails(quick.list("?git_ref=a%00b"), 400, "git_ref")
+    fails(quick.put(query="?meta.a%00=x"), 400, "meta.a\0")
     raw = {"QUERY_STRING": "git_ref=\xe9"}
-    assert "UTF-8" in fails(api.list(environ_overrides=raw), 400, "query")["details"]["query"]
+    assert "UTF-8" in fails(quick.list(environ_overrides=raw), 400, "query")["details"]["query"]
 
 
 def test_routes_without_parameters_say_so(api: Api) -> None:
@@ -539,10 +539,10 @@ def test_routes_without_parameters_say_so(api: Api) -> None:
         ("POST verdicts?git_ref=%FF", "git_ref benchmark run_id status counts reasons"),
     ],
 )
-def test_a_refusal_names_all_that_is_wrong(api: Api, call: str, wrong: str) -> None:
+def test_a_refusal_names_all_that_is_wrong(quick: Api, call: str, wrong: str) -> None:
     """Or a script is mended, and run, once for each."""
     method, path = call.replace("V?", "baselines/b/versions/v?").split(" ")
-    answer = api(method, f"/projects/p/{path}", json=None if method == "GET" else {})
+    answer = quick(method, f"/projects/p/{path}", json=None if method == "GET" else {})
     assert answer.status_code == 400, answer.text
     details = answer.json["error"]["details"]
     receipts = {name for name in details if name.startswith("receipt.")}
@@ -552,12 +552,12 @@ def test_a_refusal_names_all_that_is_wrong(api: Api, call: str, wrong: str) -> N
         assert details.get(name, "Must be given once.") == "Must be given once."
 
 
-def test_an_unknown_parameter_is_told_the_known_ones(api: Api) -> None:
+def test_an_unknown_parameter_is_told_the_known_ones(quick: Api) -> None:
     for answer, known in (
-        (api.get(f"{VERSION}?x=1"), "receipt"),
-        (api.get("/projects/p/baselines/b/versions?x=1"), "limit, offset, cursor, total"),
-        (api.get(f"{TREND}?metric=wall_ms&x=1"), "metric, window, git_ref"),
-        (api.put(query="?x=1"), "git_ref, git_sha, tag, meta.NAME, normalize"),
+        (quick.get(f"{VERSION}?x=1"), "receipt"),
+        (quick.get("/projects/p/baselines/b/versions?x=1"), "limit, offset, cursor, total"),
+        (quick.get(f"{TREND}?metric=wall_ms&x=1"), "metric, window, git_ref"),
+        (quick.put(query="?x=1"), "git_ref, git_sha, tag, meta.NAME, normalize"),
     ):
         told = fails(answer, 400, "x")["details"]["x"]
         assert told == f"Unknown parameter; this route takes {known}."
@@ -673,9 +673,9 @@ SENT = ["authorization", "content-type", "if-match", "if-none-match", "x-request
     ],
 )
 def test_a_preflight_needs_no_key_and_tells_the_routed_methods(
-    api: Api, path: str, methods: str
+    quick: Api, path: str, methods: str
 ) -> None:
-    answer = api(
+    answer = quick(
         "OPTIONS",
         path,
         role=None,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import Api, Create
-from support import KEYS, receipt
+from support import receipt
 from test_api import fails
 
 from perfgate_server import Role, ServerConfig, compare_query
@@ -37,13 +37,6 @@ def compare(api: Api, query: str = "", value: Any = None, **options: Any) -> Any
 
 def envelope(api: Api, options: Any, query: str = "", **members: Any) -> Any:
     return compare(api, query, {"receipt": run(), "options": options, **members})
-
-
-@pytest.fixture
-def quick(create: Create) -> Api:
-    """The API without a database, for what is refused before one is asked."""
-    config = ServerConfig().api_key(KEYS["admin"], Role.ADMIN)
-    return Api(create(config).test_client())
 
 
 def judged(api: Api, query: str = "", value: Any = None, **options: Any) -> dict[str, Any]:

@@ -314,8 +314,8 @@ def test_an_empty_project_is_an_empty_list(api: Api) -> None:
     ],
     ids=range(35),
 )
-def test_a_parameter_that_cannot_be_parsed_is_named(api: Api, query: str, field: str) -> None:
-    fails(api.list(query), 400, field)
+def test_a_parameter_that_cannot_be_parsed_is_named(quick: Api, query: str, field: str) -> None:
+    fails(quick.list(query), 400, field)
 
 
 def test_cursor_and_offset_exclude_each_other(api: Api) -> None:
@@ -520,9 +520,9 @@ def test_a_promotion_that_waits_for_the_storage_is_as_old_as_its_end(
     assert newest["created_at"] > other["created_at"]
 
 
-def test_a_promotion_names_both_versions(api: Api) -> None:
+def test_a_promotion_names_both_versions(quick: Api) -> None:
     path = "/projects/p/baselines/b/promote"
-    fails(api("POST", path, json={}), 400, "from_version", "to_version")
+    fails(quick("POST", path, json={}), 400, "from_version", "to_version")
 
 
 def test_a_retried_promotion_is_its_first_answer_and_another_is_409(api: Api) -> None:

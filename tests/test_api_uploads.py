@@ -27,10 +27,10 @@ from perfgate_server.storage.sql import SqlStorage
 
 
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "json"])
-def test_an_envelope_wants_to_be_called_json(api: Api, kind: str | None) -> None:
+def test_an_envelope_wants_to_be_called_json(quick: Api, kind: str | None) -> None:
     body = json.dumps(BODIES["upload"])
     for path in ("/projects/p/baselines", "/projects/p/baselines/b/promote"):
-        error = fails(api("POST", path, data=body, content_type=kind), 415)
+        error = fails(quick("POST", path, data=body, content_type=kind), 415)
         assert error["details"] == {"header": "Content-Type"}
         assert f"not as {kind or 'nothing'}: -H 'Content-Type: app" in error["message"]
 
@@ -44,18 +44,18 @@ def test_kinds_of_json(api: Api, kind: str) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[NaN]", b"[" * 100_000, b'"\xff"', b'"\\ud800"'])
-def test_what_is_not_json_is_a_400_wherever_it_is_sent(api: Api, body: bytes) -> None:
+def test_what_is_not_json_is_a_400_wherever_it_is_sent(quick: Api, body: bytes) -> None:
     options = {"data": body, "content_type": "application/json"}
-    fails(api("POST", "/projects/p/baselines", **options), 400, "body")
-    fails(api("POST", "/projects/p/baselines/b/promote", **options), 400, "body")
-    fails(api("PUT", VERSION, **options), 400, "body")
+    fails(quick("POST", "/projects/p/baselines", **options), 400, "body")
+    fails(quick("POST", "/projects/p/baselines/b/promote", **options), 400, "body")
+    fails(quick("PUT", VERSION, **options), 400, "body")
 
 
 @pytest.mark.parametrize("value", [None, 1, "x", [], [{}]])
-def test_what_is_no_object_is_refused(api: Api, value: Any) -> None:
-    fails(api("POST", "/projects/p/baselines", json=value), 400, "body")
-    fails(api("POST", "/projects/p/baselines/b/promote", json=value), 400, "body")
-    fails(api("PUT", VERSION, json=value), 400, "receipt")
+def test_what_is_no_object_is_refused(quick: Api, value: Any) -> None:
+    fails(quick("POST", "/projects/p/baselines", json=value), 400, "body")
+    fails(quick("POST", "/projects/p/baselines/b/promote", json=value), 400, "body")
+    fails(quick("PUT", VERSION, json=value), 400, "receipt")
 
 
 def test_a_body_over_the_limit_is_413(api: Api) -> None:
@@ -107,11 +107,11 @@ def test_a_compressed_body_is_refused(api: Api, encoding: str) -> None:
 
 
 @pytest.mark.parametrize("server", [{}, {"wsgi.input_terminated": True}], ids=["any", "gunicorn"])
-def test_a_body_that_breaks_off_is_refused(api: Api, server: dict[str, Any]) -> None:
+def test_a_body_that_breaks_off_is_refused(quick: Api, server: dict[str, Any]) -> None:
     """Though what came of it is JSON."""
     body = json.dumps(receipt()).encode()
     more = {"CONTENT_LENGTH": str(len(body) + 1), **server}
-    answer = api("PUT", VERSION, data=body, environ_overrides=more)
+    answer = quick("PUT", VERSION, data=body, environ_overrides=more)
     fails(answer, 400, "body")
 
 
@@ -119,7 +119,7 @@ def test_a_body_that_breaks_off_is_refused(api: Api, server: dict[str, Any]) -> 
     ("error", "status"), [(TimeoutError, 408), (BlockingIOError, 408), (ConnectionError, 400)]
 )
 def test_a_body_that_does_not_come_is_told_why(
-    api: Api, error: type[Exception], status: int
+    quick: Api, error: type[Exception], status: int
 ) -> None:
     class Stopped(io.BytesIO):
         def read(self, *_: Any) -> bytes:
@@ -127,7 +127,7 @@ def test_a_body_that_does_not_come_is_told_why(
 
     # As gunicorn hands it over.
     environ = {"wsgi.input_terminated": True}
-    answer = api("PUT", VERSION, input_stream=Stopped(), environ_overrides=environ)
+    answer = quick("PUT", VERSION, input_stream=Stopped(), environ_overrides=environ)
     fails(answer, status, "body")
 
 
@@ -173,10 +173,10 @@ def test_the_time_that_a_body_takes_is_not_the_storage_s(
     assert deadlines[0] > body.deadline > 0
 
 
-def test_a_receipt_and_an_envelope_in_each_others_place_are_told_apart(api: Api) -> None:
-    error = fails(api("POST", "/projects/p/baselines", json=receipt()), 400, "receipt")
+def test_a_receipt_and_an_envelope_in_each_others_place_are_told_apart(quick: Api) -> None:
+    error = fails(quick("POST", "/projects/p/baselines", json=receipt()), 400, "receipt")
     assert "PUT" in error["message"]
-    error = fails(api("PUT", VERSION, json=BODIES["upload"]), 400, "receipt")
+    error = fails(quick("PUT", VERSION, json=BODIES["upload"]), 400, "receipt")
     assert "POST" in error["message"]
 
 
@@ -211,11 +211,11 @@ def test_null_is_not_given_and_empty_is(api: Api) -> None:
     fails(api.upload(benchmark=None), 400, "benchmark")
 
 
-def test_an_error_is_no_larger_than_what_it_is_about(api: Api) -> None:
+def test_an_error_is_no_larger_than_what_it_is_about(quick: Api) -> None:
     value = receipt() | {"stats": {"wall_ms": 1}}
     value["samples"] = [{"wall_ms": 1, "exit_code": 0, "x" * 100_000: 1}]
     sent = {"benchmark": "b", "receipt": value, "metadata": {"x" * 100_000: 1}}
-    answer = api("POST", "/projects/p/baselines", json=sent)
+    answer = quick("POST", "/projects/p/baselines", json=sent)
     assert answer.status_code == 400 and len(answer.data) < 3000
     assert "metadata." + "x" * 191 in answer.json["error"]["details"]
 
@@ -275,9 +275,9 @@ def test_of_a_key_that_lies_across_the_end_of_a_name_nothing_is_shown(api: Api) 
     ],
     ids=itertools.count(),
 )
-def test_bad_members_are_named(api: Api, members: dict[str, Any], field: str) -> None:
-    fails(api.upload(**members), 400, field)
-    assert api.versions_listed() == []
+def test_bad_members_are_named(quick: Api, members: dict[str, Any], field: str) -> None:
+    fails(quick.upload(**members), 400, field)
+    assert quick.versions_listed() == []
 
 
 def test_bounds_are_inclusive(api: Api) -> None:
@@ -354,13 +354,13 @@ def spoil(path: str, value: Any) -> dict[str, Any]:
     ],
     ids=str,
 )
-def test_a_bad_receipt_names_the_member(api: Api, path: str, value: Any) -> None:
+def test_a_bad_receipt_names_the_member(quick: Api, path: str, value: Any) -> None:
     spoiled = spoil(path, value)
-    fails(api.upload(receipt=spoiled), 400, f"receipt.{path}")
-    fails(api.put(json=spoiled), 400, f"receipt.{path}")
+    fails(quick.upload(receipt=spoiled), 400, f"receipt.{path}")
+    fails(quick.put(json=spoiled), 400, f"receipt.{path}")
 
 
-def test_each_member_that_a_receipt_must_have_is_asked_for(api: Api) -> None:
+def test_each_member_that_a_receipt_must_have_is_asked_for(quick: Api) -> None:
     parts = {
         "": ("schema", "tool", "run", "bench", "samples", "stats"),
         "tool.": ("name", "version"),
@@ -372,7 +372,7 @@ def test_each_member_that_a_receipt_must_have_is_asked_for(api: Api) -> None:
         "stats.throughput_per_s.": ("median", "min", "max"),
     }
     for path in (part + name for part, names in parts.items() for name in names):
-        fails(api.put(json=spoil(path, ...)), 400, f"receipt.{path}")
+        fails(quick.put(json=spoil(path, ...)), 400, f"receipt.{path}")
 
 
 @pytest.mark.parametrize(
@@ -391,10 +391,10 @@ def test_each_member_that_a_receipt_must_have_is_asked_for(api: Api) -> None:
         "throughput_per_s",
     ],
 )
-def test_the_stats_of_each_metric_are_checked(api: Api, metric: str) -> None:
+def test_the_stats_of_each_metric_are_checked(quick: Api, metric: str) -> None:
     stats = {"median": 1, "min": 1, "max": True, "mean": "1", "stddev": "0"}
     wrong = [f"receipt.stats.{metric}.{name}" for name in ("max", "mean", "stddev")]
-    fails(api.put(json=spoil(f"stats.{metric}", stats)), 400, *wrong)
+    fails(quick.put(json=spoil(f"stats.{metric}", stats)), 400, *wrong)
 
 
 @pytest.mark.parametrize(
@@ -429,15 +429,15 @@ def test_a_good_receipt_comes_back_value_for_value(api: Api, path: str, value: A
     assert json.dumps(found, sort_keys=True) == json.dumps(sent, sort_keys=True)
 
 
-def test_errors_of_a_receipt_are_a_few_and_all_their_names(api: Api) -> None:
+def test_errors_of_a_receipt_are_a_few_and_all_their_names(quick: Api) -> None:
     error = fails(
-        api.upload(receipt=receipt(samples=[{"wall_ms": -1}])),
+        quick.upload(receipt=receipt(samples=[{"wall_ms": -1}])),
         400,
         "receipt.samples.0.wall_ms",
         "receipt.samples.0.exit_code",
     )
     assert "1 more" in error["message"]
-    many = api.upload(receipt=receipt(samples=[7] * 10_000))
+    many = quick.upload(receipt=receipt(samples=[7] * 10_000))
     details = many.json["error"]["details"]
     assert many.status_code == 400 and len(details) == 51
     assert "50 samples" in details["receipt.samples"]
@@ -446,7 +446,7 @@ def test_errors_of_a_receipt_are_a_few_and_all_their_names(api: Api) -> None:
         ("metadata", {f"{number}": 7 for number in range(64)}),
         ("receipt", spoil("bench.command", [7] * 1000)),
     ):
-        answer = api.upload(**{name: value})
+        answer = quick.upload(**{name: value})
         assert answer.status_code == 400
         assert len(answer.json["error"]["details"]) == 50
 
@@ -608,9 +608,9 @@ def test_put_takes_the_receipt_as_it_is_and_the_rest_from_the_query(api: Api) ->
         ("?metadata=x", "metadata"),
     ],
 )
-def test_put_refuses_other_parameters(api: Api, query: str, field: str) -> None:
-    fails(api.put(query=query), 400, field)
-    assert api.versions_listed() == []
+def test_put_refuses_other_parameters(quick: Api, query: str, field: str) -> None:
+    fails(quick.put(query=query), 400, field)
+    assert quick.versions_listed() == []
 
 
 def test_if_none_match_star_makes_an_existing_version_412(api: Api) -> None:
@@ -634,16 +634,16 @@ def test_a_receipt_may_have_a_member_named_receipt(api: Api) -> None:
     assert api.put(json=receipt(receipt={"any": 1})).status_code == 201
 
 
-def test_one_wrong_field_is_told_alone(api: Api) -> None:
-    error = fails(api.upload(tags="t"), 400, "tags")
+def test_one_wrong_field_is_told_alone(quick: Api) -> None:
+    error = fails(quick.upload(tags="t"), 400, "tags")
     assert error["message"] == f"tags: {error['details']['tags']}"
-    error = fails(api.upload(tags="t", git_ref=""), 400, "tags", "git_ref")
+    error = fails(quick.upload(tags="t", git_ref=""), 400, "tags", "git_ref")
     assert error["message"].endswith(" (1 more in details)")
 
 
-def test_a_malformed_key_is_told_what_one_looks_like(api: Api) -> None:
+def test_a_malformed_key_is_told_what_one_looks_like(quick: Api) -> None:
     sent = {"headers": {"Authorization": "Bearer pg_live_short"}, "role": None}
-    assert "32 or more" in fails(api.get(VERSION, **sent), 401)["message"]
+    assert "32 or more" in fails(quick.get(VERSION, **sent), 401)["message"]
 
 
 def test_an_upload_that_takes_long_is_as_old_as_its_end(api: Api) -> None:

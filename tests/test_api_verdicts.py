@@ -116,13 +116,13 @@ def test_a_verdict_says_how_flaky_its_benchmark_is(api: Api) -> None:
     ],
     ids=str,
 )
-def test_bad_members_are_named(api: Api, members: dict[str, Any], field: str) -> None:
-    fails(submit(api, **members), 400, field)
-    assert runs(api) == ""
+def test_bad_members_are_named(quick: Api, members: dict[str, Any], field: str) -> None:
+    fails(submit(quick, **members), 400, field)
+    assert runs(quick) == ""
 
 
-def test_a_number_that_is_wrong_is_told_its_bounds(api: Api) -> None:
-    answer = submit(api, wall_ms_cv=-1, counts={"pass": -1, "warn": 0, "fail": 0})
+def test_a_number_that_is_wrong_is_told_its_bounds(quick: Api) -> None:
+    answer = submit(quick, wall_ms_cv=-1, counts={"pass": -1, "warn": 0, "fail": 0})
     assert fails(answer, 400, "wall_ms_cv", "counts.pass", "counts.skip")["details"] == {
         "wall_ms_cv": "Must be a number of 0 or more.",
         "counts.pass": "Must be an integer from 0 to 4294967295.",
@@ -219,8 +219,8 @@ def test_a_verdict_is_kept_with_who_submitted_it(api: Api) -> None:
         ("?run_id=x", "run_id"),
     ],
 )
-def test_a_parameter_that_cannot_be_parsed_is_named(api: Api, query: str, field: str) -> None:
-    fails(api.get(VERDICTS + query), 400, field)
+def test_a_parameter_that_cannot_be_parsed_is_named(quick: Api, query: str, field: str) -> None:
+    fails(quick.get(VERDICTS + query), 400, field)
 
 
 def test_a_limited_key_submits_and_sees_its_own(config: ServerConfig, create: Create) -> None:
@@ -330,13 +330,13 @@ def test_a_trend_has_a_window_of_30(api: Api) -> None:
         ("?metric=wall_ms&limit=5", "limit"),
     ],
 )
-def test_a_bad_question_about_a_trend_is_named(api: Api, query: str, field: str) -> None:
-    fails(trend(api, query), 400, field)
+def test_a_bad_question_about_a_trend_is_named(quick: Api, query: str, field: str) -> None:
+    fails(trend(quick, query), 400, field)
 
 
-def test_an_unknown_metric_is_told_the_known_ones(api: Api) -> None:
+def test_an_unknown_metric_is_told_the_known_ones(quick: Api) -> None:
     for query in ("", "?metric=speed"):
-        sentence = fails(trend(api, query), 400, "metric")["details"]["metric"]
+        sentence = fails(trend(quick, query), 400, "metric")["details"]["metric"]
         assert sentence.startswith("Must be 'wall_ms', 'cpu_ms',")
         assert sentence.endswith(" or 'throughput_per_s'.")
 

@@ -7,24 +7,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import Api
+from conftest import Api, with_every_key
 from fuzzing import Broken, fuzz
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import KEYS
 from test_jsonio import exactly, names, values
 
-from perfgate_server import Role, ServerConfig, create_app
+from perfgate_server import Role, create_app
 
 U32, U64 = 2**32 - 1, 2**64 - 1
 
 
 @pytest.fixture(scope="module")
 def fuzzed() -> Iterator[Api]:
-    config = ServerConfig(max_body_size=2**20)
-    for role, key in KEYS.items():
-        config = config.api_key(key, Role(role))
-    app = create_app(config)
+    app = create_app(with_every_key())
     yield Api(app.test_client())
     app.extensions["perfgate"].storage.close()
 
