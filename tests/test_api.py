@@ -258,7 +258,6 @@ def test_good_projects(api: Api, project: str) -> None:
 @pytest.mark.parametrize("project", [".p", "-p", "_p", "p q", "é", "x" * 65, "p%0A"])
 def test_bad_projects(quick: Api, project: str) -> None:
     fails(quick.get(f"/projects/{project}/baselines"), 400, "project")
-    assert quick.get(f"/projects/{'x' * 64}/baselines").status_code == 200
 
 
 # -- keys

@@ -309,10 +309,14 @@ def test_an_empty_project_is_an_empty_list(api: Api) -> None:
         ("?since=2026-03-08T24:00:00Z", "since"),
         ("?since=2026-03-08T12:00:00.Z", "since"),
         ("?since=2026-03-08T12:00:00%2B24:00", "since"),
+        ("?since=2026-03-08T12:60:00Z", "since"),
+        ("?since=2026-03-08T12:00:61Z", "since"),
+        ("?since=2026-03-08T12:00:00%2B05:60", "since"),
+        ("?since=2026-03-08T12:00:00Zjunk", "since"),
         ("?until=now", "until"),
         ("?until=%D9%A2026-03-08T12:00:00Z", "until"),
     ],
-    ids=range(35),
+    ids=range(39),
 )
 def test_a_parameter_that_cannot_be_parsed_is_named(quick: Api, query: str, field: str) -> None:
     fails(quick.list(query), 400, field)
@@ -547,24 +551,6 @@ def test_a_promotion_can_normalize(api: Api) -> None:
     assert api.promote("v1", "prod", normalize=True).status_code == 200
 
 
-@pytest.mark.parametrize(
-    "time",
-    [
-        "2026-03-08T24:00:00Z",
-        "2026-03-08T12:60:00Z",
-        "2026-03-08T12:00:61Z",
-        "2026-03-08T12:00:00%2B24:00",
-        "2026-03-08T12:00:00%2B05:60",
-        "2026-03-08T12:00:00Zjunk",
-        "2026-02-30T12:00:00Z",
-        "2026-03-08T12:00:00",
-    ],
-)
-@pytest.mark.parametrize("name", ["since", "until"])
-def test_what_is_no_time_is_refused(api: Api, name: str, time: str) -> None:
-    fails(api.list(f"?{name}={time}"), 400, name)
-
-
 def test_a_page_with_receipts_ends_at_its_limit(api: Api) -> None:
     for version in ("v1", "v2", "v3"):
         api.put("b", version)
@@ -573,20 +559,6 @@ def test_a_page_with_receipts_ends_at_its_limit(api: Api) -> None:
     assert page.json["pagination"]["has_more"] is True
     walked = follow(api, "/projects/p/baselines?limit=2&include_receipt=true", "baselines")
     assert [entry["version"] for entry in walked] == ["v3", "v2", "v1"]
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("POST", "/projects/p/baselines"),
-        ("POST", "/projects/p/baselines/b/promote"),
-        ("DELETE", VERSION),
-    ],
-)
-def test_a_route_without_parameters_refuses_them(api: Api, method: str, path: str) -> None:
-    api.upload()
-    body = {"benchmark": "b", "receipt": receipt(), "from_version": "v1", "to_version": "v2"}
-    fails(api(method, f"{path}?x=1", json=body), 400, "x")
 
 
 def test_an_equal_record_promoted_to_the_same_version_differs_in_where_it_is_from(

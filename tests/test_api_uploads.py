@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from conftest import Api
-from flask import g
 from support import KEYS, receipt
 from test_api import BODIES, TIME, VERSION, fails
 
@@ -131,46 +130,20 @@ def test_a_body_that_does_not_come_is_told_why(
     fails(answer, status, "body")
 
 
-class Watched(io.BytesIO):
-    """A body that notes the request's deadline where it ends, and may break off there."""
-
-    deadline = 0.0
-    error: Exception | None = None
-
-    def read(self, *sizes: Any) -> bytes:
-        chunk = super().read(*sizes)
-        if not chunk:
-            self.deadline = g.deadline
-            if self.error:
-                raise self.error
-        return chunk
-
-
 def test_a_body_without_its_end_is_not_kept(api: Api) -> None:
     """Though it is whole JSON."""
-    body = Watched(json.dumps(receipt()).encode())
-    body.error = ConnectionError()
+
+    class Endless(io.BytesIO):
+        def read(self, *sizes: Any) -> bytes:
+            chunk = super().read(*sizes)
+            if not chunk:
+                raise ConnectionError
+            return chunk
+
+    body = Endless(json.dumps(receipt()).encode())
     environ = {"wsgi.input_terminated": True}
     fails(api("PUT", VERSION, input_stream=body, environ_overrides=environ), 400, "body")
     assert api.versions_listed() == []
-
-
-def test_the_time_that_a_body_takes_is_not_the_storage_s(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    deadlines: list[float] = []
-    create = SqlStorage.create
-
-    def look(*args: Any, deadline: float, **options: Any) -> Any:
-        deadlines.append(deadline)
-        return create(*args, deadline=deadline, **options)
-
-    monkeypatch.setattr(SqlStorage, "create", look)
-    body = Watched(json.dumps(receipt()).encode())
-    environ = {"wsgi.input_terminated": True}
-    answer = api("PUT", VERSION, input_stream=body, environ_overrides=environ)
-    assert answer.status_code == 201
-    assert deadlines[0] > body.deadline > 0
 
 
 def test_a_receipt_and_an_envelope_in_each_others_place_are_told_apart(quick: Api) -> None:
@@ -620,14 +593,6 @@ def test_if_none_match_star_makes_an_existing_version_412(api: Api) -> None:
     assert error["details"] == {"header": "If-None-Match"}
     assert error["code"] == "PRECONDITION_FAILED" and "is there already" in error["message"]
     assert api.put().status_code == 200
-
-
-def test_a_whole_record_sent_by_put_is_told_what_to_ask_for(api: Api) -> None:
-    """As it was saved from an answer; POST takes its receipt."""
-    api.upload()
-    record = api.get("/projects/p/baselines/b/latest").json
-    error = fails(api.put(version="v2", json=record), 400, "receipt")
-    assert "?receipt=only" in error["message"]
 
 
 def test_a_receipt_may_have_a_member_named_receipt(api: Api) -> None:

@@ -349,13 +349,6 @@ def test_an_unknown_benchmark_has_no_trend(api: Api) -> None:
     fails(api("POST", "/projects/p/baselines/a/b/trend", json={}), 405)
 
 
-@pytest.mark.parametrize(("window", "status"), [(0, 400), (1, 200), (500, 200), (501, 400)])
-def test_a_window_has_bounds(api: Api, window: int, status: int) -> None:
-    api.upload()
-    answer = api.get(f"/projects/p/baselines/b/trend?metric=wall_ms&window={window}")
-    assert answer.status_code == status
-
-
 def test_the_bounds_of_times_are_rounded_so_that_they_stay_right(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -579,12 +579,6 @@ def test_the_bounds_of_ids_and_names_are_taken(storage: Storage, length: int) ->
         assert (found["id"], found["created_by"]) == tuple(own.values())
 
 
-def test_an_export_of_a_version_without_verdicts_is_read_as_before(storage: Storage) -> None:
-    report, said = restored(storage, file_of(storage, "v1", "v2"))
-    assert report.outcomes == {Outcome.KEPT: 2} and said == []
-    assert listed(storage) == ["v2", "v1"]
-
-
 def test_a_verdict_needs_no_baseline_and_no_merge(storage: Storage) -> None:
     text = exported_verdict(verdict("1", created_at="2020-01-01T00:00:00.000000Z"))
     keep(storage, "b", "own")
