@@ -350,11 +350,12 @@ def test_a_signal_to_all_processes_is_the_main_ones_alone(tmp_path: Path, number
         (worker,) = server.workers()
         os.kill(worker, number)
         os.killpg(server.process.pid, number)
-        time.sleep(0.2)
+        name = signal.Signals(number).name
+        wait_for(lambda: f"{name}: " in server.log or not _accepts(server), "what comes of it")
         lock.rollback()
         lock.close()
         assert upload.result() == 201
-        assert f"was sent {signal.Signals(number).name}" not in server.log
+        assert f"was sent {name}" not in server.log
 
 
 def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None:

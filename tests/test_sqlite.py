@@ -43,7 +43,7 @@ from perfgate_server.storage import (
 )
 from perfgate_server.storage.base import CannotOpen, Filters, Page, Selector, Unavailable
 from perfgate_server.storage.sql import SqlStorage
-from perfgate_server.storage.sqlite import _CHECK_LASTS, SqliteEngine
+from perfgate_server.storage.sqlite import SqliteEngine
 from perfgate_server.storage.sqlite_connection import unavailable
 
 
@@ -467,8 +467,9 @@ def test_a_database_that_was_removed_is_an_error_and_not_an_empty_store(
 
 @pytest.mark.parametrize("first", ["ping", "create"])
 def test_a_removed_database_is_noticed_at_once_by_health_and_writers_and_then_by_all(
-    storage: SqlStorage, path: Path, first: str
+    storage: SqlStorage, path: Path, first: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sqlite, "_CHECK_LASTS", 0.0)
     calls: dict[str, Callable[[], Any]] = {
         "ping": lambda: storage.ping(deadline=soon()),
         "create": lambda: storage.create(*stored("b", "v2"), deadline=soon()),
@@ -479,7 +480,6 @@ def test_a_removed_database_is_noticed_at_once_by_health_and_writers_and_then_by
     path.unlink()
     with pytest.raises(Unavailable):
         calls[first]()
-    time.sleep(_CHECK_LASTS)
     for name in ("latest", "ping", "create", "latest"):
         with pytest.raises(Unavailable):
             calls[name]()
@@ -544,13 +544,15 @@ def test_an_index_that_does_not_fit_its_table_is_found(storage: SqlStorage, path
     assert "baselines_by_version" in (sqlite_file.check(path) or "")
 
 
-def test_a_removed_database_is_noticed_by_reads_alone(path: Path) -> None:
+def test_a_removed_database_is_noticed_by_reads_alone(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also on a connection that is open."""
+    monkeypatch.setattr(sqlite, "_CHECK_LASTS", 0.0)
     with closing(open_storage("sqlite", str(path), pool_size=1)) as storage:
         storage.create(*stored(), deadline=soon())
         assert storage.latest("p", "b", receipt=True, deadline=soon())
         path.unlink()
-        time.sleep(_CHECK_LASTS)
         with pytest.raises(Unavailable, match="is gone"):
             storage.latest("p", "b", receipt=True, deadline=soon())
 
