@@ -11,6 +11,7 @@ from support import LATEST, receipt
 from test_api import VERSION, fails
 
 from perfgate_server.records import normalized, receipt_of
+from perfgate_server.storage.sql import SqlStorage
 
 # -- read
 
@@ -53,8 +54,6 @@ def test_conditional_reads(api: Api, path: str, query: str) -> None:
 
 
 def test_a_304_reads_no_receipt(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    from perfgate_server.storage.sql import SqlStorage
-
     api.upload()
     tag = api.get(VERSION).headers["ETag"]
     asked: list[bool] = []
@@ -73,8 +72,6 @@ def test_a_conditional_read_is_answered_with_a_record_that_it_was_held_against(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though the newest is deleted while it is read."""
-    from perfgate_server.storage.sql import SqlStorage
-
     path, slower = f"{LATEST}?receipt=only", receipt(wall_ms=7)
     api.put("b", "v1")
     older = api.get(path).headers["ETag"]
@@ -508,8 +505,6 @@ def test_a_promotion_answers_and_stores(api: Api) -> None:
 def test_a_promotion_that_waits_for_the_storage_is_as_old_as_its_end(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from perfgate_server.storage.sql import SqlStorage
-
     original = SqlStorage.promote
 
     def promote(self: Any, *names: Any, **options: Any) -> Any:

@@ -190,8 +190,6 @@ def test_an_export_that_is_interrupted_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would end at a line, and look like all there is."""
-    from perfgate_server import cli
-
     sqlite_file(tmp_path).close()
     arguments = ["export", "--database-url", str(tmp_path / "perfgate.db")]
 

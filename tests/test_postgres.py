@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psycopg
 import pytest
 from conftest import Api, Create
 from postgres_server import OwnPostgres, Postgres, database_of, opened, server_on
@@ -38,6 +40,7 @@ from test_storage import race
 
 from perfgate_server import Role, ServerConfig
 from perfgate_server.storage import open_storage
+from perfgate_server.storage import postgres as engine
 from perfgate_server.storage.base import CannotOpen, Filters, Page, Unavailable
 
 
@@ -52,8 +55,6 @@ def test_the_server_works_on_it(url: str, tmp_path: Path) -> None:
 
 
 def test_a_lock_held_by_others_is_waited_for_until_the_deadline(url: str) -> None:
-    import psycopg
-
     storage = opened(url)
     storage.create(*stored(), deadline=soon())
     with psycopg.connect(url) as other:
@@ -76,8 +77,6 @@ def test_a_statement_that_takes_too_long_is_ended_by_the_server(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If it were only not waited for, it would go on, and nobody would want its answer."""
-    from perfgate_server.storage import postgres as engine
-
     monkeypatch.setattr(engine, "_GRACE", PATIENCE)  # however busy the machine is
     with contextlib.closing(opened(url)) as storage:
         with pytest.raises(Unavailable, match="statement timeout") as raised:
@@ -221,8 +220,6 @@ def test_a_commit_whose_answer_is_lost_promises_nothing(
     url: str, create: Create, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is a 503 that does not say what became of it; a retry finds what was done."""
-    from perfgate_server.storage.postgres import psycopg
-
     execute = psycopg.Connection.execute
 
     def lossy(connection: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
@@ -246,8 +243,6 @@ def test_those_who_wait_are_served_as_soon_as_the_database_is_back(
     own: OwnPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also if it was away for longer than the pool tries to connect, and nobody else asks."""
-
-    from perfgate_server.storage import postgres as engine
 
     monkeypatch.setattr(engine, "RECONNECT_TIMEOUT", 0.5)
     with own.database() as url, ThreadPoolExecutor(4) as threads:
@@ -307,9 +302,6 @@ def test_a_commit_waits_for_the_disk_and_for_no_less_than_the_database_says(
 
 def test_what_a_server_says_counts_however_late_it_comes() -> None:
     """Or a commit that was answered would be taken for one that was not."""
-    import psycopg
-
-    from perfgate_server.storage import postgres as engine
 
     def ask() -> Generator[str, int, int]:
         return (yield "wait")
@@ -520,7 +512,6 @@ def test_no_record_takes_a_place_that_is_being_reserved(url: str) -> None:
 
 
 def test_of_racing_writers_on_two_servers_one_wins(url: str, tmp_path: Path) -> None:
-
     with server_on(url, tmp_path) as one, server_on(url, tmp_path) as two:
         with ThreadPoolExecutor(8) as pool:
             for turn in range(5):
@@ -557,8 +548,6 @@ def bounced(own: OwnPostgres) -> Iterator[str]:
     for all: any state that a session kept would be somebody else's."""
     if PGBOUNCER is None:
         not_installed("PgBouncer (apt-get install pgbouncer)")
-    import tempfile
-
     port = free_port()
     with own.database() as url, tempfile.TemporaryDirectory(prefix="pgbouncer-") as folder:
         name = database_of(url)
@@ -585,8 +574,6 @@ def bounced(own: OwnPostgres) -> Iterator[str]:
 
 
 def _connects(url: str) -> bool:
-    import psycopg
-
     with contextlib.suppress(psycopg.Error):
         psycopg.connect(url, connect_timeout=2).close()
         return True
@@ -594,7 +581,6 @@ def _connects(url: str) -> bool:
 
 
 def test_it_works_through_a_pooler_in_transaction_mode(bounced: str, tmp_path: Path) -> None:
-
     with server_on(bounced, tmp_path, "--workers", "2", "--threads", "8") as server:
         drive(server)
 
@@ -633,8 +619,6 @@ def test_nothing_that_is_set_stays_in_a_session_of_the_pooler(
     own: OwnPostgres, bounced: str
 ) -> None:
     """The next transaction in it may be anybody's."""
-    import psycopg
-
     name = database_of(bounced)
     own.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")  # an upload turns it on
     own.disconnect(name)

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 from postgres_server import OwnPostgres, Postgres, database_of, opened, server_on
 from support import (
@@ -31,10 +32,9 @@ from support import (
 from test_storage import promotion
 from test_storage_verdicts import verdict
 
-from perfgate_server.storage import migrate, open_storage
+from perfgate_server.storage import migrate, open_storage, postgres_opening
 from perfgate_server.storage.base import CannotOpen, Kind, Unavailable
-
-psycopg = pytest.importorskip("psycopg")
+from perfgate_server.storage.postgres import PostgresEngine, _unavailable
 
 _OPEN_AND_WRITE = """
 import sys
@@ -209,10 +209,6 @@ def test_a_role_that_lacks_any_one_right_is_told_which(own: OwnPostgres) -> None
 def test_a_start_does_not_wait_for_a_lock_for_ever(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import psycopg
-
-    from perfgate_server.storage import postgres_opening
-
     opened(url).close()
     monkeypatch.setattr(postgres_opening, "_LOCK_TIMEOUTS", (1, 1))
     with psycopg.connect(url) as other:
@@ -225,8 +221,6 @@ def test_what_is_no_lock_is_not_waited_for(
     own: OwnPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever misspelt a name is told so at once."""
-    from perfgate_server.storage import postgres_opening
-
     monkeypatch.setattr(postgres_opening, "_LOCK_PAUSE", None)  # for which nobody can wait
     with pytest.raises(CannotOpen, match="does not exist"):
         opened(own.at("nowhere"))
@@ -234,8 +228,6 @@ def test_what_is_no_lock_is_not_waited_for(
 
 def test_an_upgrade_that_waits_for_a_reader_keeps_others_out_only_for_moments(url: str) -> None:
     """A dump of the database may take an hour; whoever came after a waiting upgrade waited too."""
-    import psycopg
-
     with psycopg.connect(url, autocommit=True) as db:
         db.execute((ROOT / "tests/dumps/postgres-0004.sql").read_bytes())
         with ThreadPoolExecutor(1) as pool, psycopg.connect(url) as reader:
@@ -254,15 +246,13 @@ def test_servers_that_start_at_once_do_not_depend_on_the_database_s_isolation(
     postgres: Postgres, url: str
 ) -> None:
     """The second is to see the tables that the first has made while it waited."""
-    from perfgate_server.storage.postgres_opening import _MIGRATION_LOCK
-
     name = database_of(url)
     isolation = "default_transaction_isolation = 'repeatable read'"
     postgres.execute(f'ALTER DATABASE "{name}" SET {isolation}')
     waits = """SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database
         WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted"""
     with psycopg.connect(url) as other, ThreadPoolExecutor(2) as pool:
-        other.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
+        other.execute("SELECT pg_advisory_xact_lock(%s)", (postgres_opening._MIGRATION_LOCK,))
         starts = [pool.submit(opened, url) for _ in range(2)]
         wait_for(lambda: other.execute(waits).fetchone() == (2,), "both starts")
         other.rollback()
@@ -405,8 +395,6 @@ def test_a_start_that_meets_a_deadlock_tries_again(
     postgres: Postgres, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with a server of an earlier version that writes meanwhile."""
-    from perfgate_server.storage import postgres_opening
-
     upgrade, errors = postgres_opening._upgrade, [psycopg.errors.DeadlockDetected()]
 
     def meet(*arguments: Any) -> str:
@@ -448,9 +436,7 @@ def test_what_cannot_be_opened_is_one_line_without_the_password(own: OwnPostgres
 
 @pytest.mark.parametrize(("said", "told"), [("a\nHINT: b", "a"), ("", "OperationalError")])
 def test_what_is_told_is_one_line_also_of_an_error_without_words(said: str, told: str) -> None:
-    from perfgate_server.storage.postgres_opening import first_line
-
-    assert first_line(psycopg.OperationalError(said)) == told
+    assert postgres_opening.first_line(psycopg.OperationalError(said)) == told
 
 
 @pytest.mark.parametrize("password", ["a@b", "a/b", "a%b", "a@b/c"])
@@ -478,8 +464,6 @@ def test_the_password_is_never_logged(own: OwnPostgres, tmp_path: Path) -> None:
 
 def test_a_host_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the URL says: a start would wait for over two minutes."""
-    from perfgate_server.storage import postgres_opening
-
     least = min(2, postgres_opening._OPTIONS["connect_timeout"])  # seconds; libpq's least
     monkeypatch.setitem(postgres_opening._OPTIONS, "connect_timeout", least)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -504,7 +488,6 @@ def test_an_upgrade_takes_the_time_it_needs(
 
 def test_connections_that_are_lost_at_once_are_not_asked_for_without_a_pause(url: str) -> None:
     """As from a PgBouncer without its PostgreSQL: each is a login."""
-    from perfgate_server.storage.postgres import PostgresEngine
 
     class Lost:
         closed, deadline = True, 0.0
@@ -557,7 +540,5 @@ def test_without_the_extra_it_says_what_to_install(url: str) -> None:
     ],
 )
 def test_the_reason_is_what_the_sqlstate_says(kind: type[psycopg.Error], reason: str) -> None:
-    from perfgate_server.storage.postgres import _unavailable
-
     told = _unavailable(kind("x"))
     assert (told.reason, str(told)) == (reason, "PostgreSQL: x")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
 from postgres_server import Postgres, database_of, opened
 from support import PATIENCE, soon, stored
@@ -17,8 +18,6 @@ from perfgate_server.storage import sql, sql_comparison, sql_verdicts
 from perfgate_server.storage.base import Filters, Page, Selector, Unavailable
 from perfgate_server.storage.selection import select
 from perfgate_server.storage.verdicts import VerdictFilters
-
-psycopg = pytest.importorskip("psycopg")
 
 _MANY = """
     INSERT INTO {table} ({columns}) SELECT {values} FROM generate_series(1, 2000) i"""

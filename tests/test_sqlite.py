@@ -26,10 +26,12 @@ from support import (
     environment,
     not_installed,
     program,
+    receipt,
     running,
     soon,
     stored,
 )
+from test_storage import promotion
 
 from perfgate_server.records import trend_point
 from perfgate_server.storage import (
@@ -136,8 +138,6 @@ def test_deleting_everything_leaves_nothing(storage: SqlStorage, path: Path) -> 
 
 
 def test_a_promotion_shares_its_sources_receipt(storage: SqlStorage, path: Path) -> None:
-    from test_storage import promotion
-
     storage.create(*stored(), deadline=soon())
     storage.promote(promotion(), deadline=soon())
     assert query(path, "SELECT count(*) FROM receipts") == [(1,)]
@@ -809,8 +809,6 @@ def test_a_full_disk_is_unavailable_and_nothing_is_half_written(
         pages = db.execute("PRAGMA page_count").fetchone()[0]
         db.execute(f"PRAGMA max_page_count = {pages}")
     huge = {"wall_ms": 1, "exit_code": 0, "stdout": "x" * 100_000}
-    from support import receipt
-
     big = stored("b", "v2", value=receipt(samples=[huge]))
     with pytest.raises(Unavailable, match="full") as raised:
         storage.create(*big, deadline=soon())

@@ -10,6 +10,7 @@ from support import receipt, soon
 from test_storage import delete, keep, promotion
 
 from perfgate_server import summaries
+from perfgate_server.records import normalize_body
 from perfgate_server.storage import Storage, base
 from perfgate_server.storage.base import Baseline, Comparison, NotFound, PastRun, Selector
 
@@ -322,8 +323,6 @@ def test_looking_for_the_run_of_a_promotion_ends(
 
 
 def test_a_promotion_that_changes_the_receipt_has_a_summary_of_its_own(storage: Storage) -> None:
-    from perfgate_server.records import normalize_body
-
     keep(storage)
     new = promotion(normalize=normalize_body)
     storage.promote(new, deadline=soon())
