@@ -23,6 +23,8 @@ if len(sys.argv) < 4 or not sys.argv[2].isdecimal() or int(sys.argv[2]) < 1:
 if hasattr(signal, "SIGCHLD"):  # not on Windows
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 name, repeat, command = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+# JSON has no words for what is not UTF-8, as the name of an old file.
+shown = [os.fsencode(word).decode("utf-8", "replace") for word in command]
 
 
 def sample(warmup: bool) -> dict[str, int]:
@@ -51,7 +53,7 @@ receipt = {
             "cpu_count": os.cpu_count(),
         },
     },
-    "bench": {"name": name, "command": command, "repeat": repeat, "warmup": 1},
+    "bench": {"name": name, "command": shown, "repeat": repeat, "warmup": 1},
     "samples": samples,
     "stats": {
         "wall_ms": {

@@ -356,7 +356,7 @@ def test_what_measure_py_prints_is_a_receipt(tmp_path: Path) -> None:
         return result.returncode, json.loads(result.stdout)
 
     with serving(perfgate_server(), tmp_path) as server:
-        status, value = measured("sleep", "0.1")
+        status, value = measured("sh", "-c", "sleep 0.1 # caf\udce9")  # a byte that is not UTF-8
         assert status == 0 and server.put("a/b", "v1", value) == 201
         assert 100 <= value["stats"]["wall_ms"]["median"] < 1000
         status, value = measured("false")
