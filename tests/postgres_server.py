@@ -207,7 +207,7 @@ def own_postgres(fsync: str = "on") -> Iterator[OwnPostgres]:
 
 
 @contextlib.contextmanager
-def running_postgres(folder: Path) -> Iterator[Postgres]:
+def running_postgres() -> Iterator[Postgres]:
     url = os.environ.get("PERFGATE_TEST_POSTGRES_URL")
     if url:
         yield Postgres(url)

@@ -367,14 +367,14 @@ def test_the_scheme_is_in_any_case(api: Api) -> None:
 
 @pytest.fixture
 def limited(config: ServerConfig, create: Create) -> Api:
-    """An API whose contributor key "limited" reaches project p's io/… benchmarks only."""
-    KEYS_LIMITED = "pg_live_" + "L" * 32
-    config = config.api_key(KEYS_LIMITED, Role.ADMIN, "p", "io/.*")
+    """An API with a key of an admin, `limited`, that reaches project p's io/… benchmarks only."""
+    key = "pg_live_" + "L" * 32
+    config = config.api_key(key, Role.ADMIN, "p", "io/.*")
     api = Api(create(config).test_client())
     for benchmark in ("io/read", "io/write", "cpu"):
         assert api.upload(benchmark, tags=["t"], git_ref="main").status_code == 201
     assert api.upload("io/read", project="q").status_code == 201
-    api.limited = {"headers": {"Authorization": f"Bearer {KEYS_LIMITED}"}, "role": None}  # type: ignore[attr-defined]
+    api.limited = {"headers": {"Authorization": f"Bearer {key}"}, "role": None}  # type: ignore[attr-defined]
     return api
 
 

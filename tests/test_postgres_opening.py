@@ -392,7 +392,7 @@ def test_an_upgrade_finds_a_schema_whose_name_needs_quotes(
 
 
 def test_a_start_that_meets_a_deadlock_tries_again(
-    postgres: Postgres, url: str, monkeypatch: pytest.MonkeyPatch
+    url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with a server of an earlier version that writes meanwhile."""
     upgrade, errors = postgres_opening._upgrade, [psycopg.errors.DeadlockDetected()]

@@ -266,7 +266,7 @@ def test_a_command_of_another_program_is_told_what_is_wrong_by_an_exception() ->
     assert result.stdout == "ConfigError\n", result.stderr
 
 
-def test_the_module_runs_too(tmp_path: Path) -> None:
+def test_the_module_runs_too() -> None:
     result = subprocess.run(
         [program("python"), "-m", "perfgate_server", "--version"],
         capture_output=True,
@@ -482,22 +482,8 @@ def test_what_is_no_tls_is_refused_by_gunicorn_and_no_failure(tmp_path: Path) ->
 def test_gunicorn_must_have_read_our_settings(tmp_path: Path) -> None:
     """Without them each of its workers would create a database that was removed."""
     database = tmp_path / "perfgate.db"
-    result = subprocess.run(
-        [
-            program("gunicorn"),
-            "-c",
-            os.devnull,
-            "--no-control-socket",
-            "--bind",
-            "127.0.0.1:0",
-            "wsgi:app",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        cwd=ROOT,
-        env=environment(PERFGATE_API_KEYS=EVERY_KEY, PERFGATE_DATABASE_URL=str(database)),
-    )
+    variables = {"PERFGATE_API_KEYS": EVERY_KEY, "PERFGATE_DATABASE_URL": str(database)}
+    result = run_gunicorn("-c", os.devnull, "--bind", "127.0.0.1:0", **variables)
     assert result.returncode == 3
     assert "Error: gunicorn has not read gunicorn.conf.py" in result.stderr
     assert not database.exists()

@@ -153,9 +153,7 @@ def test_a_worker_with_fewer_clients_goes_first(
     assert 2 < passes(worker, listener) < 1000
 
 
-def test_the_others_see_how_many_clients_a_worker_has(
-    worker: Any, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_others_see_how_many_clients_a_worker_has(worker: Any, listener: socket.socket) -> None:
     """Those whose answers are only to be read by them are its clients no more."""
     has(worker, 0)
     for number in range(1, 4):
