@@ -38,38 +38,18 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _plain_install() -> Iterator[None]:
-    """What runs in the tests' own process has no extra; the servers that they start have orjson."""
+def _plain() -> Iterator[None]:
+    """What runs in the tests' own process has no extra, where the servers that they start have
+    orjson, and no settings but those of the tests."""
+    others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "localhost"
+    foreign = {*os.environ} - {*environment(), "PERFGATE_TEST_POSTGRES_URL"}
+    if "PERFGATE_TEST_POSTGRES_URL" not in os.environ:  # libpq's are for another server then
+        foreign |= {name for name in os.environ if name.startswith("PG")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jsonio, "orjson", None)
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _no_proxy() -> Iterator[None]:
-    """A proxy that is for the world outside is not asked for the servers that the tests start."""
-    others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "localhost"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("no_proxy", f"{others},127.0.0.1")
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _plain_environment() -> Iterator[None]:
-    """What runs in the tests' own process has the settings of the tests alone, as its servers."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in {*os.environ} - {*environment(), "PERFGATE_TEST_POSTGRES_URL"}:
+        patch.setenv("no_proxy", f"{others},127.0.0.1")  # a proxy is for the world outside
+        for name in foreign:
             patch.delenv(name)
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _plain_libpq() -> Iterator[None]:
-    """What libpq takes from the environment is for another server than the tests' own."""
-    with pytest.MonkeyPatch.context() as patch:
-        if "PERFGATE_TEST_POSTGRES_URL" not in os.environ:
-            for name in [name for name in os.environ if name.startswith("PG")]:
-                patch.delenv(name)
         yield
 
 
