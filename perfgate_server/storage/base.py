@@ -53,12 +53,14 @@ class Baseline(NamedTuple):
             sequence=self.sequence, receipt=self.receipt, summary=self.summary
         )
 
-    def differences(self, other: Baseline, more: Sequence[str] = ()) -> list[str]:
-        """Return in which of its contents, and of `more` fields, this record is not `other`'s
-        equal. What it is called and who made it, when and how, is not content.
+    def differences(self, sent: Baseline) -> list[str]:
+        """Return the fields in which this stored record differs from what was sent for its version.
+
+        Its contents count; of who made it, when and how, only the source of a promotion does, and
+        only where one was sent: an upload may repeat what a promotion made.
         """
-        names = (*_CONTENTS, *more)
-        return [name for name in names if getattr(self, name) != getattr(other, name)]
+        names = _CONTENTS if sent.promoted_from is None else (*_CONTENTS, "promoted_from")
+        return [name for name in names if getattr(self, name) != getattr(sent, name)]
 
 
 _CONTENTS = ("content_hash", "git_ref", "git_sha", "metadata", "tags")

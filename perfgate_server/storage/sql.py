@@ -63,10 +63,9 @@ def _dated(new: Baseline, now: Clock | None) -> Baseline:
     return new._replace(created_at=now()) if now else new
 
 
-def _same(db: Session, stored: Baseline, sent: Baseline, but: Sequence[str] = ()) -> Baseline:
-    """Return what is stored once it is durable; raises Conflict unless the same was sent, but for
-    those fields of a promotion that may differ."""
-    differs = stored.differences(sent, but)
+def _same(db: Session, stored: Baseline, sent: Baseline) -> Baseline:
+    """Return what is stored once it is durable; raises Conflict unless the same was sent."""
+    differs = stored.differences(sent)
     if differs:
         raise Conflict(stored, sent, differs)
     db.ensure_durable()
@@ -122,7 +121,7 @@ class SqlStorage:
             own = self._own_receipt(db, promotion, source, early)
             new = promotion.result(source, (own or source).content_hash)
             if target is not None:
-                return _same(db, target, new, but=("promoted_from",)), False
+                return _same(db, target, new), False
             receipt_id = insert_receipt(db, project, own) if own else receipt_id_of(db, source)
             return insert(db, _dated(new, now), receipt_id), True
 
