@@ -210,7 +210,7 @@ def pairs_of(options: Any) -> list[tuple[str, str]]:
             errors[name] = "Must be text, a number, true, false or an array of strings."
     try:
         # For the path in its errors only: an option may stand in the query string too.
-        COMPARE_QUERY.load(dict(pairs))
+        COMPARE_QUERY.read(pairs)
     except ValidationError as error:
         errors = {**error.messages_dict, **errors}
     if errors:

@@ -188,9 +188,12 @@ class Query(Object):
     def read(self, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
         """Return the parameters of a query string, given as pairs; raises marshmallow's
         ValidationError, also for unknown and for repeated ones."""
+        gathered = self.gathered(pairs)
         loaded: dict[str, Any]
-        _, loaded = all_valid(
-            partial(self._check_repeated, pairs), partial(self.load, self.gathered(pairs))
+        *_, loaded = all_valid(
+            partial(self._check_repeated, pairs),
+            partial(self._check_known, gathered),
+            partial(self.load, gathered),
         )
         return loaded
 
@@ -201,14 +204,8 @@ class Query(Object):
             raise ValidationError(dict.fromkeys(repeated, "Must be given once."))
 
     def gathered(self, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
-        """Return the pairs as `load` takes them."""
+        """Return the pairs as an object, for `load`."""
         return dict(pairs)
-
-    def load(self, data: Any) -> dict[str, Any]:  # type: ignore[override]  # as in Object
-        """Return the parameters; raises marshmallow's ValidationError, also for unknown ones."""
-        loaded: dict[str, Any]
-        _, loaded = all_valid(partial(self._check_known, data), partial(super().load, data))
-        return loaded
 
     def _check_known(self, data: dict[str, Any]) -> None:
         unknown = [name for name in data if name not in self.parameters]
