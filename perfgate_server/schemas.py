@@ -6,6 +6,7 @@ Of the libraries it knows marshmallow alone; see `fields`.
 from __future__ import annotations
 
 from array import array
+from itertools import islice
 from types import NoneType
 from typing import Any
 
@@ -98,14 +99,10 @@ class Samples(Field):
         samples = Rows(value)
         if self._are_plain(samples):
             return samples
-        errors: dict[Any, Any] = {}
-        for index, sample in enumerate(value):
-            problem = self._check(sample)
-            if problem:
-                errors[index] = problem
-                if len(errors) >= MAX_ERRORS:
-                    break
-        if len(errors) >= MAX_ERRORS:
+        problems = ((index, self._check(sample)) for index, sample in enumerate(value))
+        wrong = ((index, problem) for index, problem in problems if problem)
+        errors: dict[Any, Any] = dict(islice(wrong, MAX_ERRORS))
+        if len(errors) == MAX_ERRORS:
             errors["_schema"] = [f"Lists only the first {MAX_ERRORS} samples that are wrong."]
         if errors:
             raise ValidationError(errors)
@@ -143,12 +140,11 @@ class Samples(Field):
         return problems
 
     def _check_member(self, name: str, value: Any) -> str | None:
-        bounds = self.integers.get(name)
         if value is None and name not in self.required_members:
             return None
-        if bounds is not None:
-            fits = type(value) is int and bounds[0] <= value <= bounds[1]
-            return None if fits else integer_rule(*bounds)
+        if name in self.integers:
+            low, high = self.integers[name]
+            return None if type(value) is int and low <= value <= high else integer_rule(low, high)
         if name in self.others:
             kind, rule = self.others[name]
             return None if type(value) is kind else rule
