@@ -23,12 +23,12 @@ def new_id() -> str:
     return secrets.token_hex(16)
 
 
-def version_of(moment: str) -> str:
-    """Return a version made of a time, such as ``20260308T120000.123456Z-9f86d081``.
+def new_version() -> str:
+    """Return a version made of the time, such as ``20260308T120000.123456Z-9f86d081``.
 
     The random end keeps two uploads in one microsecond apart.
     """
-    return moment.replace("-", "").replace(":", "") + "-" + secrets.token_hex(4)
+    return now().replace("-", "").replace(":", "") + "-" + secrets.token_hex(4)
 
 
 def receipt_of(value: Any) -> Receipt:

@@ -48,7 +48,7 @@ _CACHE_CONTROL = "private, no-cache"
 def upload(project: str) -> Response:
     """Upload an envelope: 201, or 200 for one that was there; 400, 409, 412, 413, 415."""
     envelope, ignored = _posted()
-    version = envelope.get("version") or records.version_of(records.now())
+    version = envelope.get("version") or records.new_version()
     return _create(project, envelope["benchmark"], version, envelope, ignored)
 
 
