@@ -73,11 +73,10 @@ def create_app(config: ServerConfig | None = None) -> Flask:
     if not config.no_cors:
         app.after_request(_allow_cross_origin)
     errors.init_app(app)
-    for prefix, name in (("", "root"), ("/api/v1", "v1")):
-        app.register_blueprint(health.blueprint, url_prefix=prefix, name=f"health_{name}")
-        app.register_blueprint(baselines.blueprint, url_prefix=prefix, name=f"baselines_{name}")
-        app.register_blueprint(compare.blueprint, url_prefix=prefix, name=f"compare_{name}")
-        app.register_blueprint(verdicts.blueprint, url_prefix=prefix, name=f"verdicts_{name}")
+    for prefix, root in (("", "root"), ("/api/v1", "v1")):
+        for module in (health, baselines, compare, verdicts):
+            name = f"{module.blueprint.name}_{root}"
+            app.register_blueprint(module.blueprint, url_prefix=prefix, name=name)
     hops = config.trusted_proxies
     if hops:
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign]  # how Flask adds middleware
