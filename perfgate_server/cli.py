@@ -197,15 +197,7 @@ def export_command(context: click.Context, /, file: str | None, **options: str |
         config = _storage_config(context, options)
         storage = stack.enter_context(_opened(config, create=False))
         target = None if file == "-" else file
-        if target is None:
-            if sys.stdout is None:
-                raise ConfigError("standard output is closed; name a FILE")
-            out: BinaryIO = sys.stdout.buffer
-        else:
-            try:
-                out = stack.enter_context(stack.enter_context(whole(target)).open("wb"))
-            except OSError as error:
-                raise ConfigError(f"cannot write {target}: {error.strerror}") from None
+        out = _output(target, stack)
         progress = stack.enter_context(_progress("exporting", lambda: _number(storage)))
         try:
             baselines, verdicts = transfer.export(storage, out, progress)
@@ -214,6 +206,18 @@ def export_command(context: click.Context, /, file: str | None, **options: str |
         except OSError as error:
             end(f"cannot write {target or 'standard output'}: {error.strerror}", 1)
     say(f"{baselines} baselines and {verdicts} verdicts exported")
+
+
+def _output(target: str | None, stack: contextlib.ExitStack) -> BinaryIO:
+    """Return a new file, or standard output without a target. Raises ConfigError."""
+    if target is None:
+        if sys.stdout is None:
+            raise ConfigError("standard output is closed; name a FILE")
+        return sys.stdout.buffer
+    try:
+        return stack.enter_context(stack.enter_context(whole(target)).open("wb"))
+    except OSError as error:
+        raise ConfigError(f"cannot write {target}: {error.strerror}") from None
 
 
 def _number(storage: Storage) -> int:
@@ -244,30 +248,29 @@ def import_command(
 
     with contextlib.ExitStack() as stack:
         config = _storage_config(context, options)
-        try:
-            if file == "-" and sys.stdin is None:
-                raise ConfigError("standard input is closed; name a FILE")
-            source: BinaryIO = (
-                sys.stdin.buffer if file == "-" else stack.enter_context(open(file, "rb"))
-            )
-        except OSError as error:
-            raise ConfigError(f"cannot read {file}: {error.strerror}") from None
-        _check_kind(source, file)
+        source = _input(file, stack)
         if merge and not source.seekable():
             raise ConfigError("--merge reads FILE twice: it cannot be a pipe")
         storage = stack.enter_context(_opened(config, create=True))
         size = 0 if file == "-" else Path(file).stat().st_size
         progress = stack.enter_context(_progress("importing", lambda: size))
         report = transfer.restore(
-            storage,
-            source,
-            merge=merge,
-            strict=strict,
-            complain=say,
-            progress=progress,
+            storage, source, merge=merge, strict=strict, complain=say, progress=progress
         )
     say(report.summary())
     return 0 if report.complete else 1
+
+
+def _input(file: str, stack: contextlib.ExitStack) -> BinaryIO:
+    """Return a file, or standard input for -. Raises ConfigError, also for what no export wrote."""
+    if file == "-" and sys.stdin is None:
+        raise ConfigError("standard input is closed; name a FILE")
+    try:
+        source = sys.stdin.buffer if file == "-" else stack.enter_context(open(file, "rb"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from None
+    _check_kind(source, file)
+    return source
 
 
 def _check_kind(source: BinaryIO, file: str) -> None:
