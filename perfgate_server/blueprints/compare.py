@@ -66,29 +66,38 @@ def _asked(pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, Any]
     body nobody knows. The body is a receipt as it is, or an envelope."""
     sent, ignored = jsonio.loads(requests.body()), []
     if isinstance(sent, dict) and "receipt" in sent and "schema" not in sent:
-        ignored = [name for name in sent if name not in ("receipt", "options")]
-        if len(ignored) > MAX_PARAMETERS:
-            raise ValidationError({"options": f"Must not have {len(ignored)} members beside it."})
-        # Ignored, they would mean no gate, or another limit.
-        astray = [name for name in ignored if name in _DECIDING or _is_misspelt(name)]
-        if astray:
-            raise ValidationError(dict.fromkeys(astray, "Must be inside the member `options`."))
+        ignored = _unknown_members(sent)
         if sent.get("options") is not None:
             pairs = pairs + pairs_of(sent["options"])
         sent = sent["receipt"]
     elif isinstance(sent, dict) and "options" in sent:
-        if "schema" not in sent:
-            raise ValidationError({"receipt": "Must be given, beside `options`."})
-        if isinstance(sent["options"], dict) and not _DECIDING.isdisjoint(sent["options"]):
-            raise ValidationError(
-                {"options": "Stand beside the member `receipt`, not in a receipt."}
-            )
+        _check_options_of_receipt(sent)
     receipt, options, _ = all_valid(
         functools.partial(requests.receipt, sent),
         functools.partial(requests.query, COMPARE_QUERY, pairs),
         functools.partial(_check_recorded, pairs),
     )
     return receipt, options, ignored
+
+
+def _unknown_members(envelope: dict[str, Any]) -> list[str]:
+    """Return which members of an envelope nobody knows. Raises 400 for those that were meant to be
+    options: ignored, they would mean no gate, or another limit."""
+    unknown = [name for name in envelope if name not in ("receipt", "options")]
+    if len(unknown) > MAX_PARAMETERS:
+        raise ValidationError({"options": f"Must not have {len(unknown)} members beside it."})
+    astray = [name for name in unknown if name in _DECIDING or _is_misspelt(name)]
+    if astray:
+        raise ValidationError(dict.fromkeys(astray, "Must be inside the member `options`."))
+    return unknown
+
+
+def _check_options_of_receipt(sent: dict[str, Any]) -> None:
+    """Raise 400 if ``options`` stand in a receipt, or in an envelope without one."""
+    if "schema" not in sent:
+        raise ValidationError({"receipt": "Must be given, beside `options`."})
+    if isinstance(sent["options"], dict) and not _DECIDING.isdisjoint(sent["options"]):
+        raise ValidationError({"options": "Stand beside the member `receipt`, not in a receipt."})
 
 
 def _check_recorded(pairs: list[tuple[str, str]]) -> None:
