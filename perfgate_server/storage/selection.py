@@ -12,7 +12,7 @@ from perfgate_server.storage.base import Filters, Page
 from perfgate_server.storage.engine import Cursor, Session
 from perfgate_server.storage.verdicts import VerdictFilters
 
-#: What a filter leaves: conditions, and the values bound in them.
+#: What a filter asks of a row: conditions, and the values bound in them.
 Condition = tuple[list[str], list[Any]]
 #: An index, and the names of the filters that it answers by itself.
 Index = tuple[str, frozenset[str]]
@@ -47,10 +47,10 @@ _INDEXES = indexes(
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which rows a list holds: `sequence` is the SQL of their sequence, `table` the FROM clause.
+    """Which rows a list holds.
 
-    `table` holds the session's `index_hint`. `whole` is the table whose rows of
-    the project are all in it, or None.
+    `sequence` is the SQL of their sequence, `table` the FROM clause, the session's `index_hint`
+    included. `whole` is the name of the table of which it holds all the project's rows, else None.
     """
 
     sequence: str
@@ -88,10 +88,10 @@ def select(db: Session, project: str, filters: Filters) -> Selection | None:
     return narrowest(db, paths)
 
 
-def _conditions(filters: Filters, names: Sequence[tuple[str, Any]]) -> dict[str, Condition]:
-    """Return what the filters leave, of ``baselines b``; `names` are the conditions on those of
-    benchmarks."""
-    found = shared_conditions("b", filters, names)
+def _conditions(filters: Filters, visible: Sequence[tuple[str, Any]]) -> dict[str, Condition]:
+    """Return the conditions on ``baselines b``, by filter; `visible` are those of
+    `only_visible`."""
+    found = shared_conditions("b", filters, visible)
     if filters.tags:
         found["tags"] = _tagged("b", filters.tags)
     if filters.source is not None:
@@ -102,10 +102,11 @@ def _conditions(filters: Filters, names: Sequence[tuple[str, Any]]) -> dict[str,
 
 
 def shared_conditions(
-    alias: str, filters: Filters | VerdictFilters, names: Sequence[tuple[str, Any]]
+    alias: str, filters: Filters | VerdictFilters, visible: Sequence[tuple[str, Any]]
 ) -> dict[str, Condition]:
-    """Return what those filters leave that baselines and verdicts share, by their names, of the
-    table with that alias. `names` are the conditions on those of benchmarks, with their values."""
+    """Return the conditions, by filter, of the filters that baselines and verdicts share, on the
+    table with that alias. `visible` are those of `only_visible`, which become the filter
+    ``names``."""
     found: dict[str, Condition] = {}
     for name, condition, value in (
         ("benchmark", "benchmark = ?", filters.benchmark),
@@ -113,7 +114,7 @@ def shared_conditions(
         ("git_sha", "git_sha = ?", filters.git_sha),
         ("time", "created_at >= ?", filters.since),
         ("time", "created_at <= ?", filters.until),
-        *(("names", *condition) for condition in names),
+        *(("names", *condition) for condition in visible),
     ):
         if value is not None:
             texts, values = found.setdefault(name, ([], []))
@@ -131,10 +132,10 @@ def _together(conditions: Iterable[Condition]) -> Condition:
     )
 
 
-def _tagged(table: str, tags: Sequence[str]) -> Condition:
-    """Return the conditions that the record of a row has all of `tags`."""
+def _tagged(alias: str, tags: Sequence[str]) -> Condition:
+    """Return the conditions that the record in a row of that table has all of `tags`."""
     condition = f"""EXISTS (SELECT 1 FROM baseline_tags o
-        WHERE o.project = {table}.project AND o.tag = ? AND o.seq = {table}.seq)"""
+        WHERE o.project = {alias}.project AND o.tag = ? AND o.seq = {alias}.seq)"""
     return [condition] * len(tags), list(tags)
 
 
