@@ -25,7 +25,7 @@ from perfgate_server.config import (
     option_of,
     variable_of,
 )
-from perfgate_server.files import whole
+from perfgate_server.files import atomic_write
 from perfgate_server.storage.base import CannotOpen, StorageError
 from perfgate_server.terminal import end, say
 from perfgate_server.version import VERSION
@@ -215,7 +215,7 @@ def _output(target: str | None, stack: contextlib.ExitStack) -> BinaryIO:
             raise ConfigError("standard output is closed; name a FILE")
         return sys.stdout.buffer
     try:
-        return stack.enter_context(stack.enter_context(whole(target)).open("wb"))
+        return stack.enter_context(stack.enter_context(atomic_write(target)).open("wb"))
     except OSError as error:
         raise ConfigError(f"cannot write {target}: {error.strerror}") from None
 

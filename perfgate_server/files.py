@@ -1,4 +1,4 @@
-"""Files that have their names only once they are whole."""
+"""Files that are written atomically: they have their names only once they are complete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole(name: str) -> Iterator[Path]:
+def atomic_write(name: str) -> Iterator[Path]:
     """Yield the path of an empty file of the user's own (mode 0600), which gets that name
     when the block has ended and the disk has it; if the block raises, nothing is left of it.
 

@@ -23,7 +23,7 @@ from test_storage import keep, promotion
 from test_transfer import exported, fill
 
 from perfgate_server import cli, transfer
-from perfgate_server.files import whole
+from perfgate_server.files import atomic_write
 from perfgate_server.storage import Storage, open_storage
 from perfgate_server.storage.base import Unavailable
 from perfgate_server.storage.sql import SqlStorage
@@ -217,7 +217,7 @@ def test_a_folder_that_may_not_be_read_may_be_written_to(
             raise PermissionError(13, "Permission denied")
         return opens(path, *rest, **more)
 
-    with whole(str(tmp_path / "file")) as partial:
+    with atomic_write(str(tmp_path / "file")) as partial:
         monkeypatch.setattr(os, "open", refuse)
         partial.write_bytes(b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -235,14 +235,14 @@ def test_a_file_gets_its_name_once_it_is_whole(
     if not links:
         monkeypatch.setattr(os, "link", refuse)
     target = tmp_path / "file"
-    with whole(str(target)) as partial:
+    with atomic_write(str(target)) as partial:
         partial.write_text("all of it")
         assert not target.exists()
     assert (target.read_text(), list(tmp_path.iterdir())) == ("all of it", [target])
-    with pytest.raises(FileExistsError), whole(str(target)):
+    with pytest.raises(FileExistsError), atomic_write(str(target)):
         pytest.fail("it has a name already")
     for none in ("", ".", "/", f"{tmp_path}/new/"):
-        with pytest.raises(IsADirectoryError), whole(none):
+        with pytest.raises(IsADirectoryError), atomic_write(none):
             pytest.fail("it has no name")
 
 
@@ -253,7 +253,7 @@ def test_a_file_that_took_the_name_meanwhile_stays(
     if not links:
         monkeypatch.setattr(os, "link", refuse)
     target = tmp_path / "file"
-    with pytest.raises(FileExistsError), whole(str(target)) as partial:
+    with pytest.raises(FileExistsError), atomic_write(str(target)) as partial:
         partial.write_text("ours")
         target.write_text("another's")
     assert (target.read_text(), list(tmp_path.iterdir())) == ("another's", [target])
@@ -271,7 +271,7 @@ def test_a_file_has_its_name_once_the_disk_has_it(
         synced.append((path, target.exists()))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with whole(str(target)) as partial:
+    with atomic_write(str(target)) as partial:
         partial.write_text("all of it")
     assert synced == [(partial, False), (tmp_path, True)]
 

@@ -215,7 +215,7 @@ def backup(path: Path, target: str) -> None:
     """Copy a database that may be in use to a new file, which gets its name only once it is
     complete and was found intact. Raises CannotOpen."""
     try:
-        with _existing(path) as (source, _), files.whole(target) as partial:
+        with _existing(path) as (source, _), files.atomic_write(target) as partial:
             with closing(sqlite3.connect(partial)) as copy:
                 # It is whole or thrown away, and nothing else is to lie beside it then.
                 copy.execute("PRAGMA journal_mode = OFF")
