@@ -18,16 +18,16 @@ from perfgate_server.worker import OWN_SIGNALS, Worker
 
 logger = logging.getLogger(__name__)
 
-#: Hearts are looked at once a second or more often. If there was no look for this many seconds,
-#: this process itself was stopped, and the workers get as many for their hearts to beat again.
-_STOOD_STILL = 5.0
+#: Heartbeats are checked once a second or more often. If they were not for this many seconds, this
+#: process itself was stopped, and the workers get as many for their next heartbeat.
+_STANDSTILL = 5.0
 
 
 class Arbiter(arbiter.Arbiter):  # type: ignore[misc]  # gunicorn is not typed
     """gunicorn's main process, which here outlives a standstill and a want of memory, keeps what
     storage `memory` holds, and hears each signal."""
 
-    _looked_at = _went_on_at = 0.0
+    _checked_at = _resumed_at = 0.0
 
     def handle_hup(self) -> None:
         """Replace the workers, but for the one that is all there is of storage `memory`.
@@ -70,13 +70,13 @@ class Arbiter(arbiter.Arbiter):  # type: ignore[misc]  # gunicorn is not typed
             return None
 
     def murder_workers(self) -> None:
-        """Kill workers whose hearts have stopped, but not at once where this process was stopped
-        itself, as by Ctrl-Z or with its machine: theirs stood still as long."""
+        """Kill workers without a heartbeat, but not at once where this process was stopped itself,
+        as by Ctrl-Z or with its machine: they were stopped as long."""
         now = time.monotonic()
-        if now - self._looked_at >= _STOOD_STILL:
-            self._went_on_at = now
-        self._looked_at = now
-        if now - self._went_on_at >= _STOOD_STILL:
+        if now - self._checked_at >= _STANDSTILL:
+            self._resumed_at = now
+        self._checked_at = now
+        if now - self._resumed_at >= _STANDSTILL:
             super().murder_workers()
 
     def handle_int(self) -> None:

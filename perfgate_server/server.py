@@ -39,8 +39,8 @@ def gunicorn_settings(config: ServerConfig) -> dict[str, Any]:
         "preload_app": True,
         # Longer than nginx keeps its idle connections (60 s), so that nginx closes them first.
         "keepalive": 75,
-        # The worker's heart beats beside the requests. This kills it when it is stuck whole,
-        # later than any request that could have been answered.
+        # Heartbeats come from the worker's loop, not from its requests: without one for so long,
+        # later than any request could be answered, all of it is stuck, and it is killed.
         "timeout": int(config.timeout) + 30,
         "graceful_timeout": int(config.timeout) + 5,
         "worker_tmp_dir": _heartbeats(),
