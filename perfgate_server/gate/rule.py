@@ -150,12 +150,17 @@ def judge(
     reasons = [reason for reason in (failed, missing, *metrics.reasons, *doubts) if reason]
     # A metric that was asked for by its name and could not be judged: a warning, and no mere skip.
     in_vain = any(f"{name}_skip" in metrics.reasons for name in options.named)
+    is_mismatch = "host_mismatch" in doubts
     status: Status
-    if failed or ("host_mismatch" in doubts and options.host_mismatch == "fail"):
+    if (
+        failed
+        or (missing and options.on_missing == "fail")
+        or (is_mismatch and options.host_mismatch == "fail")
+    ):
         status = "fail"
-    elif missing and not (in_vain and options.on_missing == "skip"):
-        status = options.on_missing
-    elif "host_mismatch" in doubts:
+    elif missing and not in_vain:
+        status = "skip"
+    elif is_mismatch:
         # The numbers of another machine show neither a failure nor a pass.
         status = "warn"
     elif metrics.counts["fail"]:
