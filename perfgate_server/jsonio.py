@@ -210,7 +210,10 @@ def _holds_huge_integer(text: bytes) -> bool:
 
 
 def dumps(value: Any) -> str:
-    """Return `value` as compact JSON, members in their order. Raises as `canonical` does."""
+    """Return `value` as compact JSON, members in their order.
+
+    Raises ValueError for NaN and infinity, which with orjson are null: no answer holds any.
+    """
     return _by_orjson(value) or _ENCODER.encode(value)
 
 
@@ -218,8 +221,7 @@ def _by_orjson(value: Any, sort_keys: bool = False) -> str | None:
     """Return compact JSON; None without orjson, and of what it cannot write, as an integer of
     more than 64 bits.
 
-    Some doubles have another text of the same double, 1.5e-7 for 1.5e-07. What is no number is
-    written as null, and refused without orjson: nothing that is answered holds any.
+    Some doubles have another text of the same double, 1.5e-7 for 1.5e-07.
     """
     if orjson is None:
         return None
@@ -248,7 +250,7 @@ def canonical(value: Any) -> bytes:
     """Return `value` as canonical JSON: keys sorted, no white space, UTF-8.
 
     Integers are written exactly, other numbers as the shortest text of the same double. Raises
-    ValueError for NaN and infinity, which `loads` never returns; with orjson they are null.
+    ValueError for NaN and infinity, which `loads` never returns.
     """
     if isinstance(value, dict) and any(map(_are_many, value.values())):
         return canonical_of(canonical_members(value))
