@@ -341,7 +341,7 @@ def _read_keys(source: str, path: str) -> list[ApiKey]:
         if line.strip() and not line.lstrip().startswith("#"):
             found.append(_parse_key(f"{source}: {path}: line {number}", line))
     if not found:
-        # An empty file is a mount or a template that failed, not a wish for a made-up key.
+        # An empty file is a mount or a template that failed, not a request for a generated key.
         raise ConfigError(f"{source}: {path!r} holds no key")
     return found
 

@@ -97,7 +97,7 @@ class Text(Field):
 
 
 class GitName(Text):
-    """A git_ref or a git_sha. Not empty: a variable of the shell that is not set is no wish."""
+    """A git_ref or a git_sha. Not empty: an unset shell variable must not pass for one."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(1, names.MAX_GIT, **options)

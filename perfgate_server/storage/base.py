@@ -68,7 +68,7 @@ _CONTENTS = ("content_hash", "git_ref", "git_sha", "metadata", "tags")
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """A wish for a new record with the receipt and metadata of the record `from_version`.
+    """A request for a new record with the receipt and metadata of the record `from_version`.
 
     A None among git_ref, git_sha and tags means the source's. `normalize` makes the new
     receipt of the source's; without it the receipt is shared.

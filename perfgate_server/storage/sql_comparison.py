@@ -89,8 +89,8 @@ def _of_kind(
     conditions: Sequence[str] = (),
     values: Sequence[Any] = (),
 ) -> Selection:
-    """Return a benchmark's records that a selector fits (of a tag's see `_select`), and more
-    conditions with their values."""
+    """Return the selection of a benchmark's records that a selector fits and that meet more
+    conditions, given with their values. For a selector by tag see `_select`."""
     index, fits = _KINDS[selector.kind]
     return Selection(
         "b.seq",
