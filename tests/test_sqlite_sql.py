@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support import receipt, soon, stored
 
-from perfgate_server.storage import rows, sql_comparison, sql_verdicts
+from perfgate_server.storage import rows, sql, sql_comparison, sql_verdicts
 from perfgate_server.storage.base import Filters, Page, PastRun, Selector
 from perfgate_server.storage.selection import page_rows, select
 from perfgate_server.storage.sql import SqlStorage
@@ -82,7 +82,7 @@ def test_a_page_is_found_in_an_index(
         assert selection
         page = Page(limit=50, cursor=10, total=False)
         explaining: Any = Explaining(db)
-        storage._page(explaining, "p", selection, page)
+        sql._page(explaining, "p", selection, page)
     plans = explaining.of_pages()
     found = [plan for plan in plans if index in plan]
     assert found, plans

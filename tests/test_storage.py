@@ -13,7 +13,7 @@ from support import receipt, soon, stored
 
 from perfgate_server.names import MAX_TAGS
 from perfgate_server.records import new_id, normalize_body, now, receipt_of
-from perfgate_server.storage import Storage, base, rows, sql_comparison
+from perfgate_server.storage import Storage, base, rows, sql, sql_comparison
 from perfgate_server.storage.base import (
     Baseline,
     Conflict,
@@ -28,7 +28,6 @@ from perfgate_server.storage.base import (
     Selector,
     Unavailable,
 )
-from perfgate_server.storage.sql import SqlStorage
 from perfgate_server.storage.verdicts import VerdictFilters
 
 
@@ -170,14 +169,14 @@ def test_what_is_missing_is_missing_as_of_one_moment(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There was never a benchmark without its only version, nor one without a trend."""
-    look = storage._newest  # type: ignore[attr-defined]  # between two looks at what is there
+    look = sql.newest_sequence  # between two looks at what is there
 
     def newest(*names: Any) -> Any:
         with contextlib.suppress(Unavailable):  # in memory nothing comes between
             storage.create(*stored(), deadline=soon(0.1))
         return look(*names)
 
-    monkeypatch.setattr(storage, "_newest", newest)
+    monkeypatch.setattr(sql, "newest_sequence", newest)
     for lookup in (
         get,
         lambda storage: storage.recent("p", "b", 9, git_ref=None, deadline=soon()),
@@ -193,8 +192,8 @@ def test_what_is_missing_is_missing_as_of_one_moment(
     ("where", "name", "read"),
     [
         (
-            SqlStorage,
-            "_newest",
+            sql,
+            "newest_sequence",
             lambda storage: storage.history("p", "b", Page(9), deadline=soon()),
         ),
         (

@@ -30,6 +30,48 @@ def baseline_of(row: Sequence[Any]) -> Baseline:
     return Baseline(*members)
 
 
+def find(
+    db: Session, project: str, benchmark: str, version: str, receipt: bool = False
+) -> Baseline | None:
+    """Return a record, with its receipt if asked for; None if it is not there."""
+    where = "b.project = ? AND b.benchmark = ? AND b.version = ?"
+    return _one(db, where, (project, benchmark, version), receipt)
+
+
+def find_newest(db: Session, project: str, benchmark: str, receipt: bool) -> Baseline | None:
+    """Return a benchmark's newest record, with its receipt if asked for; None without any."""
+    where = "b.project = ? AND b.benchmark = ? ORDER BY b.seq DESC LIMIT 1"
+    return _one(db, where, (project, benchmark), receipt)
+
+
+def _one(db: Session, where: str, values: Sequence[Any], receipt: bool) -> Baseline | None:
+    columns, join = COLUMNS, ""
+    if receipt:
+        columns = f"{COLUMNS}, {db.as_bytes('r.body')}"
+        join = "JOIN receipts r ON r.project = b.project AND r.id = b.receipt_id"
+    row = db.execute(f"SELECT {columns} FROM baselines b {join} WHERE {where}", values).fetchone()
+    return None if row is None else baseline_of(row)
+
+
+def newest_sequence(db: Session, project: str, benchmark: str) -> int | None:
+    """Return the sequence of a benchmark's newest record; None without any."""
+    row = db.execute(
+        """SELECT seq FROM baselines WHERE project = ? AND benchmark = ?
+           ORDER BY seq DESC LIMIT 1""",
+        (project, benchmark),
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def receipt_body(db: Session, project: str, receipt_id: int) -> bytes:
+    """Return the canonical JSON of a receipt."""
+    row = db.execute(
+        f"SELECT {db.as_bytes('body')} FROM receipts WHERE project = ? AND id = ?",
+        (project, receipt_id),
+    ).fetchone()
+    return bytes(row[0])
+
+
 def receipt_id_of(db: Session, baseline: Baseline) -> int:
     """Return the id of the receipt that a stored record has."""
     row = db.execute(

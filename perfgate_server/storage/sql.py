@@ -39,17 +39,20 @@ from perfgate_server.storage.rows import (
     WITHOUT_METADATA,
     Order,
     baseline_of,
+    find,
+    find_newest,
     insert,
     insert_receipt,
     make_room,
+    newest_sequence,
     put_back,
+    receipt_body,
     receipt_id_of,
 )
 from perfgate_server.storage.selection import Selection, count, page_rows, select
 from perfgate_server.storage.verdicts import VerdictFilters, VerdictRecord
 
 _JOIN = "JOIN baselines b ON b.project = ? AND b.seq = page.seq"
-_RECEIPT = "JOIN receipts r ON r.project = b.project AND r.id = b.receipt_id"
 
 #: Finds the projects, and of what kind, whose kept totals are not what is there.
 WRONG_TOTALS = """SELECT project, kind FROM (
@@ -91,7 +94,7 @@ class SqlStorage:
         now: Clock | None = None,
     ) -> tuple[Baseline, bool]:
         with self._engine.writing(new.project, new.benchmark, deadline) as db:
-            stored = self._find(db, new.project, new.benchmark, new.version)
+            stored = find(db, new.project, new.benchmark, new.version)
             if precondition is not None:
                 precondition(stored)
             if stored is not None:
@@ -110,15 +113,13 @@ class SqlStorage:
         project, benchmark = promotion.project, promotion.benchmark
         early = self._normalized_early(promotion, deadline)
         with self._engine.writing(project, benchmark, deadline) as db:
-            source = self._find(db, project, benchmark, promotion.from_version)
-            target = self._find(
-                db, project, benchmark, promotion.to_version, receipt=source is None
-            )
+            source = find(db, project, benchmark, promotion.from_version)
+            target = find(db, project, benchmark, promotion.to_version, receipt=source is None)
             if precondition is not None:
                 precondition(target)
             if source is None:
-                return self._made_before(db, promotion, target), False
-            own = self._own_receipt(db, promotion, source, early)
+                return _made_before(db, promotion, target), False
+            own = _own_receipt(db, promotion, source, early)
             new = promotion.result(source, (own or source).content_hash)
             if target is not None:
                 return _same(db, target, new), False
@@ -133,59 +134,29 @@ class SqlStorage:
         if promotion.normalize is None:
             return None
         with self._engine.single(deadline) as db:
-            source = self._find(
+            source = find(
                 db, promotion.project, promotion.benchmark, promotion.from_version, receipt=True
             )
         if source is None:
             return None
         return source.content_hash, promotion.normalize(source.receipt or b"")
 
-    def _own_receipt(
-        self,
-        db: Session,
-        promotion: Promotion,
-        source: Baseline,
-        early: tuple[str, Receipt] | None,
-    ) -> Receipt | None:
-        """Return the receipt that a promotion makes, of which `early` is made already; None where
-        the source's own will do."""
-        if promotion.normalize is None:
-            return None
-        if early is not None and early[0] == source.content_hash:
-            normalized = early[1]
-        else:  # the source came, or was replaced, meanwhile
-            body = self._receipt(db, promotion.project, receipt_id_of(db, source))
-            normalized = promotion.normalize(body)
-        return None if normalized.content_hash == source.content_hash else normalized
-
-    def _made_before(self, db: Session, promotion: Promotion, target: Baseline | None) -> Baseline:
-        """Return what a promotion has made of a source that is gone since; raises NotFound."""
-        if target is None or not promotion.may_have_made(target):
-            raise self._missing(db, promotion.project, promotion.benchmark, promotion.from_version)
-        db.ensure_durable()
-        return target
-
     def get(
         self, project: str, benchmark: str, version: str, *, receipt: bool, deadline: float
     ) -> Baseline:
         with self._engine.single(deadline) as db:
-            found = self._find(db, project, benchmark, version, receipt=receipt)
+            found = find(db, project, benchmark, version, receipt=receipt)
         if found is None:
             # It may come meanwhile: what is missing is to be said as of one moment.
             with self._engine.reading(deadline) as db:
-                found = self._find(db, project, benchmark, version, receipt=receipt)
+                found = find(db, project, benchmark, version, receipt=receipt)
                 if found is None:
-                    raise self._missing(db, project, benchmark, version)
+                    raise _missing(db, project, benchmark, version)
         return found
 
     def latest(self, project: str, benchmark: str, *, receipt: bool, deadline: float) -> Baseline:
         with self._engine.single(deadline) as db:
-            found = self._one(
-                db,
-                "WHERE b.project = ? AND b.benchmark = ? ORDER BY b.seq DESC LIMIT 1",
-                (project, benchmark),
-                receipt,
-            )
+            found = find_newest(db, project, benchmark, receipt)
         if found is None:
             raise no_benchmark(project, benchmark)
         return found
@@ -200,9 +171,9 @@ class SqlStorage:
         precondition: Precondition | None = None,
     ) -> Baseline:
         with self._engine.writing(project, benchmark, deadline) as db:
-            stored = self._find(db, project, benchmark, version)
+            stored = find(db, project, benchmark, version)
             if stored is None:
-                raise self._missing(db, project, benchmark, version)
+                raise _missing(db, project, benchmark, version)
             if precondition is not None:
                 precondition(stored)
             receipt_id = receipt_id_of(db, stored)
@@ -230,18 +201,18 @@ class SqlStorage:
             selection = select(db, project, filters)
             if selection is None:
                 return Listing([], False, 0 if page.total else None)
-            return self._page(db, project, selection, page)
+            return _page(db, project, selection, page)
 
     def history(
         self, project: str, benchmark: str, page: Page, *, deadline: float
     ) -> Listing[Baseline]:
         with self._engine.reading(deadline) as db:
-            newest = self._newest(db, project, benchmark)
+            newest = newest_sequence(db, project, benchmark)
             if newest is None:
                 raise no_benchmark(project, benchmark)
             selection = select(db, project, Filters(benchmark=benchmark))
             assert selection is not None  # only what is visible can make it so
-            return replace(self._page(db, project, selection, page), current=newest)
+            return replace(_page(db, project, selection, page), current=newest)
 
     # -- comparing
 
@@ -250,7 +221,7 @@ class SqlStorage:
     ) -> Sequence[Baseline]:
         with self._engine.reading(deadline) as db:
             found = sql_comparison.recent(db, project, benchmark, git_ref, limit)
-            if not found and self._newest(db, project, benchmark) is None:
+            if not found and newest_sequence(db, project, benchmark) is None:
                 raise no_benchmark(project, benchmark)
         return found
 
@@ -299,7 +270,7 @@ class SqlStorage:
             rows = db.stream(f"SELECT {COLUMNS}, b.receipt_id FROM baselines b ORDER BY b.seq")
             for row in rows:
                 baseline = baseline_of(row[:-1])
-                yield baseline._replace(receipt=self._receipt(db, baseline.project, row[-1]))
+                yield baseline._replace(receipt=receipt_body(db, baseline.project, row[-1]))
             yield from sql_verdicts.stream(db)
 
     def restore(
@@ -314,14 +285,14 @@ class SqlStorage:
         project, benchmark = record.project, record.benchmark
         order = Order("baselines", project, benchmark)
         with self._engine.writing(project, benchmark, deadline) as db:
-            stored = self._find(db, project, benchmark, record.version)
+            stored = find(db, project, benchmark, record.version)
             if stored is not None:
                 outcome = Outcome.PRESENT if stored.is_copy_of(record) else Outcome.DIFFERS
                 sequence = put_back(db, order, after, reserved, stored.sequence)
                 return Restored(outcome, sequence)
             if not make_room(db, order, after, reserved):
                 return Restored(Outcome.REFUSED)
-            receipt_id = self._shared_receipt(db, record) or insert_receipt(db, project, receipt)
+            receipt_id = _shared_receipt(db, record) or insert_receipt(db, project, receipt)
             return Restored(Outcome.KEPT, insert(db, record, receipt_id, reserved).sequence)
 
     def restore_verdict(
@@ -329,15 +300,6 @@ class SqlStorage:
     ) -> Restored:
         with self._engine.writing(verdict.project, verdict.benchmark, deadline) as db:
             return sql_verdicts.restore(db, verdict, after, reserved)
-
-    def _shared_receipt(self, db: Session, record: Baseline) -> int | None:
-        """Return the receipt of the record that `record` was promoted from, if it is the same."""
-        if record.promoted_from is None:
-            return None
-        source = self._find(db, record.project, record.benchmark, record.promoted_from)
-        if source is None or source.content_hash != record.content_hash:
-            return None
-        return receipt_id_of(db, source)
 
     def ensure_durable(self, *, deadline: float) -> None:
         with self._engine.writing("", "", deadline) as db:
@@ -369,66 +331,65 @@ class SqlStorage:
     def close(self) -> None:
         self._engine.close()
 
-    # -- rows
 
-    def _one(
-        self, db: Session, where: str, values: Sequence[Any], receipt: bool
-    ) -> Baseline | None:
-        columns, join = (
-            (f"{COLUMNS}, {db.as_bytes('r.body')}", _RECEIPT) if receipt else (COLUMNS, "")
-        )
-        row = db.execute(f"SELECT {columns} FROM baselines b {join} {where}", values).fetchone()
-        return None if row is None else baseline_of(row)
+def _own_receipt(
+    db: Session, promotion: Promotion, source: Baseline, early: tuple[str, Receipt] | None
+) -> Receipt | None:
+    """Return the receipt that a promotion makes, of which `early` is made already; None where the
+    source's own will do."""
+    if promotion.normalize is None:
+        return None
+    if early is not None and early[0] == source.content_hash:
+        normalized = early[1]
+    else:  # the source came, or was replaced, meanwhile
+        body = receipt_body(db, promotion.project, receipt_id_of(db, source))
+        normalized = promotion.normalize(body)
+    return None if normalized.content_hash == source.content_hash else normalized
 
-    def _find(
-        self, db: Session, project: str, benchmark: str, version: str, receipt: bool = False
-    ) -> Baseline | None:
-        where = "WHERE b.project = ? AND b.benchmark = ? AND b.version = ?"
-        return self._one(db, where, (project, benchmark, version), receipt)
 
-    def _newest(self, db: Session, project: str, benchmark: str) -> int | None:
-        """Return the sequence of a benchmark's newest record."""
-        row = db.execute(
-            """SELECT seq FROM baselines WHERE project = ? AND benchmark = ?
-               ORDER BY seq DESC LIMIT 1""",
-            (project, benchmark),
-        ).fetchone()
-        return None if row is None else int(row[0])
+def _made_before(db: Session, promotion: Promotion, target: Baseline | None) -> Baseline:
+    """Return what a promotion has made of a source that is gone since; raises NotFound."""
+    if target is None or not promotion.may_have_made(target):
+        raise _missing(db, promotion.project, promotion.benchmark, promotion.from_version)
+    db.ensure_durable()
+    return target
 
-    def _missing(self, db: Session, project: str, benchmark: str, version: str) -> NotFound:
-        """Return what to raise for a version that is not there: perhaps there is no benchmark."""
-        if self._newest(db, project, benchmark) is None:
-            return no_benchmark(project, benchmark)
-        return no_version(project, benchmark, version)
 
-    # -- pages
+def _shared_receipt(db: Session, record: Baseline) -> int | None:
+    """Return the receipt of the record that `record` was promoted from, if it is the same."""
+    if record.promoted_from is None:
+        return None
+    source = find(db, record.project, record.benchmark, record.promoted_from)
+    if source is None or source.content_hash != record.content_hash:
+        return None
+    return receipt_id_of(db, source)
 
-    def _page(
-        self, db: Session, project: str, selection: Selection, page: Page
-    ) -> Listing[Baseline]:
-        total = count(db, selection) if page.total else None
-        columns = f"{WITHOUT_METADATA}, b.receipt_id" if page.receipts else WITHOUT_METADATA
-        rows = page_rows(db, selection, page, project, columns, _JOIN).fetchall()
-        if page.receipts:
-            baselines = [*self._with_receipts(db, project, rows[: page.limit])]
-        else:
-            baselines = [baseline_of(row) for row in rows[: page.limit]]
-        return Listing(baselines, len(baselines) < len(rows), total)
 
-    def _with_receipts(self, db: Session, project: str, rows: Any) -> Iterator[Baseline]:
-        """Yield records with their receipts: at least one, and else no more than MAX_PAGE_BYTES of
-        them."""
-        size = 0
-        for row in rows:
-            receipt = self._receipt(db, project, row[-1])
-            if size and size + len(receipt) > base.MAX_PAGE_BYTES:
-                break
-            yield baseline_of(row[:-1])._replace(receipt=receipt)
-            size += len(receipt)
+def _missing(db: Session, project: str, benchmark: str, version: str) -> NotFound:
+    """Return what to raise for a version that is not there: perhaps there is no benchmark."""
+    if newest_sequence(db, project, benchmark) is None:
+        return no_benchmark(project, benchmark)
+    return no_version(project, benchmark, version)
 
-    def _receipt(self, db: Session, project: str, receipt_id: int) -> bytes:
-        row = db.execute(
-            f"SELECT {db.as_bytes('body')} FROM receipts WHERE project = ? AND id = ?",
-            (project, receipt_id),
-        ).fetchone()
-        return bytes(row[0])
+
+def _page(db: Session, project: str, selection: Selection, page: Page) -> Listing[Baseline]:
+    total = count(db, selection) if page.total else None
+    columns = f"{WITHOUT_METADATA}, b.receipt_id" if page.receipts else WITHOUT_METADATA
+    rows = page_rows(db, selection, page, project, columns, _JOIN).fetchall()
+    if page.receipts:
+        baselines = [*_with_receipts(db, project, rows[: page.limit])]
+    else:
+        baselines = [baseline_of(row) for row in rows[: page.limit]]
+    return Listing(baselines, len(baselines) < len(rows), total)
+
+
+def _with_receipts(db: Session, project: str, rows: Any) -> Iterator[Baseline]:
+    """Yield records with their receipts: at least one, and else no more than MAX_PAGE_BYTES of
+    them."""
+    size = 0
+    for row in rows:
+        receipt = receipt_body(db, project, row[-1])
+        if size and size + len(receipt) > base.MAX_PAGE_BYTES:
+            break
+        yield baseline_of(row[:-1])._replace(receipt=receipt)
+        size += len(receipt)
