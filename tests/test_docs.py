@@ -97,6 +97,9 @@ def test_the_tour_runs_as_printed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("language", "name"),
     [
+        ("sh", "upload-baseline.sh"),
+        ("sh", "fetch-baseline.sh"),
+        ("sh", "gate.sh"),
         ("yaml", "github-actions.yml"),
         ("nginx", "nginx.conf"),
         ("ini", "perfgate-server.service"),
