@@ -354,7 +354,8 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 def _check_range(
     name: str, value: object, low: float, high: float, kind: type[int] | UnionType = int
 ) -> None:
-    if not isinstance(value, kind) or not low <= value <= high:  # NaN is in no range
+    # To Python True is an integer too; NaN is in no range.
+    if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
         what = "an integer" if kind is int else "a number"
         raise ConfigError(f"{name} must be {what} from {low} to {high}, not {value!r}")
 

@@ -243,7 +243,14 @@ def test_the_clients_variable_is_no_mistake_but_is_told_from_ours() -> None:
 
 @pytest.mark.parametrize(
     "given",
-    [{"port": None}, {"port": "80"}, {"timeout": None}, {"threads": None}, {"workers": 2.5}],
+    [
+        {"port": None},
+        {"port": "80"},
+        {"timeout": None},
+        {"threads": None},
+        {"threads": True},
+        {"workers": 2.5},
+    ],
 )
 def test_a_program_that_gives_what_is_no_number_is_told(given: Any) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(given))} must be an? [a-z]+ from"):
