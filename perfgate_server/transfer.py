@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, BinaryIO, get_args
@@ -121,6 +121,8 @@ def restore(
             if outcome in _COMPLAINTS:
                 complain(f"line {number}: {name}: {_COMPLAINTS[outcome]}")
     storage.ensure_durable(deadline=_deadline())
+    with suppress(Unavailable):  # all is kept; the database does it later by itself
+        storage.analyze(deadline=_deadline())
     if report.invalid > _MOST_INVALID:
         complain(f"and {report.invalid - _MOST_INVALID} more lines that are not valid")
     if not report.outcomes and not report.invalid:

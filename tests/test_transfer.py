@@ -144,6 +144,20 @@ def test_an_import_ends_once_what_was_there_is_as_safe_as_what_it_kept(
     assert len(ensured) == 1
 
 
+def test_an_import_succeeds_without_new_statistics(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has kept all by then, and the database takes them later by itself."""
+
+    def fail(*, deadline: float) -> None:
+        raise Unavailable("statement timeout")
+
+    fill(storage)
+    text = exported(storage)
+    monkeypatch.setattr(storage, "analyze", fail)
+    assert restored(storage, text)[0].complete
+
+
 def test_an_import_can_be_run_again(storage: Storage) -> None:
     """After an interruption in the middle, and after the end."""
     fill(storage)

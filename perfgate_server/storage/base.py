@@ -469,6 +469,10 @@ class Storage(Protocol):
         """Return once all that was found PRESENT is kept as safely as what was KEPT. Whoever wrote
         it may wait for a standby still, or have given up."""
 
+    def analyze(self, *, deadline: float) -> None:
+        """Let a database that plans by statistics take them anew, after very many writes: what it
+        does by itself comes later."""
+
     def reserve(self, kind: Kind, count: int, *, deadline: float) -> int:
         """Reserve `count` sequences after all that are in use; return the first."""
 

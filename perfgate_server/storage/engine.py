@@ -66,5 +66,8 @@ class Engine(Protocol):
         """Lend a session that alone may write to that benchmark; commit at the end, undo at an
         exception."""
 
+    def analyze(self, deadline: float) -> None:
+        """See `Storage.analyze`."""
+
     def close(self) -> None:
         """Close what is open in this process."""

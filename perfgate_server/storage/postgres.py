@@ -152,6 +152,10 @@ _BEGIN_WRITING = """BEGIN ISOLATION LEVEL READ COMMITTED;
     SET LOCAL client_min_messages = warning"""
 
 
+#: The tables that lists and comparisons look for rows in.
+_ANALYZED = ("baselines", "baseline_tags", "receipts", "receipt_summaries", "verdicts")
+
+
 @functools.lru_cache(maxsize=256)
 def _placeholders(sql: str) -> bytes:
     return sql.replace("%", "%%").replace("?", "%s").encode()
@@ -253,6 +257,12 @@ class PostgresEngine:
                 "SELECT pg_advisory_xact_lock(hashtextextended(?, 0))", (f"{project}/{benchmark}",)
             )
             yield session
+
+    def analyze(self, deadline: float) -> None:
+        # A table that is vacuumed just now, which may take hours, or that is another role's is
+        # passed over, with a warning.
+        with self._transaction(_BEGIN_WRITING, deadline) as session:
+            session.execute(f"ANALYZE (SKIP_LOCKED) {', '.join(_ANALYZED)}")
 
     def close(self) -> None:
         with self._opening:

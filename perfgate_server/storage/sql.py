@@ -305,6 +305,9 @@ class SqlStorage:
         with self._engine.writing("", "", deadline) as db:
             db.ensure_durable()
 
+    def analyze(self, *, deadline: float) -> None:
+        self._engine.analyze(deadline)
+
     def reserve(self, kind: Kind, count: int, *, deadline: float) -> int:
         with self._engine.writing("", "", deadline) as db:
             return db.reserve(kind, count)

@@ -111,6 +111,9 @@ class SqliteEngine:
             with self._writer.writing(deadline) as db:
                 yield db
 
+    def analyze(self, deadline: float) -> None:
+        """Do nothing: which index finds a list is decided in `selection`, without statistics."""
+
     def _checked_for_readers(self, connection: Connection | None, deadline: float) -> Connection:
         """Do as `_checked`; unless that raises, readers need not check again for _CHECK_LASTS."""
         self._rechecks_at = time.monotonic() + _CHECK_LASTS
