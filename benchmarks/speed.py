@@ -247,7 +247,6 @@ def _store(path: Path, rows: int, few: int | None = None) -> None:
                 f"""INSERT INTO baseline_tags (project, tag, seq)
                     SELECT 'p', 'few', seq FROM baselines WHERE {chosen}"""
             )
-            db.execute("ANALYZE")
 
 
 # -- the process
