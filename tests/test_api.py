@@ -233,14 +233,14 @@ def test_every_path_has_one_reading(api: Api) -> None:
 
 
 @pytest.mark.parametrize("version", ["v1", "1.0.0-rc.1+build", "feature:x@(1)=~!", "x" * 128])
-def test_good_versions(api: Api, version: str) -> None:
+def test_a_version_that_fits_a_path_is_taken(api: Api, version: str) -> None:
     answer = api.put("b", version)
     assert answer.status_code == 201
     assert api.get(answer.headers["Location"]).json["version"] == version
 
 
 @pytest.mark.parametrize("version", ["", ".", "..", "x" * 129, "a b", "a\n", "é", "a,b", "a[b]"])
-def test_bad_versions(api: Api, version: str) -> None:
+def test_a_version_that_fits_no_path_is_refused(api: Api, version: str) -> None:
     fails(api.upload(version=version), 400, "version")
     encoded = "".join(f"%{byte:02X}" for byte in version.encode())
     fails(api.put("b", encoded), 400, "version")

@@ -37,7 +37,7 @@ def test_an_envelope_wants_to_be_called_json(quick: Api, kind: str | None) -> No
 @pytest.mark.parametrize(
     "kind", ["application/json", "Application/JSON; charset=utf-8", "application/x+json"]
 )
-def test_kinds_of_json(api: Api, kind: str) -> None:
+def test_every_media_type_of_json_is_taken(api: Api, kind: str) -> None:
     body = json.dumps(BODIES["upload"])
     assert api("POST", "/projects/p/baselines", data=body, content_type=kind).status_code == 201
 

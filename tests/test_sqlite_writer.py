@@ -24,7 +24,7 @@ from perfgate_server.storage.sqlite_writer import Writer
 Body = Callable[[Connection], None]
 
 
-class Desk:
+class TracedWriter:
     """A writer, the statements it gave SQLite, and what is in its table."""
 
     def __init__(self, path: Path, threads: int = 8) -> None:
@@ -70,36 +70,36 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(tmp_path / "t.db")
-    yield desk
-    desk.pool.shutdown()
-    desk.writer.close()
+def traced(tmp_path: Path) -> Iterator[TracedWriter]:
+    traced = TracedWriter(tmp_path / "t.db")
+    yield traced
+    traced.pool.shutdown()
+    traced.writer.close()
 
 
 def refuse(db: Connection) -> None:
     raise KeyError("refused")
 
 
-def test_those_who_queue_share_one_commit(desk: Desk) -> None:
-    for future in desk.queue((1, None), (2, None), (3, None)):
+def test_those_who_queue_share_one_commit(traced: TracedWriter) -> None:
+    for future in traced.queue((1, None), (2, None), (3, None)):
         future.result(PATIENCE)
-    assert desk.statements.count("COMMIT") == 1
-    assert desk.rows() == [0, 1, 2, 3]
+    assert traced.statements.count("COMMIT") == 1
+    assert traced.rows() == [0, 1, 2, 3]
 
 
-def test_each_has_a_deadline_of_its_own(desk: Desk) -> None:
+def test_each_has_a_deadline_of_its_own(traced: TracedWriter) -> None:
     ends: list[float] = []
 
     def look(db: Connection) -> None:
         ends.append(db.deadline)
 
-    for future in desk.queue((1, look), (2, look)):
+    for future in traced.queue((1, look), (2, look)):
         future.result(PATIENCE)
     assert len(set(ends)) == 2
 
 
-def test_nobody_is_done_before_the_commit(desk: Desk) -> None:
+def test_nobody_is_done_before_the_commit(traced: TracedWriter) -> None:
     """Who has written waits for the last of the queue, and sees what he wrote on the disk."""
     done_early: list[bool] = []
     futures: list[Future[None]] = []
@@ -107,99 +107,103 @@ def test_nobody_is_done_before_the_commit(desk: Desk) -> None:
     def look(db: Connection) -> None:
         done_early.append(futures[0].done())
 
-    futures += desk.queue((1, None), (2, lambda db: wait_for(lambda: futures, "all") and look(db)))
+    futures += traced.queue(
+        (1, None), (2, lambda db: wait_for(lambda: futures, "all") and look(db))
+    )
     for future in futures:
         future.result(PATIENCE)
     assert done_early == [False]
-    assert desk.rows() == [0, 1, 2]
+    assert traced.rows() == [0, 1, 2]
 
 
-def test_who_fails_undoes_only_what_is_his(desk: Desk) -> None:
-    first, failing, last = desk.queue((1, refuse), (2, None))
+def test_who_fails_undoes_only_what_is_his(traced: TracedWriter) -> None:
+    first, failing, last = traced.queue((1, refuse), (2, None))
     first.result(PATIENCE), last.result(PATIENCE)
     with pytest.raises(KeyError):
         failing.result(PATIENCE)
-    assert desk.rows() == [0, 2]
+    assert traced.rows() == [0, 2]
 
 
-def test_after_a_failure_alone_the_next_begins_anew(desk: Desk) -> None:
+def test_after_a_failure_alone_the_next_begins_anew(traced: TracedWriter) -> None:
     with pytest.raises(KeyError):
-        desk.write(1, refuse)
-    desk.write(2)
-    assert desk.rows() == [2]
+        traced.write(1, refuse)
+    traced.write(2)
+    assert traced.rows() == [2]
 
 
-def test_a_statement_that_fails_in_a_queue_is_the_failure_of_one(desk: Desk) -> None:
+def test_a_statement_that_fails_in_a_queue_is_the_failure_of_one(traced: TracedWriter) -> None:
     def twice(db: Connection) -> None:
         db.execute("INSERT INTO t VALUES (0)")
 
-    first, failing, last = desk.queue((1, twice), (2, None))
+    first, failing, last = traced.queue((1, twice), (2, None))
     first.result(PATIENCE), last.result(PATIENCE)
     with pytest.raises(Unavailable, match="UNIQUE"):
         failing.result(PATIENCE)
-    assert desk.rows() == [0, 2]
+    assert traced.rows() == [0, 2]
 
 
-def test_a_commit_that_fails_is_the_failure_of_all(desk: Desk) -> None:
+def test_a_commit_that_fails_is_the_failure_of_all(traced: TracedWriter) -> None:
     """Nothing is kept, each is told, and the next write finds a fresh connection."""
-    with closing(sqlite3.connect(desk.path)) as db:
+    with closing(sqlite3.connect(traced.path)) as db:
         db.execute("DROP TABLE t")
         db.execute("CREATE TABLE u (a INTEGER PRIMARY KEY)")
         db.execute("CREATE TABLE t (a INTEGER REFERENCES u (a) DEFERRABLE INITIALLY DEFERRED)")
         db.commit()
-    for future in desk.queue((1, None), (2, None)):
+    for future in traced.queue((1, None), (2, None)):
         with pytest.raises(Unavailable, match="FOREIGN KEY"):
             future.result(PATIENCE)
-    assert desk.rows() == []
-    with desk.writer.writing(soon()) as db:
+    assert traced.rows() == []
+    with traced.writer.writing(soon()) as db:
         db.execute("INSERT INTO u VALUES (5)")
-    desk.write(5)
-    assert desk.rows() == [5]
+    traced.write(5)
+    assert traced.rows() == [5]
 
 
 @pytest.mark.parametrize("error", [MemoryError(), KeyError("any")])
-def test_a_transaction_that_sqlite_ended_is_kept_for_nobody(desk: Desk, error: Exception) -> None:
+def test_a_transaction_that_sqlite_ended_is_kept_for_nobody(
+    traced: TracedWriter, error: Exception
+) -> None:
     """As without memory, which Python has a MemoryError for: nobody is told that it was kept, and
     all why not."""
     later: list[Future[None]] = []
 
     def fail(db: Connection) -> None:
-        later.append(desk.pool.submit(desk.write, 2))
-        wait_for(lambda: desk.writer._waiting == 1, "the next queueing")
+        later.append(traced.pool.submit(traced.write, 2))
+        wait_for(lambda: traced.writer._waiting == 1, "the next queueing")
         db.execute("ROLLBACK")
         raise error
 
-    for future in desk.queue((1, fail)):
+    for future in traced.queue((1, fail)):
         with pytest.raises(Unavailable, match="MemoryError|any"):
             future.result(PATIENCE)
     later[0].result(PATIENCE)  # it began anew
-    assert desk.rows() == [2]
+    assert traced.rows() == [2]
 
 
-def test_what_cannot_be_undone_is_kept_for_nobody(desk: Desk) -> None:
+def test_what_cannot_be_undone_is_kept_for_nobody(traced: TracedWriter) -> None:
     """Of a member's writes: or the others' commit would keep half of them."""
 
     def fail(db: Connection) -> None:
         db.execute("RELEASE member")
         raise KeyError("any")
 
-    for future in desk.queue((1, fail)):
+    for future in traced.queue((1, fail)):
         with pytest.raises(Unavailable, match="no such savepoint"):
             future.result(PATIENCE)
-    assert desk.rows() == []
+    assert traced.rows() == []
 
 
-def test_without_memory_a_writer_is_refused(desk: Desk) -> None:
+def test_without_memory_a_writer_is_refused(traced: TracedWriter) -> None:
     def fail(db: Connection) -> None:
         raise MemoryError
 
     with pytest.raises(Unavailable, match="MemoryError"):
-        desk.write(1, fail)
-    desk.write(2)
-    assert desk.rows() == [2]
+        traced.write(1, fail)
+    traced.write(2)
+    assert traced.rows() == [2]
 
 
-def test_whatever_a_commit_raises_the_next_may_write(desk: Desk) -> None:
+def test_whatever_a_commit_raises_the_next_may_write(traced: TracedWriter) -> None:
     class Interrupted:
         def __init__(self, db: Any) -> None:
             self.db, self.in_transaction = db, True
@@ -210,16 +214,16 @@ def test_whatever_a_commit_raises_the_next_may_write(desk: Desk) -> None:
             return self.db.execute(sql)
 
     with pytest.raises(sqlite3.Warning):
-        with desk.writer.writing(soon()):
-            group: Any = desk.writer._group
+        with traced.writer.writing(soon()):
+            group: Any = traced.writer._group
             group.db = Interrupted(group.db)
-    desk.write(1, seconds=5.0)
-    assert desk.rows() == [1]
+    traced.write(1, seconds=5.0)
+    assert traced.rows() == [1]
 
 
 @pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit])
 def test_who_is_interrupted_keeps_nothing_and_nobody_out(
-    desk: Desk, ending: type[BaseException]
+    traced: TracedWriter, ending: type[BaseException]
 ) -> None:
     """As an import is by Ctrl-C, in its writing or before it."""
 
@@ -227,68 +231,68 @@ def test_who_is_interrupted_keeps_nothing_and_nobody_out(
         raise ending
 
     with pytest.raises(ending):
-        desk.write(1, interrupted)
-    checked, desk.writer._checked = desk.writer._checked, interrupted
+        traced.write(1, interrupted)
+    checked, traced.writer._checked = traced.writer._checked, interrupted
     with pytest.raises(ending):
-        desk.write(2)
-    desk.writer._checked = checked
-    desk.write(3, seconds=5.0)
-    assert desk.rows() == [3]
+        traced.write(2)
+    traced.writer._checked = checked
+    traced.write(3, seconds=5.0)
+    assert traced.rows() == [3]
 
 
-def test_a_connection_that_is_not_fit_any_more_is_closed(desk: Desk) -> None:
+def test_a_connection_that_is_not_fit_any_more_is_closed(traced: TracedWriter) -> None:
     """Of a database that was removed it would keep the room on the disk."""
-    with desk.writer.writing(soon()) as kept:
+    with traced.writer.writing(soon()) as kept:
         pass
 
     def unfit(*_: Any) -> Connection:
         raise Unavailable("gone")
 
-    desk.writer._checked = unfit
+    traced.writer._checked = unfit
     with pytest.raises(Unavailable, match="gone"):
-        desk.write(1)
+        traced.write(1)
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         kept.execute("SELECT 1")
 
 
-def test_who_cannot_wait_is_no_longer_waited_for(desk: Desk) -> None:
+def test_who_cannot_wait_is_no_longer_waited_for(traced: TracedWriter) -> None:
     """Or a lone writer would leave his commit to somebody who is not there."""
 
     class Lock:
         def acquire(self, **_: Any) -> bool:
             raise MemoryError
 
-    turn, desk.writer._turn = desk.writer._turn, Lock()  # type: ignore[assignment]
+    turn, traced.writer._turn = traced.writer._turn, Lock()  # type: ignore[assignment]
     with pytest.raises(MemoryError):
-        desk.writer._take_turn(soon(), True)
-    desk.writer._turn = turn
-    desk.write(1, seconds=5.0)
-    assert desk.rows() == [1]
+        traced.writer._take_turn(soon(), True)
+    traced.writer._turn = turn
+    traced.write(1, seconds=5.0)
+    assert traced.rows() == [1]
 
 
-def test_the_last_free_thread_waits_its_time_from_when_it_came(desk: Desk) -> None:
+def test_the_last_free_thread_waits_its_time_from_when_it_came(traced: TracedWriter) -> None:
     """Who has the turn has not told yet since when."""
-    writer = Writer(desk._checked, 2)
+    writer = Writer(traced._checked, 2)
     writer._turn.acquire()
-    waiting = desk.pool.submit(writer._take_turn, soon(), False)
+    waiting = traced.pool.submit(writer._take_turn, soon(), False)
     wait_for(lambda: writer._waiting or waiting.done(), "the wait")
     writer._turn.release()
     assert waiting.result(PATIENCE) is True
 
 
 def test_the_last_free_thread_waits_no_longer_than_it_may(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    traced: TracedWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From when the turn began, however late it came itself; and not beyond its deadline."""
-    desk.writer = Writer(desk._checked, 2)
+    traced.writer = Writer(traced._checked, 2)
     go, clock = threading.Event(), time.monotonic
-    first = desk.pool.submit(desk.write, 1, lambda db: go.wait(PATIENCE) and None)
-    wait_for(lambda: "INSERT" in " ".join(desk.statements), "the writing")
+    first = traced.pool.submit(traced.write, 1, lambda db: go.wait(PATIENCE) and None)
+    wait_for(lambda: "INSERT" in " ".join(traced.statements), "the writing")
     monkeypatch.setattr(sqlite_writer, "_IMPATIENCE", PATIENCE / 2)
-    over = desk.pool.submit(desk.write, 2, None, 0.05)
+    over = traced.pool.submit(traced.write, 2, None, 0.05)
     wait([over], PATIENCE / 4)
     monkeypatch.setattr(time, "monotonic", lambda: clock() + PATIENCE / 2)
-    late = desk.pool.submit(desk.write, 3)
+    late = traced.pool.submit(traced.write, 3)
     wait([late], PATIENCE / 4)
     done = over.done(), late.done()
     go.set()
@@ -300,16 +304,16 @@ def test_the_last_free_thread_waits_no_longer_than_it_may(
 
 
 def test_the_last_free_thread_waits_anew_for_each_turn(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    traced: TracedWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long ago the one before began."""
-    writer = Writer(desk._checked, 2)
+    writer = Writer(traced._checked, 2)
     with writer.writing(soon()):
         pass
     clock = time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: clock() + 100)
     writer._turn.acquire()
-    waiting = desk.pool.submit(writer._take_turn, soon(), False)
+    waiting = traced.pool.submit(writer._take_turn, soon(), False)
     wait_for(lambda: writer._waiting or waiting.done(), "the wait")
     writer._turn.release()
     assert waiting.result(PATIENCE) is True
@@ -317,23 +321,23 @@ def test_the_last_free_thread_waits_anew_for_each_turn(
 
 
 def test_the_last_free_thread_leaves_a_lock_to_those_who_wait_for_it(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    traced: TracedWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is wanted for reads, and for health: at once here, whoever has the turn."""
     monkeypatch.setattr(sqlite_writer, "_IMPATIENCE", 0.0)
-    desk.writer = Writer(desk._checked, 2)
-    with closing(sqlite3.connect(desk.path, isolation_level=None)) as other:
+    traced.writer = Writer(traced._checked, 2)
+    with closing(sqlite3.connect(traced.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        waiting = desk.pool.submit(desk.write, 1)
-        wait_for(lambda: "BEGIN IMMEDIATE" in desk.statements, "an attempt")
-        last = desk.pool.submit(desk.write, 2)
+        waiting = traced.pool.submit(traced.write, 1)
+        wait_for(lambda: "BEGIN IMMEDIATE" in traced.statements, "an attempt")
+        last = traced.pool.submit(traced.write, 2)
         wait([last], PATIENCE / 4)
         assert last.done() and not waiting.done()
         other.execute("COMMIT")
         waiting.result(PATIENCE)
         other.execute("BEGIN IMMEDIATE")
-        desk.writer._patient.acquire()  # as by one who comes before it, and after it to the turn
-        alone = desk.pool.submit(desk.write, 3)
+        traced.writer._patient.acquire()  # as by one who comes before it, and after it to the turn
+        alone = traced.pool.submit(traced.write, 3)
         wait([alone], PATIENCE / 4)
         assert alone.done()
         other.execute("COMMIT")
@@ -341,60 +345,60 @@ def test_the_last_free_thread_leaves_a_lock_to_those_who_wait_for_it(
         with pytest.raises(Unavailable, match="lock") as raised:
             future.result()
         assert raised.value.reason == "busy"
-    assert desk.rows() == [1]
+    assert traced.rows() == [1]
 
 
-def test_a_commit_has_no_deadline(desk: Desk) -> None:
+def test_a_commit_has_no_deadline(traced: TracedWriter) -> None:
     """It is for all who wrote, and not only for the last of them."""
     ends: list[tuple[str, float]] = []
-    with desk.writer.writing(soon()) as db:
+    with traced.writer.writing(soon()) as db:
         db.set_trace_callback(lambda statement: ends.append((statement, db.deadline)))
     assert ends == [("COMMIT", float("inf"))]
 
 
-def test_deadlines_that_pass_in_the_queue_lose_nothing(desk: Desk) -> None:
+def test_deadlines_that_pass_in_the_queue_lose_nothing(traced: TracedWriter) -> None:
     """Whoever gives up leaves nothing open behind him: all that was acknowledged is there."""
     chance = random.Random(7)
 
     def one(number: int) -> int | None:
         try:
-            desk.write(number, seconds=chance.choice((0.0, 0.0005, 0.002, 0.01)))
+            traced.write(number, seconds=chance.choice((0.0, 0.0005, 0.002, 0.01)))
         except Unavailable:
             return None
         return number
 
-    kept = {number for number in desk.pool.map(one, range(1500)) if number is not None}
-    desk.write(9999)
-    assert set(desk.rows()) >= kept | {9999}
+    kept = {number for number in traced.pool.map(one, range(1500)) if number is not None}
+    traced.write(9999)
+    assert set(traced.rows()) >= kept | {9999}
     assert 1 < len(kept) < 1500
 
 
 def test_the_only_thread_of_a_process_waits_until_its_deadline(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    traced: TracedWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is no other that it could leave free."""
     monkeypatch.setattr(sqlite_writer, "_IMPATIENCE", 0.0)
-    desk.writer = Writer(desk._checked, 1)
-    with closing(sqlite3.connect(desk.path, isolation_level=None)) as other:
+    traced.writer = Writer(traced._checked, 1)
+    with closing(sqlite3.connect(traced.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        waiting = desk.pool.submit(desk.write, 1)
-        wait_for(lambda: "BEGIN IMMEDIATE" in desk.statements, "an attempt")
+        waiting = traced.pool.submit(traced.write, 1)
+        wait_for(lambda: "BEGIN IMMEDIATE" in traced.statements, "an attempt")
         other.execute("COMMIT")
         waiting.result(PATIENCE)
-    assert desk.rows() == [1]
+    assert traced.rows() == [1]
 
 
-def test_another_process_has_the_lock(desk: Desk) -> None:
-    desk.write(1)
-    with closing(sqlite3.connect(desk.path, isolation_level=None)) as other:
+def test_another_process_has_the_lock(traced: TracedWriter) -> None:
+    traced.write(1)
+    with closing(sqlite3.connect(traced.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(Unavailable, match="locked"):
-            desk.write(2, seconds=0.05)
-        waiting = desk.pool.submit(desk.write, 3)
-        wait_for(lambda: desk.writer._turn.locked(), "the turn")
+            traced.write(2, seconds=0.05)
+        waiting = traced.pool.submit(traced.write, 3)
+        wait_for(lambda: traced.writer._turn.locked(), "the turn")
         other.execute("COMMIT")
         waiting.result(PATIENCE)
-    assert desk.rows() == [1, 3]
+    assert traced.rows() == [1, 3]
 
 
 @pytest.mark.parametrize(
@@ -441,35 +445,37 @@ def test_a_lock_that_another_process_has_is_looked_for_each_millisecond(
     assert (len(pauses), pauses[0], max(pauses)) == (30, 0.0002, 0.001)
 
 
-def test_only_what_several_wrote_beside_another_process_leaves_it_a_gap(desk: Desk) -> None:
+def test_only_what_several_wrote_beside_another_process_leaves_it_a_gap(
+    traced: TracedWriter,
+) -> None:
     """A lone writer leaves one by itself, and would take longer for each commit."""
     go = threading.Event()
 
     def gap(number: int) -> float:
         """Return until when the next is put off, once two have written together."""
-        before = len(desk.statements)
+        before = len(traced.statements)
         with ThreadPoolExecutor(2) as pool:
             go.clear()
-            first = pool.submit(desk.write, number, lambda db: go.wait(PATIENCE) and None)
-            wait_for(lambda: "INSERT" in " ".join(desk.statements[before:]), "the first writing")
-            second = pool.submit(desk.write, number + 1)
-            wait_for(lambda: desk.writer._waiting == 1, "the next queueing")
+            first = pool.submit(traced.write, number, lambda db: go.wait(PATIENCE) and None)
+            wait_for(lambda: "INSERT" in " ".join(traced.statements[before:]), "the first writing")
+            second = pool.submit(traced.write, number + 1)
+            wait_for(lambda: traced.writer._waiting == 1, "the next queueing")
             go.set()
             first.result(PATIENCE), second.result(PATIENCE)
-        return desk.writer._next_not_before
+        return traced.writer._next_not_before
 
     assert gap(1) == 0.0
-    desk.writer.close()
-    desk.writer = Writer(desk._checked, 8, shared=True)
-    desk.write(3)
-    assert desk.writer._next_not_before == 0.0
+    traced.writer.close()
+    traced.writer = Writer(traced._checked, 8, shared=True)
+    traced.write(3)
+    assert traced.writer._next_not_before == 0.0
     began = time.monotonic()
     assert gap(4) > began
 
 
-def test_who_gives_up_ends_what_was_left_to_it(desk: Desk) -> None:
+def test_who_gives_up_ends_what_was_left_to_it(traced: TracedWriter) -> None:
     """Or nobody would ever write again: it is the last in the queue when the turn comes."""
-    turn = desk.writer._turn
+    turn = traced.writer._turn
 
     class Late:
         """A turn that is given up for the one who waits after that one's time has run out."""
@@ -485,29 +491,29 @@ def test_who_gives_up_ends_what_was_left_to_it(desk: Desk) -> None:
     late: list[Future[None]] = []
 
     def leave(db: Connection) -> None:
-        desk.writer._turn = Late()  # type: ignore[assignment]
-        late.append(desk.pool.submit(desk.write, 2, None, 0.2))
-        wait_for(lambda: desk.writer._waiting == 1, "the next queueing")
+        traced.writer._turn = Late()  # type: ignore[assignment]
+        late.append(traced.pool.submit(traced.write, 2, None, 0.2))
+        wait_for(lambda: traced.writer._waiting == 1, "the next queueing")
 
-    desk.pool.submit(desk.write, 1, leave).result(PATIENCE)
+    traced.pool.submit(traced.write, 1, leave).result(PATIENCE)
     with pytest.raises(Unavailable):
         late[0].result(PATIENCE)
-    desk.writer._turn = turn
-    desk.write(3)
-    assert desk.rows() == [1, 3]
+    traced.writer._turn = turn
+    traced.write(3)
+    assert traced.rows() == [1, 3]
 
 
-def test_patience_is_given_back(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience_is_given_back(traced: TracedWriter, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or every writer would soon be the last one, who waits for a lock for two seconds only."""
     monkeypatch.setattr(sqlite_writer, "_IMPATIENCE", 0.0)
-    desk.writer = Writer(desk._checked, 2)
+    traced.writer = Writer(traced._checked, 2)
     for number in range(3):
-        desk.write(number)
-    with closing(sqlite3.connect(desk.path, isolation_level=None)) as other:
+        traced.write(number)
+    with closing(sqlite3.connect(traced.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        began = len(desk.statements)
-        waiting = desk.pool.submit(desk.write, 9)
-        wait_for(lambda: "BEGIN IMMEDIATE" in desk.statements[began:], "an attempt")
+        began = len(traced.statements)
+        waiting = traced.pool.submit(traced.write, 9)
+        wait_for(lambda: "BEGIN IMMEDIATE" in traced.statements[began:], "an attempt")
         other.execute("COMMIT")
         waiting.result(PATIENCE)
-    assert desk.rows() == [0, 1, 2, 9]
+    assert traced.rows() == [0, 1, 2, 9]

@@ -55,7 +55,7 @@ def versions(records: Sequence[Baseline]) -> list[str]:
 
 
 @pytest.fixture
-def shelf(storage: Storage) -> Storage:
+def filled(storage: Storage) -> Storage:
     """Records with receipts of their own, and others around them that no selector may find."""
 
     def put(number: int, benchmark: str = "b", project: str = "p", **members: Any) -> None:
@@ -96,19 +96,19 @@ def shelf(storage: Storage) -> Storage:
     ids=str,
 )
 def test_a_selector_finds_the_newest_record_that_fits(
-    shelf: Storage, selector: Selector, expected: str | None
+    filled: Storage, selector: Selector, expected: str | None
 ) -> None:
-    found = compare(shelf, selector)
+    found = compare(filled, selector)
     assert (found.baseline and found.baseline.version) == expected
     assert found.tried == [selector]
 
 
-def test_the_first_selector_that_finds_a_record_decides(shelf: Storage) -> None:
+def test_the_first_selector_that_finds_a_record_decides(filled: Storage) -> None:
     nothing, some, more = Selector("tag", "none"), Selector("git_ref", "dev"), Selector("latest")
-    found = compare(shelf, nothing, some, more)
+    found = compare(filled, nothing, some, more)
     assert found.baseline and found.baseline.version == "v4"
     assert found.tried == [nothing, some]
-    none = compare(shelf, nothing, Selector("version", "none"))
+    none = compare(filled, nothing, Selector("version", "none"))
     assert none.baseline is None
     assert none.tried == [nothing, Selector("version", "none")]
     assert none.others and not found.others
@@ -133,10 +133,10 @@ def hash_of(storage: Storage, version: str) -> str:
     ids=str,
 )
 def test_a_run_is_never_compared_with_itself(
-    shelf: Storage, selector: Selector, excluded: str, expected: str | None
+    filled: Storage, selector: Selector, excluded: str, expected: str | None
 ) -> None:
     """Whatever was uploaded or promoted of the same receipt is passed over."""
-    found = compare(shelf, selector, excluding=hash_of(shelf, excluded))
+    found = compare(filled, selector, excluding=hash_of(filled, excluded))
     assert (found.baseline and found.baseline.version) == expected
     assert found.others == (expected is None)
 
@@ -148,61 +148,61 @@ def test_the_run_itself_is_no_other_record(storage: Storage) -> None:
     )
 
 
-def test_a_past_holds_each_run_once_newest_first(shelf: Storage) -> None:
+def test_a_past_holds_each_run_once_newest_first(filled: Storage) -> None:
     """A promotion is none: a run would seem to be as new as that."""
-    assert past(shelf, "v4") == [4, 3, 2, 1]
-    assert past(shelf, "v4", 2) == [4, 3]
-    assert past(shelf, "v4", 4) == [4, 3, 2, 1]
-    assert past(shelf, "v4", 0, read=lambda _: pytest.fail("not asked")) == []
-    assert past(shelf, "v4", excluding=hash_of(shelf, "v2")) == [4, 3, 1]
+    assert past(filled, "v4") == [4, 3, 2, 1]
+    assert past(filled, "v4", 2) == [4, 3]
+    assert past(filled, "v4", 4) == [4, 3, 2, 1]
+    assert past(filled, "v4", 0, read=lambda _: pytest.fail("not asked")) == []
+    assert past(filled, "v4", excluding=hash_of(filled, "v2")) == [4, 3, 1]
 
 
-def test_a_run_that_was_uploaded_twice_is_as_old_as_the_first(shelf: Storage) -> None:
-    keep(shelf, "b", "again", value=receipt(wall_ms=3))
-    keep(shelf, "b", "v5", value=receipt(wall_ms=5))
-    assert past(shelf, "v5") == [5, 4, 3, 2, 1]
-    assert past(shelf, "v5", 2) == [5, 3]  # what is further back is not looked at
-    assert past(shelf, "v5", read=lambda _: 0) == [0] * 5
+def test_a_run_that_was_uploaded_twice_is_as_old_as_the_first(filled: Storage) -> None:
+    keep(filled, "b", "again", value=receipt(wall_ms=3))
+    keep(filled, "b", "v5", value=receipt(wall_ms=5))
+    assert past(filled, "v5") == [5, 4, 3, 2, 1]
+    assert past(filled, "v5", 2) == [5, 3]  # what is further back is not looked at
+    assert past(filled, "v5", read=lambda _: 0) == [0] * 5
 
 
-def test_what_came_after_a_baseline_that_is_uploaded_again_is_not_its_past(shelf: Storage) -> None:
+def test_what_came_after_a_baseline_that_is_uploaded_again_is_not_its_past(filled: Storage) -> None:
     """As to go back to it: those may have the slowdown that is looked for."""
-    keep(shelf, "b", "again", value=receipt(wall_ms=2))
-    assert past(shelf, "again") == past(shelf, "v2") == [2, 1]
-    assert past(shelf, "again", read=lambda _: 0) == [0] * 2
+    keep(filled, "b", "again", value=receipt(wall_ms=2))
+    assert past(filled, "again") == past(filled, "v2") == [2, 1]
+    assert past(filled, "again", read=lambda _: 0) == [0] * 2
 
 
-def test_of_runs_that_are_not_named_equal_ones_are_several(shelf: Storage) -> None:
+def test_of_runs_that_are_not_named_equal_ones_are_several(filled: Storage) -> None:
     """Normalized ones have no id and no times: of whole numbers many are the same."""
-    keep(shelf, "b", "again", value=receipt(wall_ms=2))
-    assert past(shelf, "again", is_named=False) == [2, 4, 3, 2, 1]
-    assert past(shelf, "again", 3, is_named=False) == [2, 4, 3]
+    keep(filled, "b", "again", value=receipt(wall_ms=2))
+    assert past(filled, "again", is_named=False) == [2, 4, 3, 2, 1]
+    assert past(filled, "again", 3, is_named=False) == [2, 4, 3]
 
 
-def test_a_past_ends_with_the_baseline(shelf: Storage) -> None:
-    assert past(shelf, "v1") == [1]
-    assert past(shelf, "v3") == [3, 2, 1]
-    assert past(shelf, "v3", excluding=hash_of(shelf, "v3")) == [2, 1]
+def test_a_past_ends_with_the_baseline(filled: Storage) -> None:
+    assert past(filled, "v1") == [1]
+    assert past(filled, "v3") == [3, 2, 1]
+    assert past(filled, "v3", excluding=hash_of(filled, "v3")) == [2, 1]
 
 
-def test_a_promotion_is_as_old_as_its_run(shelf: Storage) -> None:
+def test_a_promotion_is_as_old_as_its_run(filled: Storage) -> None:
     """Promoted late, it would let the runs since tell what is expected of it."""
-    assert past(shelf, "prod-1") == [1]
-    assert past(shelf, "prod-2") == [2, 1]
-    shelf.promote(promotion("prod-2", "prod-3"), deadline=soon())
-    assert past(shelf, "prod-3") == [2, 1]
-    delete(shelf, "v2")
-    assert past(shelf, "prod-2") == past(shelf, "prod-3") == []  # nobody knows any more
-    assert past(shelf, "v4") == [4, 3, 1]
-    keep(shelf, "b", "v2", value=receipt(wall_ms=2))  # which is another run
-    assert past(shelf, "prod-2") == []
+    assert past(filled, "prod-1") == [1]
+    assert past(filled, "prod-2") == [2, 1]
+    filled.promote(promotion("prod-2", "prod-3"), deadline=soon())
+    assert past(filled, "prod-3") == [2, 1]
+    delete(filled, "v2")
+    assert past(filled, "prod-2") == past(filled, "prod-3") == []  # nobody knows any more
+    assert past(filled, "v4") == [4, 3, 1]
+    keep(filled, "b", "v2", value=receipt(wall_ms=2))  # which is another run
+    assert past(filled, "prod-2") == []
 
 
-def test_a_baseline_that_is_deleted_meanwhile_has_a_past(shelf: Storage) -> None:
-    baseline = compare(shelf, Selector("version", "v3")).baseline
+def test_a_baseline_that_is_deleted_meanwhile_has_a_past(filled: Storage) -> None:
+    baseline = compare(filled, Selector("version", "v3")).baseline
     assert baseline is not None
-    delete(shelf, "v3")
-    found = shelf.past(
+    delete(filled, "v3")
+    found = filled.past(
         baseline,
         git_ref=None,
         excluding=[],
@@ -213,38 +213,38 @@ def test_a_baseline_that_is_deleted_meanwhile_has_a_past(shelf: Storage) -> None
     assert found == [2, 1]
 
 
-def test_a_past_may_be_that_of_a_ref(shelf: Storage) -> None:
-    assert past(shelf, "prod-1", git_ref="main") == [1]
-    assert past(shelf, "v3", git_ref="main") == [2, 1]
-    assert past(shelf, "v4", git_ref="dev") == [4, 3]
-    assert past(shelf, "v4", git_ref="dev", excluding=hash_of(shelf, "v4")) == [3]
-    assert past(shelf, "v4", git_ref="only-c") == []
+def test_a_past_may_be_that_of_a_ref(filled: Storage) -> None:
+    assert past(filled, "prod-1", git_ref="main") == [1]
+    assert past(filled, "v3", git_ref="main") == [2, 1]
+    assert past(filled, "v4", git_ref="dev") == [4, 3]
+    assert past(filled, "v4", git_ref="dev", excluding=hash_of(filled, "v4")) == [3]
+    assert past(filled, "v4", git_ref="only-c") == []
 
 
-def test_a_run_that_was_promoted_into_a_ref_is_one_of_that_ref(shelf: Storage) -> None:
+def test_a_run_that_was_promoted_into_a_ref_is_one_of_that_ref(filled: Storage) -> None:
     """It was measured for a pull request, and promoted when that was merged."""
-    shelf.promote(promotion("v4", "merged-4", git_ref="main"), deadline=soon())
-    shelf.promote(promotion("v3", "merged-3", git_ref="main"), deadline=soon())
-    shelf.promote(promotion("merged-3", "good", git_ref="main"), deadline=soon())
-    assert past(shelf, "good", git_ref="main") == [3, 4, 2, 1]
-    assert past(shelf, "merged-4", git_ref="main") == [4, 2, 1]
-    assert past(shelf, "good") == [3, 2, 1]
-    keep(shelf, "b", "v5", value=receipt(wall_ms=5), git_ref=None)
-    shelf.promote(promotion("v5", "merged-5", git_ref="main"), deadline=soon())
-    assert past(shelf, "merged-5", git_ref="main") == [5, 3, 4, 2, 1]
-    delete(shelf, "v5")
-    assert past(shelf, "merged-5", git_ref="main") == []
+    filled.promote(promotion("v4", "merged-4", git_ref="main"), deadline=soon())
+    filled.promote(promotion("v3", "merged-3", git_ref="main"), deadline=soon())
+    filled.promote(promotion("merged-3", "good", git_ref="main"), deadline=soon())
+    assert past(filled, "good", git_ref="main") == [3, 4, 2, 1]
+    assert past(filled, "merged-4", git_ref="main") == [4, 2, 1]
+    assert past(filled, "good") == [3, 2, 1]
+    keep(filled, "b", "v5", value=receipt(wall_ms=5), git_ref=None)
+    filled.promote(promotion("v5", "merged-5", git_ref="main"), deadline=soon())
+    assert past(filled, "merged-5", git_ref="main") == [5, 3, 4, 2, 1]
+    delete(filled, "v5")
+    assert past(filled, "merged-5", git_ref="main") == []
 
 
-def test_a_run_of_a_ref_that_left_it_and_came_back_is_as_old_as_it_is(shelf: Storage) -> None:
+def test_a_run_of_a_ref_that_left_it_and_came_back_is_as_old_as_it_is(filled: Storage) -> None:
     """Not as its second promotion: what came between may be the slowdown that is looked for."""
-    shelf.promote(promotion("v1", "released", git_ref="release"), deadline=soon())
-    shelf.promote(promotion("released", "good", git_ref="main"), deadline=soon())
-    assert past(shelf, "good", git_ref="main") == [1]
-    shelf.promote(promotion("v3", "tried", git_ref="staging"), deadline=soon())
-    shelf.promote(promotion("tried", "better", git_ref="main"), deadline=soon())
-    assert past(shelf, "better", git_ref="main")[0] == 3
-    assert past(shelf, "better", git_ref="dev") == [3]
+    filled.promote(promotion("v1", "released", git_ref="release"), deadline=soon())
+    filled.promote(promotion("released", "good", git_ref="main"), deadline=soon())
+    assert past(filled, "good", git_ref="main") == [1]
+    filled.promote(promotion("v3", "tried", git_ref="staging"), deadline=soon())
+    filled.promote(promotion("tried", "better", git_ref="main"), deadline=soon())
+    assert past(filled, "better", git_ref="main")[0] == 3
+    assert past(filled, "better", git_ref="dev") == [3]
 
 
 @pytest.mark.parametrize(
@@ -271,16 +271,16 @@ def test_a_promotion_is_no_run_by_what_took_the_place_of_its_source(storage: Sto
     assert past(storage, "v3", git_ref="main") == [3]
 
 
-def test_a_past_holds_what_is_made_of_summaries(shelf: Storage) -> None:
+def test_a_past_holds_what_is_made_of_summaries(filled: Storage) -> None:
     """None is not wanted, and makes room for what is older."""
     odd = {summaries.body_of(receipt(wall_ms=number)): number for number in (1, 3)}
-    assert past(shelf, "v4", read=odd.get) == [3, 1]
-    assert past(shelf, "v4", 1, read=odd.get) == [3]
-    assert past(shelf, "v4", read=lambda _: 0) == [0] * 4
+    assert past(filled, "v4", read=odd.get) == [3, 1]
+    assert past(filled, "v4", 1, read=odd.get) == [3]
+    assert past(filled, "v4", read=lambda _: 0) == [0] * 4
 
 
-def test_a_baseline_carries_its_summary_and_no_receipt(shelf: Storage) -> None:
-    record = compare(shelf, Selector("version", "v3")).baseline
+def test_a_baseline_carries_its_summary_and_no_receipt(filled: Storage) -> None:
+    record = compare(filled, Selector("version", "v3")).baseline
     assert record and (record.version, record.receipt) == ("v3", None)
     assert record.summary == summaries.body_of(receipt(wall_ms=3))
 
@@ -347,21 +347,21 @@ def test_a_summary_lives_as_long_as_its_receipt(storage: Storage) -> None:
     assert found and found.summary == summaries.body_of(receipt())
 
 
-def test_recent_records_come_newest_first_with_their_summaries(shelf: Storage) -> None:
-    found = shelf.recent("p", "b", 3, git_ref=None, deadline=soon())
+def test_recent_records_come_newest_first_with_their_summaries(filled: Storage) -> None:
+    found = filled.recent("p", "b", 3, git_ref=None, deadline=soon())
     assert versions(found) == ["v4", "prod-2", "prod-1"]
     assert found[0].summary == summaries.body_of(receipt(wall_ms=4))
     assert found[0].receipt is None
-    assert len(shelf.recent("p", "b", 99, git_ref=None, deadline=soon())) == 6
+    assert len(filled.recent("p", "b", 99, git_ref=None, deadline=soon())) == 6
     with pytest.raises(NotFound):
-        shelf.recent("p", "none", 3, git_ref=None, deadline=soon())
+        filled.recent("p", "none", 3, git_ref=None, deadline=soon())
     for git_ref in ("main", "none"):
-        found = shelf.recent("p", "b", 99, git_ref=git_ref, deadline=soon())
+        found = filled.recent("p", "b", 99, git_ref=git_ref, deadline=soon())
         assert versions(found) == [
             record.version
-            for record in shelf.recent("p", "b", 99, git_ref=None, deadline=soon())
+            for record in filled.recent("p", "b", 99, git_ref=None, deadline=soon())
             if record.git_ref == git_ref
         ]
         assert bool(found) is (git_ref == "main")
         with pytest.raises(NotFound):
-            shelf.recent("p", "none", 3, git_ref=git_ref, deadline=soon())
+            filled.recent("p", "none", 3, git_ref=git_ref, deadline=soon())

@@ -100,7 +100,7 @@ def test_flakiness(variations: list[float], score: float | None) -> None:
 
 
 @pytest.fixture
-def court(storage: Storage) -> Storage:
+def filled(storage: Storage) -> Storage:
     """Verdicts that every filter divides differently."""
     days = [f"2026-03-{day:02}T12:00:00.000000Z" for day in range(1, 6)]
     add(storage, "1", "io/read", status="pass", git_ref="main", git_sha="aa", created_at=days[0])
@@ -139,15 +139,15 @@ def court(storage: Storage) -> Storage:
     ],
     ids=range(20),
 )
-def test_filters_combine_and_count(court: Storage, filters: Any, expected: str) -> None:
+def test_filters_combine_and_count(filled: Storage, filters: Any, expected: str) -> None:
     """A page, its total and a walk by cursor agree on every filter."""
-    assert runs(court, **filters) == expected
+    assert runs(filled, **filters) == expected
     wanted = VerdictFilters(**filters)
-    none = court.list_verdicts("p", wanted, Page(limit=0), deadline=soon())
+    none = filled.list_verdicts("p", wanted, Page(limit=0), deadline=soon())
     assert (none.records, none.total, none.has_more) == ([], len(expected), bool(expected))
     walked, page = "", Page(limit=2, total=False)
     while True:
-        found = court.list_verdicts("p", wanted, page, deadline=soon())
+        found = filled.list_verdicts("p", wanted, page, deadline=soon())
         assert found.total is None
         walked += "".join(record.run_id for record in found.records)
         if not found.has_more:
@@ -157,8 +157,8 @@ def test_filters_combine_and_count(court: Storage, filters: Any, expected: str) 
 
 
 @pytest.mark.parametrize("offset", [0, 1, 4, 5, 2**63 - 1])
-def test_an_offset_leaves_out_the_newest(court: Storage, offset: int) -> None:
-    assert runs(court, Page(limit=2, offset=offset)) == "54321"[offset : offset + 2]
+def test_an_offset_leaves_out_the_newest(filled: Storage, offset: int) -> None:
+    assert runs(filled, Page(limit=2, offset=offset)) == "54321"[offset : offset + 2]
 
 
 def test_a_page_and_its_total_are_of_one_moment(

@@ -30,7 +30,7 @@ ALLOWED = {
     "compare_query": {"fields", "gate", "names", "queries"},
     "config": {"keys", "terminal"},
     "terminal": {"keys"},
-    "storage": {"files", "storage", "migrations", "names"},
+    "storage": {"files", "storage", "names"},
     "records": {"jsonio", "schemas", "storage", "summaries"},
     "lean": set(),
     "errors": {"fields", "jsonio", "keys", "lean", "storage"},
@@ -95,7 +95,8 @@ FOREIGN = {
 }
 
 
-def room(path: Path) -> str:
+def part_of(path: Path) -> str:
+    """Return the package, or the module beside the packages, that a file belongs to."""
     parts = path.relative_to(PACKAGE).parts
     return parts[0] if len(parts) > 1 else path.stem
 
@@ -113,14 +114,26 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def own_imports(path: Path) -> set[str]:
+    """Return the parts of the package that a file imports."""
+    return {name.split(".")[1] for name in imports(path) if name.startswith("perfgate_server.")}
+
+
 @pytest.mark.parametrize(
     "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
 )
 def test_imports_run_one_way(path: Path) -> None:
-    dotted = imports(path)
-    own = {name.split(".")[1] for name in dotted if name.startswith("perfgate_server.")}
-    assert own <= ALLOWED[room(path)], path
-    assert not {name.split(".")[0] for name in dotted} & FOREIGN.get(room(path), set()), path
+    part = part_of(path)
+    assert own_imports(path) <= ALLOWED[part], path
+    assert not {name.split(".")[0] for name in imports(path)} & FOREIGN.get(part, set()), path
+
+
+def test_no_import_is_allowed_that_nothing_needs() -> None:
+    needed: dict[str, set[str]] = {part: set() for part in ALLOWED}
+    for path in PACKAGE.rglob("*.py"):
+        needed[part_of(path)] |= own_imports(path) - {part_of(path)}
+    allowed = {part: others - {part} for part, others in ALLOWED.items()}
+    assert needed == allowed
 
 
 def test_the_core_installs_what_it_names_and_no_more() -> None:
