@@ -89,7 +89,7 @@ def _create_standalone() -> Flask:
     context = click.get_current_context(silent=True)
     in_flask_command = context is not None and context.find_object(ScriptInfo) is not None
     try:
-        config, key = ServerConfig.load().with_some_key()
+        config, key = ServerConfig.load().with_generated_key()
         configure_logs(config)
         app = create_app(config)
     except (ConfigError, CannotOpen) as error:

@@ -158,7 +158,7 @@ class ServerConfig:
             raise ConfigError(f"API key: {error}") from None
         return replace(self, api_keys=(*self.api_keys, added))
 
-    def with_some_key(self) -> tuple[ServerConfig, str | None]:
+    def with_generated_key(self) -> tuple[ServerConfig, str | None]:
         """Return a configuration that has a key: this one and None, or, if it has none, one
         with an admin key that was made now, and that key."""
         if self.api_keys:

@@ -72,14 +72,18 @@ class BenchSchema(Object):
     timeout_ms = Integer()
 
 
+#: What fits each type code of `array` that is used here.
+_RANGES = {"Q": (0, U64), "i": (-(2**31), 2**31 - 1)}
+
+
 class Samples(Field):
     """The samples: checked as columns, and one by one only where there may be something wrong.
 
     They come back as `Rows`: whoever writes them wants the columns too.
     """
 
-    integers = {**dict.fromkeys(names.COUNTS, (0, U64)), "exit_code": (-(2**31), 2**31 - 1)}
-    #: The same ranges as type codes of `array`, which refuses in C what does not fit.
+    #: The members that are integers, as type codes of `array`, which refuses in C what does not
+    #: fit.
     codes = {**dict.fromkeys(names.COUNTS, "Q"), "exit_code": "i"}
     others = {
         "warmup": (bool, "Must be true or false."),
@@ -89,7 +93,7 @@ class Samples(Field):
     }
     required_members = ("wall_ms", "exit_code")
     #: The types that the values of each member may have.
-    kinds: dict[str, set[type]] = dict.fromkeys(integers, {int, NoneType, AbsentType})
+    kinds: dict[str, set[type]] = dict.fromkeys(codes, {int, NoneType, AbsentType})
     kinds |= {name: {kind, NoneType, AbsentType} for name, (kind, _) in others.items()}
     kinds |= dict.fromkeys(required_members, {int})
 
@@ -142,8 +146,8 @@ class Samples(Field):
     def _check_member(self, name: str, value: Any) -> str | None:
         if value is None and name not in self.required_members:
             return None
-        if name in self.integers:
-            low, high = self.integers[name]
+        if name in self.codes:
+            low, high = _RANGES[self.codes[name]]
             return None if type(value) is int and low <= value <= high else integer_rule(low, high)
         if name in self.others:
             kind, rule = self.others[name]

@@ -93,7 +93,7 @@ def run_server(config: ServerConfig) -> None:
     With no key in `config` it makes one and prints it on standard error. Raises ConfigError
     (also when the address cannot be bound) and storage.base.CannotOpen before it listens.
     """
-    config, key = config.with_some_key()
+    config, key = config.with_generated_key()
     configure_logs(config)
     settings = gunicorn_settings(config)
     # Bind first: a taken port changes no database. Listen last: no client waits meanwhile.

@@ -46,7 +46,7 @@ def export(storage: Storage, out: BinaryIO, progress: Progress) -> tuple[int, in
     baselines = verdicts = 0
     for record in storage.export(deadline=time.monotonic() + _EXPORT_TIMEOUT):
         if isinstance(record, Baseline):
-            out.write(records.baseline_json(records.record_head(record), record.receipt or b""))
+            out.write(records.baseline_json(records.record_head(record), record.body()))
             baselines += 1
         else:
             out.write(records.exported_verdict(record))

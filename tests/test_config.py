@@ -379,9 +379,9 @@ def test_keys_can_be_added_in_python() -> None:
 
 
 def test_a_key_is_made_only_where_none_is_given() -> None:
-    config, key = ServerConfig().with_some_key()
+    config, key = ServerConfig().with_generated_key()
     assert key is not None and config.api_keys[0].role is Role.ADMIN
-    assert config.with_some_key() == (config, None)
+    assert config.with_generated_key() == (config, None)
 
 
 def test_memory_gets_one_worker_and_sqlite_as_many_as_are_asked_for() -> None:

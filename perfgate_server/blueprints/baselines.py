@@ -290,7 +290,7 @@ def _read(find: Callable[[bool], Baseline]) -> Response:
         if _names(known, tag):
             return _unchanged(tag)
     baseline = found or find(True)
-    receipt = baseline.receipt or b""
+    receipt = baseline.body()
     if only:
         tag, text = records.receipt_etag(baseline), receipt + b"\n"
     else:
@@ -325,6 +325,6 @@ def _with_receipts(baselines: list[Baseline]) -> Iterable[bytes]:
     for baseline in baselines:
         head = jsonio.dumps(records.list_entry(baseline)).encode()
         yield b'%b%b,"receipt":' % (before, head[:-1])
-        yield baseline.receipt or b""
+        yield baseline.body()
         before = b"},"
     yield b"}]" if baselines else b"[]"

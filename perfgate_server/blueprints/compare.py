@@ -183,7 +183,7 @@ def _summary(baseline: Baseline) -> Summary:
     whole = requests.storage().get(
         baseline.project, baseline.benchmark, baseline.version, receipt=True, deadline=g.deadline
     )
-    return summaries.summary_of(jsonio.loads(whole.receipt or b""))
+    return summaries.summary_of(jsonio.loads(whole.body()))
 
 
 def _name(selector: Selector) -> str:

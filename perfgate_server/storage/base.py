@@ -47,6 +47,11 @@ class Baseline(NamedTuple):
     #: migrated database keeps none.
     summary: bytes | None = None
 
+    def body(self) -> bytes:
+        """Return the receipt, which must have been asked for."""
+        assert self.receipt is not None, "no receipt was asked for"
+        return self.receipt
+
     def is_copy_of(self, other: Baseline) -> bool:
         """Whether both are equal, their sequences, receipts and summaries aside."""
         return self == other._replace(
@@ -105,7 +110,7 @@ class Promotion:
     def may_have_made(self, target: Baseline) -> bool:
         """Whether `target`, which holds its receipt, can be what this promotion made of a
         source that is gone since."""
-        receipt = target.receipt or b""
+        receipt = target.body()
         return (
             target.promoted_from == self.from_version
             and self.git_ref in (None, target.git_ref)

@@ -139,7 +139,7 @@ class SqlStorage:
             )
         if source is None:
             return None
-        return source.content_hash, promotion.normalize(source.receipt or b"")
+        return source.content_hash, promotion.normalize(source.body())
 
     def get(
         self, project: str, benchmark: str, version: str, *, receipt: bool, deadline: float
