@@ -139,7 +139,7 @@ class Api:
     def get(self, path: str, **options: Any) -> Any:
         return self("GET", path, **options)
 
-    def upload(self, benchmark: str = "b", version: str | None = "v1", **options: Any) -> Any:
+    def upload(self, benchmark: Any = "b", version: Any = "v1", **options: Any) -> Any:
         """POST a receipt to project p."""
         project = options.pop("project", "p")
         role = options.pop("role", "admin")
@@ -162,13 +162,13 @@ class Api:
     def delete(self, version: str = "v1", benchmark: str = "b", **options: Any) -> Any:
         return self("DELETE", f"/projects/p/baselines/{benchmark}/versions/{version}", **options)
 
-    def list(self, query: str = "", project: str = "p", **options: Any) -> Any:
-        return self.get(f"/projects/{project}/baselines{query}", **options)
-
     def versions_listed(self, query: str = "", **options: Any) -> list[str]:
         answer = self.list(query, **options)
         assert answer.status_code == 200, answer.text
         return [entry["version"] for entry in answer.json["baselines"]]
+
+    def list(self, query: str = "", project: str = "p", **options: Any) -> Any:
+        return self.get(f"/projects/{project}/baselines{query}", **options)
 
 
 @pytest.fixture

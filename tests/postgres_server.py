@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from support import PATIENCE, free_port, not_installed, perfgate_server, serving, wait_for
+from support import PATIENCE, Server, free_port, not_installed, perfgate_server, serving, wait_for
 
 from perfgate_server.storage import open_storage
 
@@ -218,10 +218,12 @@ def running_postgres() -> Iterator[Postgres]:
             yield server
 
 
-def server_on(url: str, folder: Path, *more: str, **options: Any) -> Any:
+def server_on(
+    url: str, folder: Path, *more: str, **options: Any
+) -> contextlib.AbstractContextManager[Server]:
     arguments = perfgate_server("--storage-type", "postgres", "--database-url", url, *more)
     return serving(arguments, folder, **options)
 
 
-def opened(url: str) -> Any:
-    return open_storage("postgres", url, pool_size=4)
+def opened(url: str, pool_size: int = 4) -> Any:
+    return open_storage("postgres", url, pool_size=pool_size)

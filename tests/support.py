@@ -146,7 +146,7 @@ def free_port() -> int:
 class Server:
     """A server in processes of its own."""
 
-    def __init__(self, process: subprocess.Popen[str], port: int, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         self.process = process
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
@@ -248,7 +248,6 @@ def serving(
             command,
             stdout=subprocess.DEVNULL,
             stderr=stderr,
-            text=True,
             cwd=cwd or folder,
             env=environment(**variables),
             start_new_session=True,

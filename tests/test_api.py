@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import Api, Create
 from support import KEYS, bearer, receipt
-from werkzeug.test import EnvironBuilder
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from perfgate_server import Role, ServerConfig
 from perfgate_server.errors import code_of
@@ -405,9 +405,9 @@ def test_a_bad_name_is_bad_for_a_limited_key_too(limited: Any) -> None:
     for bad in ("no..such/..", "io/my bench", "io/versions"):
         if bad != "io/versions":
             fails(limited.get(f"{path}/{bad}/latest", **own), 400, "benchmark")
-        sent = {"benchmark": bad, "receipt": receipt()}
+        sent: dict[str, Any] = {"benchmark": bad, "receipt": receipt()}
         fails(limited("POST", path, json=sent, **own), 400, "benchmark")
-        verdict = {"benchmark": bad, "run_id": "r", "status": "pass", "reasons": []}
+        verdict: dict[str, Any] = {"benchmark": bad, "run_id": "r", "status": "pass", "reasons": []}
         verdict["counts"] = dict.fromkeys(("pass", "warn", "fail", "skip"), 0)
         fails(limited("POST", "/projects/p/verdicts", json=verdict, **own), 400, "benchmark")
     for odd in (7, None, ["io/read"]):
@@ -457,7 +457,7 @@ def test_a_benchmark_in_a_body_is_checked_before_the_rest_of_it(limited: Any) ->
 
 def test_checks_come_in_their_order(api: Api) -> None:
     """Route, key, reach, size, media type, JSON, schema, storage: the first that fails speaks."""
-    big = {"data": b"x" * (2**20 + 1)}
+    big: dict[str, Any] = {"data": b"x" * (2**20 + 1)}
     path = "/projects/p/baselines"
     fails(api("POST", "/nowhere", role=None, **big), 404)
     fails(api("DELETE", path, role=None, **big), 405)
@@ -726,8 +726,7 @@ def test_forwarded_headers_are_believed_only_for_as_many_hops_as_told(
 def test_a_request_need_not_have_a_query_string(api: Api) -> None:
     """PEP 3333 lets a WSGI server leave it out."""
     api.upload()
-    environ = EnvironBuilder(path=VERSION, headers=bearer()).get_environ()
+    environ = EnvironBuilder(path=VERSION, headers=bearer().items()).get_environ()
     del environ["QUERY_STRING"]
-    status = []
-    api.client.application(environ, lambda line, _: status.append(line))
-    assert status == ["200 OK"]
+    _, status, _ = run_wsgi_app(api.client.application, environ)
+    assert status == "200 OK"

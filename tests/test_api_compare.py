@@ -35,7 +35,7 @@ def compare(api: Api, query: str = "", value: Any = None, **options: Any) -> Any
     return api("POST", options.pop("path", COMPARE) + query, data=body, **options)
 
 
-def envelope(api: Api, options: Any, query: str = "", **members: Any) -> Any:
+def envelope(api: Api, options: Any, query: str = "", /, **members: Any) -> Any:
     return compare(api, query, {"receipt": run(), "options": options, **members})
 
 
@@ -653,7 +653,8 @@ def test_runs_after_the_baseline_tell_nothing(api: Api) -> None:
     pinned = judged(api, "?against=version:v0", run(200))
     assert pinned["verdict"]["reasons"] == ["wall_ms_fail"]
     assert pinned["noise"]["metrics"]["wall_ms"] == {"n": 1, "decided": "too_little_history"}
-    for good, options in (("good", {}), ("same", {"normalize": True})):
+    normalized: dict[str, Any] = {"normalize": True}
+    for good, options in (("good", {}), ("same", normalized)):
         api.promote("v0", good, **options)
         assert verdict(api, "?against=promoted", run(200)) == ("fail", ["wall_ms_fail"])
     assert api.delete("v0").status_code == 200  # and nobody knows where it stood

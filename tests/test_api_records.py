@@ -149,10 +149,10 @@ def test_delete_can_be_made_conditional(api: Api) -> None:
 def test_what_if_none_match_does_not_name_is_written(api: Api) -> None:
     api.upload()
     for other in ('"x"', 'W/"x", "y"'):
-        header = {"headers": {"If-None-Match": other}}
-        assert api.put(**header).status_code == 200
-        assert api.delete(**header).status_code == 200
-        assert api.put(**header).status_code == 201
+        header = {"If-None-Match": other}
+        assert api.put(headers=header).status_code == 200
+        assert api.delete(headers=header).status_code == 200
+        assert api.put(headers=header).status_code == 201
 
 
 def test_a_promotion_can_be_made_conditional_on_its_target(api: Api) -> None:

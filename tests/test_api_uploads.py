@@ -44,7 +44,7 @@ def test_every_media_type_of_json_is_taken(api: Api, kind: str) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[NaN]", b"[" * 100_000, b'"\xff"', b'"\\ud800"'])
 def test_what_is_not_json_is_a_400_wherever_it_is_sent(quick: Api, body: bytes) -> None:
-    options = {"data": body, "content_type": "application/json"}
+    options: dict[str, Any] = {"data": body, "content_type": "application/json"}
     fails(quick("POST", "/projects/p/baselines", **options), 400, "body")
     fails(quick("POST", "/projects/p/baselines/b/promote", **options), 400, "body")
     fails(quick("PUT", VERSION, **options), 400, "body")
@@ -200,7 +200,8 @@ def test_unknown_members_are_ignored_and_named(api: Api) -> None:
     assert (again.status_code, again.json["ignored"]) == (200, ["note", "schema"])
     assert api.promote("v1", "v2", x=1).json["ignored"] == ["x"]
     # A key in the wrong place is not told to everybody.
-    assert api.promote("v1", "v2", **{KEYS["admin"]: 1}).json["ignored"] == ["pg_test_…"]
+    misplaced: dict[str, Any] = {KEYS["admin"]: 1}
+    assert api.promote("v1", "v2", **misplaced).json["ignored"] == ["pg_test_…"]
     assert "ignored" not in api.upload(version="v3").json
 
 
@@ -587,9 +588,9 @@ def test_put_refuses_other_parameters(quick: Api, query: str, field: str) -> Non
 
 
 def test_if_none_match_star_makes_an_existing_version_412(api: Api) -> None:
-    star = {"headers": {"If-None-Match": "*"}}
-    assert api.put(**star).status_code == 201
-    error = fails(api.put(**star), 412)
+    star = {"If-None-Match": "*"}
+    assert api.put(headers=star).status_code == 201
+    error = fails(api.put(headers=star), 412)
     assert error["details"] == {"header": "If-None-Match"}
     assert error["code"] == "PRECONDITION_FAILED" and "is there already" in error["message"]
     assert api.put().status_code == 200

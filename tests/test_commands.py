@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import json
 import os
@@ -517,10 +518,10 @@ def test_a_backup_while_the_server_writes_is_complete(tmp_path: Path) -> None:
 
         thread = threading.Thread(target=upload)
         thread.start()
-        for number in range(3):
-            wait_for(lambda n=number: len(acknowledged) > 20 * (n + 1), "uploads")
+        for count in (20, 40, 60):
+            wait_for(functools.partial(lambda n: len(acknowledged) > n, count), "uploads")
             before = list(acknowledged)
-            copy = tmp_path / "copies" / f"{number}.db"
+            copy = tmp_path / "copies" / f"{count}.db"
             copy.parent.mkdir(exist_ok=True)
             assert run("backup", "--database-url", path, str(copy), folder=tmp_path).returncode == 0
             connection = sqlite3.connect(f"file:{copy}?mode=ro", uri=True)

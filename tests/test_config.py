@@ -17,7 +17,7 @@ KEY = "pg_live_" + "a1B2" * 8
 OTHER = "pg_test_" + "c3D4" * 8
 
 
-def load(arguments: dict[str, str] | None = None, **environ: str) -> ServerConfig:
+def load(arguments: dict[str, str] | None = None, /, **environ: str) -> ServerConfig:
     return ServerConfig.load(arguments, environ=environ)
 
 

@@ -38,7 +38,7 @@ from perfgate_server.storage import open_storage, sqlite_file
 from perfgate_server.storage.base import CannotOpen, Unavailable
 
 #: A receipt of 40 kB that no database can compress.
-BIG = receipt(**{"x-padding": random.Random(1).randbytes(20_000).hex()})
+BIG = receipt() | {"x-padding": random.Random(1).randbytes(20_000).hex()}
 
 
 def sqlite_server(folder: Path, *more: str) -> Any:
@@ -67,7 +67,7 @@ def small_disk() -> Iterator[Path]:
         Path(parent).chmod(0o755)  # PostgreSQL is another user
         folder = Path(parent, "disk")
         folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=0777", "tmpfs", folder]
+        command = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=0777", "tmpfs", str(folder)]
         if subprocess.run(command, capture_output=True).returncode:
             pytest.skip("needs the right to mount")
         try:

@@ -27,6 +27,7 @@ from support import (
     serving,
 )
 
+MEASURE = ROOT / "examples" / "measure.py"
 #: The scripts that ask the server one thing, and try again.
 ASKING = ("upload-baseline.sh", "fetch-baseline.sh", "gate.sh")
 #: The pauses of the scripts, and shorter ones: they try again just as often.
@@ -132,7 +133,7 @@ def test_what_stands_in_a_curlrc_changes_no_exit_status(tmp_path: Path, scripts:
         )
 
         def run(script: str) -> int:
-            command = ["sh", scripts / script]
+            command = ["sh", str(scripts / script)]
             return subprocess.run(
                 command, capture_output=True, cwd=tmp_path, env=variables
             ).returncode
@@ -265,7 +266,7 @@ def test_the_gate_script_tells_each_outcome_by_its_exit_status(
 
 def test_what_measure_py_prints_is_a_receipt(tmp_path: Path) -> None:
     def measured(*command: str) -> tuple[int, Any]:
-        script = [sys.executable, ROOT / "examples" / "measure.py", "a/b", "3", *command]
+        script = [sys.executable, str(MEASURE), "a/b", "3", *command]
         result = subprocess.run(script, stdout=subprocess.PIPE)
         return result.returncode, json.loads(result.stdout)
 
@@ -285,8 +286,7 @@ def test_measure_py_hears_of_a_failure_also_where_a_daemon_had_signals_ignored()
         "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN);"
         "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     )
-    script = ROOT / "examples" / "measure.py"
-    command = [sys.executable, "-c", program, script, "a", "1", "false"]
+    command = [sys.executable, "-c", program, str(MEASURE), "a", "1", "false"]
     result = subprocess.run(command, capture_output=True)
     assert result.returncode == 1
     assert json.loads(result.stdout)["samples"][0]["exit_code"] == 1
@@ -296,7 +296,7 @@ def test_measure_py_hears_of_a_failure_also_where_a_daemon_had_signals_ignored()
     "arguments", [["b", "3", "/nowhere"], ["b", "²", "true"], ["b", "0", "true"]]
 )
 def test_measure_py_says_in_one_line_what_is_wrong(arguments: list[str]) -> None:
-    script = [sys.executable, ROOT / "examples" / "measure.py", *arguments]
+    script = [sys.executable, str(MEASURE), *arguments]
     result = subprocess.run(script, capture_output=True, text=True)
     assert result.returncode == 1 and result.stdout == ""
     assert re.fullmatch(r"(usage|cannot run /nowhere): .*\n", result.stderr)
@@ -340,7 +340,7 @@ def test_the_deletion_of_old_uploads_tells_by_its_exit_status(tmp_path: Path, pa
             assert uploaded[0] == 201
 
         def delete(key: str, url: str = server.url, **more: str) -> tuple[int, str]:
-            command = ["sh", script, "2126-01-01T00:00:00Z"]
+            command = ["sh", str(script), "2126-01-01T00:00:00Z"]
             more |= {"HOME": str(tmp_path), "PROJECT": "p"}
             variables = environment(PERFGATE_URL=url, PERFGATE_KEY=key, **more)
             result = subprocess.run(

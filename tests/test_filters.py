@@ -31,32 +31,45 @@ Choice = tuple[Any, Callable[[Any], bool]]
 
 
 def same(name: str, *values: str) -> list[Choice]:
-    return [(value, lambda record, value=value: getattr(record, name) == value) for value in values]
+    def choice(value: str) -> Choice:
+        return value, lambda record: getattr(record, name) == value
+
+    return [choice(value) for value in values]
+
+
+def begins(prefix: str) -> Choice:
+    return prefix, lambda record: record.benchmark.startswith(prefix)
+
+
+def since(day: str) -> Choice:
+    return day, lambda record: record.created_at >= day
+
+
+def until(day: str) -> Choice:
+    return day, lambda record: record.created_at <= day
+
+
+def tagged(*tags: str) -> Choice:
+    return [*tags], lambda record: {*tags} <= {*record.tags}
 
 
 def seen(*names: str) -> Choice:
     return names.__contains__, lambda record: record.benchmark in names
 
 
-BEGINNINGS: list[Choice] = [
-    (prefix, lambda record, prefix=prefix: record.benchmark.startswith(prefix))
-    for prefix in ("io", "io/", "c", "zz")
-]
-BOTH: dict[str, list[Choice]] = {
+BEGINNINGS = [begins("io"), begins("io/"), begins("c"), begins("zz")]
+BOTH = {
     "benchmark": same("benchmark", "io/read", "iot", "none"),
     "git_ref": same("git_ref", "dev", "main", "none"),
     "git_sha": same("git_sha", "aa", "bb", "none"),
-    "since": [(day, lambda record, day=day: record.created_at >= day) for day in DAYS[::5]],
-    "until": [(day, lambda record, day=day: record.created_at <= day) for day in DAYS[::5]],
+    "since": [since(day) for day in DAYS[::5]],
+    "until": [until(day) for day in DAYS[::5]],
     "visible_prefix": BEGINNINGS,
     "is_visible": [seen("cpu", "io/read"), seen("iot"), seen(*BENCHMARKS), seen()],
 }
-CHOICES: dict[str, list[Choice]] = BOTH | {
+CHOICES = BOTH | {
     "benchmark_prefix": BEGINNINGS,
-    "tags": [
-        (tags, lambda record, tags=tags: {*tags} <= {*record.tags})
-        for tags in (["x"], ["y", "x"], ["z", "x", "y"], ["none"])
-    ],
+    "tags": [tagged("x"), tagged("y", "x"), tagged("z", "x", "y"), tagged("none")],
     "source": same("source", "upload", "promote"),
 }
 VERDICT_CHOICES = BOTH | {"status": same("status", "pass", "fail", "skip")}
@@ -238,10 +251,11 @@ def test_a_single_filter_costs_no_look(divided: SqlStorage) -> None:
         def execute(self, sql: str, values: Any = ()) -> Any:
             raise AssertionError(sql)
 
-    cheap = ({}, {"git_ref": "often"}, {"since": "2026", "until": "2027"}, {"tags": ["x"]})
+    dated = Filters(since="2026", until="2027")
+    cheap = (Filters(), Filters(git_ref="often"), dated, Filters(tags=["x"]))
     with contextlib.closing(Untouched(":memory:")) as untouched:
         for filters in cheap:
-            assert selection.select(untouched, "p", Filters(**filters))
+            assert selection.select(untouched, "p", filters)
 
 
 def test_all_that_a_project_has_are_not_counted_one_by_one(divided: SqlStorage) -> None:

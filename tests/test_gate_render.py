@@ -46,9 +46,8 @@ BASELINE = run(
 CURRENT = run(
     wall_ms=1500, cpu_ms=96, page_faults=7, ctx_switches=7, max_rss_kb=19304, throughput_per_s=15.0
 )
-MIXED = answer(
-    BASELINE, run(**{n: s["median"] for n, s in CURRENT.stats.items()}, binary_bytes=5), noise=False
-)
+MEDIANS: dict[str, Any] = {name: stats["median"] for name, stats in CURRENT.stats.items()}
+MIXED = answer(BASELINE, run(**MEDIANS, binary_bytes=5), noise=False)
 
 
 def test_markdown_is_a_line_of_summary_and_a_table() -> None:
@@ -380,7 +379,9 @@ def test_in_text_names_are_printable_ascii_on_the_first_line(name: str) -> None:
     assert lines[3].removeprefix("Ignored members of the body: ")
 
 
-numbers = st.one_of(st.integers(0, 2**64 - 1), st.floats(0, allow_infinity=False))
+numbers: st.SearchStrategy[Any] = st.one_of(
+    st.integers(0, 2**64 - 1), st.floats(0, allow_infinity=False)
+)
 runs = st.dictionaries(st.sampled_from(METRICS), numbers).map(lambda found: run(**found))
 
 

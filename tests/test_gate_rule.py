@@ -96,7 +96,7 @@ def test_only_a_throughput_is_better_when_it_is_higher() -> None:
 
 
 def test_a_change_below_the_floor_is_no_regression() -> None:
-    floor = {"floors": {"wall_ms": 2, "throughput_per_s": 10.0}}
+    floor: dict[str, Any] = {"floors": {"wall_ms": 2, "throughput_per_s": 10.0}}
     delta = measure("wall_ms", 3, 4, Options(**floor))
     assert (delta.status, delta.regression, delta.pct) == ("pass", 0.0, 1 / 3)
     assert status("wall_ms", 3, 5, **floor) == "fail"
@@ -188,14 +188,14 @@ def test_a_metric_with_a_limit_of_its_own_is_asked_for(limit: str) -> None:
     """It should not leave the gate when a run no longer reports it."""
     baseline, current = run(wall_ms=100, cpu_ms=5), run(wall_ms=100, energy_uj=5)
     for name in ("cpu_ms", "energy_uj"):
-        verdict = against(baseline, current, **{limit: {name: 1.0}})
+        limited: dict[str, Any] = {limit: {name: 1.0}}
+        verdict = against(baseline, current, **limited)
         assert (verdict.status, verdict.reasons) == ("warn", (f"{name}_skip",))
         assert verdict.metrics.counts == {"pass": 1, "warn": 0, "fail": 0, "skip": 1}
-        assert against(baseline, current, **{limit: {name: 1.0}}, metrics=("wall_ms",)).status == (
-            "pass"
-        )
+        assert against(baseline, current, **limited, metrics=("wall_ms",)).status == "pass"
     # One script may serve benchmarks of which some do not have it.
-    neither = against(baseline, current, **{limit: {"binary_bytes": 1.0}})
+    limited = {limit: {"binary_bytes": 1.0}}
+    neither = against(baseline, current, **limited)
     assert (neither.status, neither.reasons) == ("pass", ())
     grown = against(run(wall_ms=9, cpu_ms=0), run(wall_ms=9, cpu_ms=5), thresholds={"cpu_ms": 1.0})
     assert (grown.status, grown.reasons) == ("warn", ("cpu_ms_skip",))
@@ -210,9 +210,9 @@ def test_a_baseline_of_zero_is_said_and_not_divided_by() -> None:
     for verdict in (same, more):
         assert verdict.metrics.skipped == {"page_faults": "zero_baseline"}
         assert verdict.metrics.counts == {"pass": 1, "warn": 0, "fail": 0, "skip": 1}
-    named = {"metrics": ("wall_ms", "page_faults")}
+    named: dict[str, Any] = {"metrics": ("wall_ms", "page_faults")}
     assert against(baseline, run(wall_ms=100, page_faults=7), **named).status == "warn"
-    floor = {"floors": {"page_faults": 8}}
+    floor: dict[str, Any] = {"floors": {"page_faults": 8}}
     assert against(baseline, run(wall_ms=100, page_faults=7), **named, **floor).status == "pass"
 
 
@@ -421,9 +421,10 @@ def test_a_throughput_is_as_noisy_as_the_time_that_one_takes(
 def test_the_interval_of_equal_runs_reaches_a_whole_unit_and_no_further(
     metric: str, reach: float
 ) -> None:
-    history = [run(**{metric: 100.0})] * 5
-    now = 200.0 if metric == "wall_ms" else 50.0
-    found = against(history[0], run(**{metric: now}), history).metrics.noise[metric].interval
+    before: dict[str, Any] = {metric: 100.0}
+    now: dict[str, Any] = {metric: 200.0 if metric == "wall_ms" else 50.0}
+    history = [run(**before)] * 5
+    found = against(history[0], run(**now), history).metrics.noise[metric].interval
     assert found is not None
     assert (found.low, found.high) == pytest.approx((100.0 - reach, 100.0 + reach))
 

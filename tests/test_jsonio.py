@@ -323,7 +323,7 @@ def test_an_integer_over_a_double_is_refused_wherever_it_stands(before: int) -> 
     ],
     ids=itertools.count(),
 )
-def test_what_is_unusual_and_yet_json_is_taken(body: bytes, value: object) -> None:
+def test_what_is_unusual_and_yet_json_is_taken(body: bytes, value: Any) -> None:
     loaded = jsonio.loads(body)
     if value is not None:
         assert loaded == value and type(loaded) is type(value)

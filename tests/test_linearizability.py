@@ -34,8 +34,10 @@ def test_postgres_answers_as_if_one_after_the_other(tmp_path: Path) -> None:
 
 
 def op(began: float, ended: float, kind: str, answer: Any, **more: Any) -> Operation:
-    known = {} if answer is None else {"answer": answer, "ended": ended}
-    return Operation(kind, began=began, **({"version": "v1", "content": 1} | more | known))
+    members: dict[str, Any] = {"version": "v1", "content": 1, **more}
+    if answer is not None:
+        members |= {"answer": answer, "ended": ended}
+    return Operation(kind, began=began, **members)
 
 
 V1 = Record("v1", 1)

@@ -17,7 +17,7 @@ import pytest
 from conftest import Api, Create
 from gunicorn.config import Config
 from support import KEYS, LATEST, bearer, perfgate_server, receipt, serving, wait_for
-from werkzeug.test import EnvironBuilder
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from perfgate_server import Role, ServerConfig, logs
 from perfgate_server.records import now
@@ -419,7 +419,7 @@ def test_a_line_needs_no_word_of_where_the_application_is_mounted(
     """PEP 3333 lets a WSGI server leave out what is empty."""
     environ = EnvironBuilder(path="/health").get_environ()
     del environ["SCRIPT_NAME"]
-    logged.client.application(environ, lambda *_: None)
+    run_wsgi_app(logged.client.application, environ)
     (line,) = lines(caplog, logs.JsonLines())
     assert (json.loads(line)["path"], json.loads(line)["status"]) == ("/health", 200)
 

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +23,7 @@ import psycopg
 import pytest
 from conftest import Api, Create
 from postgres_server import OwnPostgres, Postgres, database_of, opened, server_on
+from psycopg_pool import ConnectionPool
 from support import (
     KEYS,
     LATEST,
@@ -60,11 +61,12 @@ def test_a_lock_held_by_others_is_waited_for_until_the_deadline(url: str) -> Non
     with psycopg.connect(url) as other:
         other.execute("LOCK TABLE baselines IN ACCESS EXCLUSIVE MODE")
         began = time.monotonic()
-        for call in (
+        calls: tuple[Callable[[], object], ...] = (
             lambda: storage.latest("p", "b", receipt=False, deadline=soon(0.5)),
             lambda: storage.history("p", "b", Page(limit=1), deadline=soon(0.5)),
             lambda: storage.ping(deadline=soon(0.5)),
-        ):
+        )
+        for call in calls:
             with pytest.raises(Unavailable):
                 call()
         assert time.monotonic() - began < 5
@@ -110,11 +112,12 @@ def test_a_database_that_took_the_name_of_another_is_not_used(postgres: Postgres
             storage.create(*stored(), deadline=soon())
             opened(other).close()
             rename(postgres, (name, f"{name}_away"), (others, name))
-            for call in (
+            calls: tuple[Callable[[], object], ...] = (
                 lambda: storage.ping(deadline=soon()),
                 lambda: storage.create(*stored("b", "v2"), deadline=soon()),
                 lambda: storage.latest("p", "b", receipt=False, deadline=soon()),
-            ):
+            )
+            for call in calls:
                 with pytest.raises(Unavailable, match="not the one that was opened"):
                     call()
             rename(postgres, (name, others), (f"{name}_away", name))
@@ -251,13 +254,13 @@ def test_those_who_wait_are_served_as_soon_as_the_database_is_back(
         own.stop(signal.SIGKILL)
         started = threading.Event()
         gave_up = threading.Event()
-        reconnect_failed = engine.ConnectionPool.reconnect_failed
+        reconnect_failed = ConnectionPool.reconnect_failed
 
         def noted(pool: Any) -> None:
             gave_up.set()
             reconnect_failed(pool)
 
-        monkeypatch.setattr(engine.ConnectionPool, "reconnect_failed", noted)
+        monkeypatch.setattr(ConnectionPool, "reconnect_failed", noted)
 
         def wait() -> float:
             storage.latest("p", "b", receipt=True, deadline=soon(PATIENCE))
@@ -449,7 +452,7 @@ def test_places_are_reserved_behind_all_records_where_the_sequence_is_not(
 
 
 def test_whoever_fails_gives_the_connection_back(url: str) -> None:
-    with contextlib.closing(open_storage("postgres", url, pool_size=1)) as storage:
+    with contextlib.closing(opened(url, pool_size=1)) as storage:
         for _ in range(2):
             with pytest.raises(ZeroDivisionError), storage._engine.writing("p", "b", soon()):
                 raise ZeroDivisionError
@@ -460,7 +463,7 @@ def test_whoever_fails_gives_a_connection_back_that_is_lost_by_then(
     postgres: Postgres, url: str
 ) -> None:
     """And what is told is the failure: the answer to a conflict, not a 500."""
-    with contextlib.closing(open_storage("postgres", url, pool_size=1)) as storage:
+    with contextlib.closing(opened(url, pool_size=1)) as storage:
         with pytest.raises(ZeroDivisionError), storage._engine.writing("p", "b", soon()):
             assert postgres.disconnect(database_of(url))
             raise ZeroDivisionError
@@ -469,7 +472,7 @@ def test_whoever_fails_gives_a_connection_back_that_is_lost_by_then(
 
 def test_a_process_has_as_many_connections_as_it_is_to_have(url: str) -> None:
     with (
-        contextlib.closing(open_storage("postgres", url, pool_size=6)) as storage,
+        contextlib.closing(opened(url, pool_size=6)) as storage,
         contextlib.ExitStack() as stack,
     ):
         for _ in range(6):
@@ -482,7 +485,7 @@ def test_a_process_has_as_many_connections_as_it_is_to_have(url: str) -> None:
 def test_what_fails_before_a_transaction_gives_the_connection_back(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with contextlib.closing(open_storage("postgres", url, pool_size=1)) as storage:
+    with contextlib.closing(opened(url, pool_size=1)) as storage:
         with monkeypatch.context() as patch:
             patch.setattr(type(storage._engine), "_recognize", lambda *_: 1 // 0)
             with pytest.raises(ZeroDivisionError):
@@ -492,7 +495,7 @@ def test_what_fails_before_a_transaction_gives_the_connection_back(
 
 def test_a_pool_that_is_closed_under_a_request_is_no_bug(url: str) -> None:
     """As where the process ends: the client may try again, elsewhere."""
-    with contextlib.closing(open_storage("postgres", url, pool_size=1)) as storage:
+    with contextlib.closing(opened(url, pool_size=1)) as storage:
         storage.ping(deadline=soon())
         storage._engine._pool.close()
         with pytest.raises(Unavailable, match="closed"):

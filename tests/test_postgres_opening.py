@@ -464,8 +464,9 @@ def test_the_password_is_never_logged(own: OwnPostgres, tmp_path: Path) -> None:
 
 def test_a_host_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the URL says: a start would wait for over two minutes."""
-    least = min(2, postgres_opening._OPTIONS["connect_timeout"])  # seconds; libpq's least
-    monkeypatch.setitem(postgres_opening._OPTIONS, "connect_timeout", least)
+    options: Any = postgres_opening._OPTIONS
+    least = min(2, options["connect_timeout"])  # seconds; libpq's least
+    monkeypatch.setitem(options, "connect_timeout", least)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://x@127.0.0.1:{silent.getsockname()[1]}/x?connect_timeout=60"
         with pytest.raises(CannotOpen, match="timeout"):
@@ -500,9 +501,12 @@ def test_connections_that_are_lost_at_once_are_not_asked_for_without_a_pause(url
             pass
 
     asked: list[float] = []
-    pool: Any = SimpleNamespace(
-        lend=lambda deadline: asked.append(deadline) or Lost(), give_back=lambda _: None
-    )
+
+    def lend(deadline: float) -> Lost:
+        asked.append(deadline)
+        return Lost()
+
+    pool: Any = SimpleNamespace(lend=lend, give_back=lambda _: None)
     engine = PostgresEngine(url, 1)
     with pytest.raises(Unavailable, match="closed the connection"):
         engine._begin(pool, "BEGIN", soon(1))

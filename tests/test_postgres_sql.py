@@ -306,6 +306,7 @@ def test_a_page_is_found_in_an_index(divided: Any, filters: Filters, scan: str) 
     with divided._engine.reading(soon()) as session:
         explaining: Any = Explaining(session)
         selection = select(session, "web", filters)
+        assert selection
         sql._page(explaining, "web", selection, Page(limit=50, total=False))
     assert explaining.scans[0].startswith(f"{scan} on "), explaining.scans
 

@@ -21,7 +21,7 @@ from perfgate_server.fields import MAX_ERRORS, Field, Strings, Tags
 from perfgate_server.schemas import Samples
 
 _NUMBERS = st.sampled_from([0, 1, 2**31 - 1, 2**31, 2**32, 2**64 - 1, 2**64, -1, -(2**31)])
-_ODD = st.sampled_from([None, True, False, 1.0, 7.5, "1", [], {}])
+_ODD: st.SearchStrategy[Any] = st.sampled_from([None, True, False, 1.0, 7.5, "1", [], {}])
 _members = st.fixed_dictionaries(
     {"wall_ms": _NUMBERS | _ODD, "exit_code": _NUMBERS | _ODD},
     optional={

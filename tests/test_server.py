@@ -590,7 +590,7 @@ def test_without_a_key_one_is_made_and_printed_once(tmp_path: Path, command: lis
 
 
 def test_variables_configure_and_options_win(tmp_path: Path) -> None:
-    variables = {
+    variables: dict[str, Any] = {
         "PERFGATE_BIND": "127.0.0.1",
         "PERFGATE_PORT": "1",
         "PERFGATE_API_KEYS": f"viewer:{KEYS['viewer']}",

@@ -14,9 +14,11 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gunicorn.arbiter
 import pytest
 from support import (
     EVERY_KEY,
@@ -136,7 +138,7 @@ def test_each_worker_keeps_to_a_core(tmp_path: Path, cores: list[int]) -> None:
         for _ in range(3):
             killed = server.workers()[0]
             os.kill(killed, signal.SIGKILL)
-            wait_for(lambda gone=killed: gone not in server.workers(), "the end of the worker")
+            wait_for(partial(lambda pid: pid not in server.workers(), killed), "the worker's end")
             wait_for(spread, "a new worker on the free core")
 
 
@@ -326,7 +328,7 @@ def test_a_signal_adds_a_worker_and_another_takes_it_away(tmp_path: Path) -> Non
     with sqlite_server(tmp_path, "--workers", "1") as server:
         for number, count in ((signal.SIGTTIN, 2), (signal.SIGTTOU, 1)):
             server.process.send_signal(number)
-            wait_for(lambda count=count: len(server.workers()) == count, f"{count} workers")
+            wait_for(partial(lambda n: len(server.workers()) == n, count), f"{count} workers")
         assert server.stop() == 0
 
 
@@ -374,7 +376,7 @@ run_server(ServerConfig.load())
 """
     command = [program("python"), "-c", refusing]
     port = free_port()
-    variables = {
+    variables: dict[str, Any] = {
         "PERFGATE_API_KEYS": EVERY_KEY,
         "PERFGATE_PORT": str(port),
         "PERFGATE_STORAGE_TYPE": "sqlite",
@@ -396,8 +398,8 @@ def test_workers_that_stood_still_with_the_main_process_are_not_killed(
     """A job is stopped and goes on, or a machine: all clocks have run on."""
     looks: list[float] = []
     now = 100.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
-    monkeypatch.setattr(module.arbiter.Arbiter, "murder_workers", lambda _: looks.append(now))
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(gunicorn.arbiter.Arbiter, "murder_workers", lambda _: looks.append(now))
     arbiter: Any = module.Arbiter.__new__(module.Arbiter)
     # It looks again for each signal, as of the children that go on, and not once a second alone.
     for now in (*range(100, 107), 111.0, 111.001, 112.0, 115.9, 116.0):  # noqa: B007  # the clock

@@ -43,7 +43,7 @@ from perfgate_server.storage import (
     sqlite_file,
     sqlite_wal,
 )
-from perfgate_server.storage.base import CannotOpen, Filters, Page, Selector, Unavailable
+from perfgate_server.storage.base import CannotOpen, Filters, Page, PastRun, Selector, Unavailable
 from perfgate_server.storage.sql import SqlStorage
 from perfgate_server.storage.sqlite import SqliteEngine
 from perfgate_server.storage.sqlite_connection import unavailable
@@ -285,7 +285,8 @@ def test_a_record_without_a_summary_is_found_all_the_same(storage: SqlStorage, p
         args = ([Selector("latest")], ["h"])
         assert sql_comparison.compare(db, "p", "b", *args).baseline == found
         # Nor is it one of the runs that tell what is expected: nobody knows its numbers.
-        assert sql_comparison.past(db, found, None, [], 9, bytes) == []
+        past = sql_comparison.past(db, found, None, [], 9, lambda kept: PastRun(kept, True))
+        assert past == []
 
 
 # -- files that are not what they should be

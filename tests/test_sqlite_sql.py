@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from support import receipt, soon, stored
 
 from perfgate_server.storage import rows, sql, sql_comparison, sql_verdicts
 from perfgate_server.storage.base import Filters, Page, PastRun, Selector
+from perfgate_server.storage.engine import Cursor, Session
 from perfgate_server.storage.selection import page_rows, select
 from perfgate_server.storage.sql import SqlStorage
 from perfgate_server.storage.sqlite import SqliteEngine
@@ -28,14 +28,15 @@ def storage(tmp_path: Path) -> Iterator[SqlStorage]:
 class Explaining:
     """A session that keeps the plan of each statement, and finds nothing."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: Session) -> None:
         self.db, self.plans = db, list[str]()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.db, name)
 
-    def execute(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
-        self.plans += [row[3] for row in self.db.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
+    def execute(self, sql: str, values: Sequence[object] = ()) -> Cursor:
+        plan = self.db.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()
+        self.plans += [row[3] for row in plan]
         return self.db.execute("SELECT 1 WHERE 0")
 
     def of_pages(self) -> list[str]:
@@ -126,7 +127,7 @@ def test_the_past_of_a_baseline_is_a_seek_in_an_index(
     baseline, _ = storage.create(*stored(), deadline=soon())
     with storage._engine.reading(soon()) as db:
         explaining: Any = Explaining(db)
-        sql_comparison.past(explaining, baseline, git_ref, ["h"], 20, bool)
+        sql_comparison.past(explaining, baseline, git_ref, ["h"], 20, lambda _: None)
     plans = [plan for plan in explaining.plans if plan != "CORRELATED SCALAR SUBQUERY 1"]
     assert all(plan.startswith("SEARCH") for plan in plans), plans
     assert any(seek in plan for plan in explaining.plans), explaining.plans
@@ -163,7 +164,7 @@ def test_a_move_seeks_the_tags_of_each_record(storage: SqlStorage) -> None:
     10,000 newer ones, kept uploads waiting for a minute."""
 
     class Moving(Explaining):
-        def execute(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
+        def execute(self, sql: str, values: Sequence[object] = ()) -> Cursor:
             super().execute(sql, values)
             return self.db.execute(sql, values)
 
@@ -172,7 +173,7 @@ def test_a_move_seeks_the_tags_of_each_record(storage: SqlStorage) -> None:
 
     storage.create(*stored("b", "v1", tags=["x", "y"]), deadline=soon())
     with storage._engine.writing("p", "b", soon()) as db:
-        moving: Any = Moving(db)  # type: ignore[arg-type]
+        moving: Any = Moving(db)
         order = rows.Order("baselines", "p", "b")
         assert rows.make_room(moving, order, None, 50)
     found = [plan for plan in moving.plans if "baseline_tags" in plan]

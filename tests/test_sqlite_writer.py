@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from perfgate_server.storage.base import Unavailable
 from perfgate_server.storage.sqlite_connection import Connection
 from perfgate_server.storage.sqlite_writer import Writer
 
-Body = Callable[[Connection], None]
+Body = Callable[[Connection], object]
 
 
 class TracedWriter:
@@ -60,7 +61,7 @@ class TracedWriter:
         wait_for(lambda: "INSERT" in " ".join(self.statements), "the first writing")
         for count, write in enumerate(writes, 1):
             futures.append(self.pool.submit(self.write, *write))
-            wait_for(lambda count=count: self.writer._waiting == count, "the next queueing")
+            wait_for(partial(lambda n: self.writer._waiting == n, count), "the next queueing")
         go.set()
         return futures
 
@@ -105,11 +106,10 @@ def test_nobody_is_done_before_the_commit(traced: TracedWriter) -> None:
     futures: list[Future[None]] = []
 
     def look(db: Connection) -> None:
+        wait_for(lambda: futures, "all")
         done_early.append(futures[0].done())
 
-    futures += traced.queue(
-        (1, None), (2, lambda db: wait_for(lambda: futures, "all") and look(db))
-    )
+    futures += traced.queue((1, None), (2, look))
     for future in futures:
         future.result(PATIENCE)
     assert done_early == [False]
@@ -286,7 +286,7 @@ def test_the_last_free_thread_waits_no_longer_than_it_may(
     """From when the turn began, however late it came itself; and not beyond its deadline."""
     traced.writer = Writer(traced._checked, 2)
     go, clock = threading.Event(), time.monotonic
-    first = traced.pool.submit(traced.write, 1, lambda db: go.wait(PATIENCE) and None)
+    first = traced.pool.submit(traced.write, 1, lambda db: go.wait(PATIENCE))
     wait_for(lambda: "INSERT" in " ".join(traced.statements), "the writing")
     monkeypatch.setattr(sqlite_writer, "_IMPATIENCE", PATIENCE / 2)
     over = traced.pool.submit(traced.write, 2, None, 0.05)
@@ -456,7 +456,7 @@ def test_only_what_several_wrote_beside_another_process_leaves_it_a_gap(
         before = len(traced.statements)
         with ThreadPoolExecutor(2) as pool:
             go.clear()
-            first = pool.submit(traced.write, number, lambda db: go.wait(PATIENCE) and None)
+            first = pool.submit(traced.write, number, lambda db: go.wait(PATIENCE))
             wait_for(lambda: "INSERT" in " ".join(traced.statements[before:]), "the first writing")
             second = pool.submit(traced.write, number + 1)
             wait_for(lambda: traced.writer._waiting == 1, "the next queueing")

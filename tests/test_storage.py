@@ -169,7 +169,7 @@ def test_what_is_missing_is_missing_as_of_one_moment(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There was never a benchmark without its only version, nor one without a trend."""
-    look = sql.newest_sequence  # between two looks at what is there
+    look = rows.newest_sequence  # between two looks at what is there
 
     def newest(*names: Any) -> Any:
         with contextlib.suppress(Unavailable):  # in memory nothing comes between

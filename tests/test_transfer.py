@@ -110,7 +110,7 @@ def test_progress_is_told_of_every_record_and_byte(storage: Storage, target: Sto
     out = io.BytesIO()
     assert sum(transfer.export(storage, out, records.append)) == sum(records) > 0
     text, read = out.getvalue() + b"\nno record\n", list[int]()
-    options = {"merge": False, "strict": False, "complain": lambda _: None}
+    options: dict[str, Any] = {"merge": False, "strict": False, "complain": lambda _: None}
     transfer.restore(target, io.BytesIO(text), progress=read.append, **options)
     assert sum(read) == len(text)
 

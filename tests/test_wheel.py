@@ -23,11 +23,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     changes = subprocess.run(diff, cwd=ROOT, capture_output=True, check=True)
     if changes.stdout:
         subprocess.run(["git", "apply"], cwd=folder / "source", input=changes.stdout, check=True)
-    build = [sys.executable, "-m", "build", "--wheel", "--outdir", folder, folder / "source"]
+    build = [sys.executable, "-m", "build", "--wheel", "--outdir", f"{folder}", f"{folder}/source"]
     subprocess.run(build, check=True)
     (wheel,) = folder.glob("*.whl")
     venv.create(folder / "venv", with_pip=True)
-    pip = [folder / "venv/bin/python", "-I", "-m", "pip", "install", "-q", wheel]
+    pip = [f"{folder}/venv/bin/python", "-I", "-m", "pip", "install", "-q", f"{wheel}"]
     subprocess.run(pip, check=True)
     return folder / "venv/bin"
 

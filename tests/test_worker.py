@@ -12,6 +12,7 @@ import runpy
 import selectors
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -188,7 +189,7 @@ def test_a_worker_looks_again_when_it_has_stood_back_and_rests_meanwhile(
     def wait(self: Any, timeout: float) -> None:
         waited.append(timeout)
 
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     monkeypatch.setattr(ThreadWorker, "wait_for_and_dispatch_events", wait)
     worker.balance.stands_back_until, worker.recovers_at = 100.25, 100.5
     worker.wait_for_and_dispatch_events(1.0)
@@ -257,7 +258,7 @@ def test_a_worker_starts_also_where_little_is_allowed(
     def sched_setaffinity(pid: int, cores: set[int]) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(module.os, "sched_setaffinity", sched_setaffinity, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", sched_setaffinity, raising=False)
     monkeypatch.setattr(module, "most_clients", lambda *_: most)
     monkeypatch.setattr(ThreadWorker, "init_process", lambda self: None)
     worker.core = 0
@@ -271,7 +272,7 @@ def test_who_is_to_read_its_answer_has_some_time_for_it_and_is_never_waited_for(
     worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     worker.pending_conns = collections.deque()
     here, there = socket.socketpair()
     with there, Client(here, 30.0) as sock:
@@ -295,7 +296,7 @@ def test_who_sends_nothing_more_has_less_time_to_read_its_answer(
     worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     here, there = socket.socketpair()
     with there, Client(here, 30.0) as sock:
         has(worker, 1)
@@ -357,7 +358,7 @@ def test_a_worker_without_a_free_thread_leaves_a_client_for_a_while(
     stands_back: bool,
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     worker.sockets, worker.alive, worker._accepting = [listener], True, True
     worker.balance._requests = 4
     has(worker, 4, *others)
@@ -378,7 +379,7 @@ def test_a_finished_request_is_noted_and_ends_the_standing_back(
     worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ThreadWorker, "finish_request", lambda *_: None)
-    monkeypatch.setattr(module.time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
     worker.balance.stands_back_until = 200.0
     worker.finish_request(None, SimpleNamespace(cancelled=lambda: True))
     assert (worker.balance._finished_at, worker.balance.stands_back_until) == (100.0, 0.0)
@@ -424,7 +425,7 @@ def test_a_worker_that_stops_waits_no_longer_for_who_is_idle(
     worker.lingering.append(answered)
     worker.sockets, worker.alive, worker._accepting = [listener], False, True
     worker.worker_connections = 1000
-    monkeypatch.setattr(module.time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
     worker._cap_keepalive(102.0)
     assert kept.timeout == new.timeout == answered.timeout == 100.5
     assert over.timeout == 100.1
@@ -442,11 +443,11 @@ def test_a_worker_that_stops_waits_no_longer_for_who_has_its_answer(
     with here, there:
         for worker.alive, seconds in ((True, module._LINGER), (False, module._LAST_WORD)):
             conn = SimpleNamespace(sock=here)
-            monkeypatch.setattr(module.time, "monotonic", lambda: 100.0)
+            monkeypatch.setattr(time, "monotonic", lambda: 100.0)
             worker._linger(conn)
             assert conn.timeout == 100.0 + seconds
             # Nor for who still sends.
-            monkeypatch.setattr(module.time, "monotonic", lambda: 100.25)
+            monkeypatch.setattr(time, "monotonic", lambda: 100.25)
             there.sendall(b"x")
             worker._drain(conn, None)
             assert conn.timeout == (100.25 + seconds if worker.alive else 100.5)
@@ -513,7 +514,7 @@ def test_each_request_of_a_kept_connection_has_its_time(
     worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     monkeypatch.setattr(ThreadWorker, "handle", lambda self, conn: conn.sock.recv(4096))
     here, there = socket.socketpair()
     with there, Client(here, 30.0) as sock:
@@ -530,7 +531,7 @@ def test_a_worker_without_its_main_process_stops_as_if_told_to(worker: Any) -> N
 
 def test_clients_are_given_away_one_at_a_time(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     worker.balance._requests = 4
     has(worker, 8, 0)
     assert worker.balance.shed_one() and not worker.balance.shed_one()

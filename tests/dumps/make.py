@@ -70,6 +70,7 @@ def fill(config: ServerConfig) -> bytes:
     send("PUT", "web/baselines/gone/versions/v1", receipt(), "contributor")
     send("DELETE", "web/baselines/gone/versions/v1", None, "admin", 200)
     for number, status in enumerate(("pass", "fail", "warn")):
+        verdict: dict[str, Any]
         verdict = {"benchmark": "api/list", "run_id": f"r{number}", "status": status}
         verdict["counts"] = {"pass": 2, "warn": number, "fail": 0, "skip": 1}
         verdict["reasons"] = [f"wall_ms_{status}"] * number
