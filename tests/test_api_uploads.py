@@ -130,6 +130,17 @@ def test_a_body_that_does_not_come_is_told_why(
     fails(answer, status, "body")
 
 
+def test_a_body_for_which_there_is_no_memory_is_not_called_broken(quick: Api) -> None:
+    """The client would mend its request, in place of sending it again."""
+
+    class Large(io.BytesIO):
+        def read(self, *_: Any) -> bytes:
+            raise MemoryError
+
+    environ = {"wsgi.input_terminated": True}
+    fails(quick("PUT", VERSION, input_stream=Large(), environ_overrides=environ), 500)
+
+
 def test_a_body_without_its_end_is_not_kept(api: Api) -> None:
     """Though it is whole JSON."""
 

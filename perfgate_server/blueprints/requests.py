@@ -56,6 +56,8 @@ def body() -> bytes:
             size += len(chunk)
     except (TimeoutError, BlockingIOError):
         raise ApiError(408, "The body did not arrive in time.") from None
+    except MemoryError:  # which is not the client's fault
+        raise
     except Exception:  # each server has its own for a broken body; gunicorn's share no parent
         raise _broken() from None
     if size > limit:
