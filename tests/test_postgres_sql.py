@@ -4,7 +4,6 @@ an import takes, and the digits that an export has."""
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,8 +13,8 @@ import pytest
 from postgres_server import Postgres, database_of, opened
 from support import PATIENCE, soon, stored
 from test_storage_verdicts import verdict
+from test_transfer import restored
 
-from perfgate_server import transfer
 from perfgate_server.records import baseline_json, record_head
 from perfgate_server.storage import sql, sql_comparison, sql_verdicts
 from perfgate_server.storage.base import Filters, Page, Selector, Unavailable
@@ -191,15 +190,8 @@ def imported(storage: Any, numbers: range) -> None:
     for number in numbers:
         record, receipt = stored(f"b{number}", "v1", tags=["nightly", "stable"])
         lines.append(baseline_json(record_head(record), receipt.body))
-    report = transfer.restore(
-        storage,
-        io.BytesIO(b"".join(lines)),
-        merge=False,
-        strict=True,
-        complain=pytest.fail,
-        progress=lambda _: None,
-    )
-    assert report.complete
+    report, complaints = restored(storage, b"".join(lines))
+    assert report.complete, complaints
 
 
 def known_rows(url: str) -> dict[str, int]:
